@@ -1,0 +1,82 @@
+"""How likely a completion is to an un-steered model, and how much it repeats itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from harness.types import Evaluator, Metric, Record, Score, Tools
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(Evaluator):
+    """Perplexity under the scorer, with the share of repeated 3-grams beside it.
+
+    - ``perplexity``: exp of the mean negative log-likelihood (nats) per token of the completion, given the prompt,
+      under an un-steered scorer. 1 or more, without upper bound; lower is better. The mean over records is pulled up by
+      single broken texts, and a text that loops has a low perplexity: read it with ``repetition``.
+    - ``repetition``: share of the 3-grams of white-space words that repeat an earlier one; 0 to 1; lower is better.
+      Texts of one or two words repeat none.
+
+    Unscored: both for an empty completion; ``perplexity`` too where the scorer finds no token, or an impossible one.
+    Cost: one forward pass of the scorer over prompt and completion.
+
+    Args:
+        scored_text: ``completion`` given the prompt, or ``full``: prompt and completion as one text without context, as
+            Chang & Yasin 2025 (arXiv:2505.22572) score it, with GPT-2 small as the scorer.
+        max_unscored: largest share of records that may stay unscored.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("perplexity", higher_is_better=False, low=1, high=math.inf),
+        Metric("repetition", higher_is_better=False, low=0, high=1),
+    )
+    needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"scorer"})
+
+    scored_text: Literal["completion", "full"] = "completion"
+    max_unscored: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a text that is not there to be scored."""
+        if self.scored_text not in ("completion", "full"):
+            raise ValueError(f"perplexity.scored_text must be completion or full, got {self.scored_text!r}")
+
+    def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
+        """Two scores per record.
+
+        Raises:
+            ValueError: there is no scorer.
+        """
+        if tools.scorer is None:
+            raise ValueError("perplexity needs a scorer, got none: choose one with scorer=...")
+        spoken = [record for record in records if record.generation.text.strip()]
+        prompts = ["" if self.scored_text == "full" else record.prompt for record in spoken]
+        texts = [record.generation.text for record in spoken]
+        if self.scored_text == "full":
+            texts = [record.prompt + record.generation.text for record in spoken]
+        likelihoods = iter(tools.scorer.loglikelihood(prompts, texts))
+        return [score for record in records for score in self._scores(record, likelihoods)]
+
+    def _scores(self, record: Record, likelihoods: Iterator[tuple[float, int]]) -> list[Score]:
+        name, text = record.example.id, record.generation.text
+        if not text.strip():
+            return [Score(name, metric.name, None, "the completion is empty") for metric in self.metrics]
+        return [_perplexity(name, *next(likelihoods)), Score(name, "repetition", repetition(text))]
+
+
+def _perplexity(example_id: str, loglikelihood: float, num_tokens: int) -> Score:
+    if num_tokens == 0:
+        return Score(example_id, "perplexity", None, "the scorer finds no token in the completion")
+    nll = max(0.0, -loglikelihood / num_tokens)  # rounding can lift a certain token's probability above 1
+    if not nll < math.log(1e300):
+        return Score(example_id, "perplexity", None, f"no finite perplexity: {nll} nats per token")
+    return Score(example_id, "perplexity", math.exp(nll), details={"nll": nll, "tokens": num_tokens})
+
+
+def repetition(text: str) -> float:
+    """Share of the 3-grams of white-space words that repeat an earlier one, 0 to 1."""
+    words = text.split()
+    grams = list(zip(words, words[1:], words[2:], strict=False))
+    return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0

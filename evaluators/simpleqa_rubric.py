@@ -1,0 +1,102 @@
+"""Right, wrong, or not attempted, as SimpleQA counts it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from harness.types import Evaluator, Grading, Metric, Record, Score, Tools, Verdict
+
+_LABELS = {"correct": "CORRECT", "incorrect": "INCORRECT", "not_attempted": "NOT_ATTEMPTED"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleQARubric(Evaluator):
+    """The labels of SimpleQA, given by the judge, and its metrics.
+
+    - ``correct``, ``incorrect``, ``not_attempted``: 1 for the label that was given, else 0; each 0 to 1. Higher is
+      better for ``correct``, lower for ``incorrect``; lower ``not_attempted`` is counted as better, though a model
+      that knows what it does not know is no worse.
+    - derived, over the scored records: ``attempted`` = correct + incorrect; ``correct_given_attempted`` = correct /
+      attempted, 0 if nothing was attempted; ``f1`` = harmonic mean of ``correct`` and ``correct_given_attempted``, 0 if
+      both are 0.
+
+    Unscored: a reply of the judge that states no single label, a call that failed. Never a default label. Cost: one
+    grading per record.
+
+    Source: Wei et al. 2024 (arXiv:2411.04368) and, for ``rubric=simpleqa_verified``, Haas et al. 2025
+        (arXiv:2509.07968).
+    Deviations: grader prompts of our own, a strict parser (see `harness.judges.parsing`), records without a label are
+    left out of the fractions instead of counting as not attempted.
+
+    Args:
+        rubric: ``simpleqa`` or ``simpleqa_verified`` (only the direct answer counts, several candidates are no
+            attempt).
+        max_unscored: largest share of records that may stay unscored.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("correct", higher_is_better=True, low=0, high=1, kind="proportion"),
+        Metric("incorrect", higher_is_better=False, low=0, high=1, kind="proportion"),
+        Metric("not_attempted", higher_is_better=False, low=0, high=1, kind="proportion"),
+    )
+    needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
+
+    rubric: Literal["simpleqa", "simpleqa_verified"] = "simpleqa"
+    max_unscored: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        if self.rubric not in ("simpleqa", "simpleqa_verified"):
+            raise ValueError(f"simpleqa_rubric.rubric must be simpleqa or simpleqa_verified, got {self.rubric!r}")
+        if not 0 <= self.max_unscored <= 1:
+            raise ValueError(f"simpleqa_rubric.max_unscored must be between 0 and 1, got {self.max_unscored}")
+
+    @property
+    def rubrics(self) -> frozenset[str]:
+        """The one rubric in use."""
+        return frozenset({self.rubric})
+
+    def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
+        """Three scores per record.
+
+        Raises:
+            ValueError: there is no judge.
+        """
+        if tools.judge is None:
+            raise ValueError("simpleqa_rubric needs a judge, got none: choose one with judge=...")
+        examples = [record.example for record in records]
+        verdicts = tools.judge.grade(
+            [
+                Grading(self.rubric, example.question, example.answer, example.aliases, record.generation.text)
+                for example, record in zip(examples, records, strict=True)
+            ]
+        )
+        pairs = zip(examples, verdicts, strict=True)
+        return [score for example, verdict in pairs for score in self._scores(example.id, verdict)]
+
+    def _scores(self, example_id: str, verdict: Verdict) -> list[Score]:
+        known = verdict.value in _LABELS.values()
+        reason = "" if known else verdict.reason or f"the judge gave no SimpleQA label but {verdict.value!r}"
+        details = {**verdict.details, "label": verdict.value, "raw": verdict.raw, "entropy": verdict.entropy}
+        return [
+            Score(example_id, name, float(verdict.value == label) if known else None, reason, details)
+            for name, label in _LABELS.items()
+        ]
+
+    def derived(self, scores: Sequence[Score]) -> dict[str, float]:
+        """Attempted, correct given attempted, and F1; nothing if no record was scored."""
+        sums, counts = Counter[str](), Counter[str]()
+        for score in scores:
+            if score.metric in _LABELS and score.value is not None:
+                sums[score.metric] += score.value
+                counts[score.metric] += 1
+        if not counts["correct"]:
+            return {}
+        correct = sums["correct"] / counts["correct"]
+        attempted = correct + sums["incorrect"] / counts["correct"]
+        given = correct / attempted if attempted else 0.0
+        f1 = 2 * given * correct / (given + correct) if given + correct else 0.0
+        return {"attempted": attempted, "correct_given_attempted": given, "f1": f1}

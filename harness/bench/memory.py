@@ -1,0 +1,42 @@
+"""Peak memory of one steered batch, measured in a process that does nothing else."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from harness.bench import ours
+from harness.bench.timing import Stopwatch
+from harness.bench.work import Work, model_config
+from harness.subject.load import load_model
+
+
+def peak_memory(model: str, device: str, dtype: str | None, rows: int, new_tokens: int, threads: int) -> dict[str, Any]:
+    """Bytes at most, of a fresh process that loads the model and decodes; see `measure`."""
+    options = json.dumps(
+        {"model": model, "device": device, "dtype": dtype, "rows": rows, "new_tokens": new_tokens, "threads": threads}
+    )
+    command = [sys.executable, "-m", "harness.bench.memory", options]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def measure(model: str, device: str, dtype: str | None, rows: int, new_tokens: int, threads: int) -> dict[str, Any]:
+    """Peak of this process, with Python and its libraries, against the size of the weights; on CUDA the device's."""
+    torch.set_num_threads(threads)
+    loaded = load_model(model_config(model, device, dtype))
+    weights = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    network, work = ours.take_over(loaded), Work.of(loaded, rows, new_tokens)
+    ours.engine(network, work, work.intervention(network.device, network.dtype), Stopwatch(network.device))
+    on_gpu = network.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"rows": rows, "new_tokens": new_tokens, "weights_bytes": weights, "peak_bytes": peak}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))

@@ -1,0 +1,146 @@
+"""The ways side by side: every repeat runs all of them, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.bench import ours, plain
+from harness.bench.timing import Clock, Stopwatch, Timing
+from harness.bench.work import Work
+from harness.subject.load import Loaded, ModelConfig, load_model
+from harness.subject.network import Network
+from harness.types import Intervention
+
+WAYS: Mapping[str, str] = {
+    "a": "one trial at a time, plain hooks, generate without KV cache",
+    "b": "one trial at a time, plain hooks, generate with KV cache",
+    "c": "generate, batched, un-steered",
+    "d": "engine, un-steered",
+    "e": "engine, every layer steered, a strength per row",
+    "e16": "the same in bfloat16",
+    "f": "ceiling: weight products alone, torch's linear",
+    "fp": "ceiling: weight products alone, packed weights",
+}
+PLAIN_SCORING_ROWS = 8
+"""Rows whose whole logits exist at once when batched generate's completions are scored."""
+
+
+@dataclass(eq=False)
+class Models:
+    """The copies of one model that the ways need; each is loaded when it is first asked for."""
+
+    config: ModelConfig
+    clock: Clock = "wall"
+    scores: bool = True
+    _loaded: dict[str, Loaded] = field(default_factory=dict)
+    _networks: dict[str, Network] = field(default_factory=dict)
+
+    def plain(self) -> Loaded:
+        """As transformers loads it, with torch's attention; it never stops by itself."""
+        if "plain" not in self._loaded:
+            self._loaded["plain"] = load_model(self.config)
+            plain.forget_stops(self._loaded["plain"].model)
+        return self._loaded["plain"]
+
+    @property
+    def watch(self) -> Stopwatch:
+        """What times everything."""
+        return Stopwatch(self.plain().device, self.clock)
+
+    def network(self, dtype: str | None = None) -> Network:
+        """As the harness holds it."""
+        name = dtype or self.config.dtype
+        if name not in self._networks:
+            config = dataclasses.replace(self.config, dtype=name)
+            self._networks[name] = ours.take_over(load_model(config))
+        return self._networks[name]
+
+
+def way(name: str, models: Models, work: Work, singles: int) -> Callable[[], Timing]:
+    """What to call to run a way once.
+
+    Args:
+        name: a key of `WAYS`.
+        models: model copies.
+        work: all rows.
+        singles: how many rows the ways that take one trial at a time do.
+
+    Raises:
+        ValueError: no such way.
+    """
+    match name:
+        case "a" | "b":
+            return lambda: plain.one_by_one(
+                models.plain(), work, range(singles), models.watch, cache=name == "b", score=models.scores
+            )
+        case "c":
+            return lambda: _batched(models, work)
+        case "d":
+            return lambda: _engine(models, models.network(), work, Intervention())
+        case "e" | "e16":
+            network = models.network("bfloat16" if name == "e16" else None)
+            intervention = work.intervention(network.device, network.dtype)
+            return lambda: _engine(models, network, work, intervention)
+        case "f":
+            return ours.Products.of(models.plain().model).bound(work, models.watch, models.scores)
+        case "fp":
+            return ours.Products.of(models.network().model, packed=True).bound(work, models.watch, models.scores)
+    raise ValueError(f"way must be one of {', '.join(WAYS)}, got '{name}'")
+
+
+def _batched(models: Models, work: Work) -> Timing:
+    loaded, watch = models.plain(), models.watch
+    timing = plain.generate(loaded, work.prompts, work.new_tokens, watch, cache=True)
+    if not models.scores:
+        return timing
+    return timing.scored_in(plain.scoring(loaded, work.prompts, timing.completions, watch, PLAIN_SCORING_ROWS))
+
+
+def _engine(models: Models, network: Network, work: Work, intervention: Intervention) -> Timing:
+    return ours.engine(network, work, intervention, models.watch, score=models.scores)
+
+
+def side_by_side(
+    names: Sequence[str], models: Models, work: Work, repeats: int, singles: int, note: Callable[[str], None]
+) -> dict[str, list[Timing]]:
+    """Run all ways in turn, ``repeats`` times, after a short run of each that is not counted."""
+    warm = dataclasses.replace(work, prompts=work.prompts[:2], strengths=work.strengths[:2], new_tokens=2)
+    calls = {name: way(name, models, work, singles) for name in names}
+    for name in names:
+        way(name, models, warm, 1)()
+    found: dict[str, list[Timing]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        for name, call in calls.items():
+            found[name].append(call())
+            note(f"repeat {repeat + 1} of {repeats}, ({name}): {found[name][-1].total:.1f} s")
+    return found
+
+
+def distinct_configurations(
+    models: Models, rows: int, at_once: int, new_tokens: int, repeats: int, counts: Sequence[int]
+) -> dict[int, list[Timing]]:
+    """Steered decoding of the same rows with 1, 16, … distinct strengths among them."""
+    loaded, network = models.plain(), models.network()
+    works = {count: Work.of(loaded, rows, new_tokens, count) for count in counts}
+    found: dict[int, list[Timing]] = {count: [] for count in counts}
+    for _ in range(repeats):
+        for count, work in works.items():
+            intervention = work.intervention(network.device, network.dtype)
+            found[count].append(ours.engine(network, work, intervention, models.watch, at_once=at_once))
+    return found
+
+
+def pool(models: Models, prompts: int, trials: int, new_tokens: int, at_once: int) -> Timing:
+    """Every prompt with several trials, all in one pool of rows that leave and join."""
+    loaded, network = models.plain(), models.network()
+    one = Work.of(loaded, prompts, new_tokens)
+    rows = dataclasses.replace(
+        one,
+        prompts=[prompt for prompt in one.prompts for _ in range(trials)],
+        strengths=torch.linspace(0.1, 1.0, prompts * trials),
+    )
+    return ours.engine(network, rows, rows.intervention(network.device, network.dtype), models.watch, at_once=at_once)

@@ -1,0 +1,104 @@
+"""Which jobs a composed configuration asks for, and Hydra's complaints in one line each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+_UNSTEERED = ("baseline", "prompting")
+
+
+def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job: those of ``jobs`` added to the command line's, then the controls that fit.
+
+    Args:
+        config: the composed configuration.
+        choices: which YAML each group was taken from.
+        overrides: the command line.
+
+    Raises:
+        ValueError: ``jobs`` or ``controls`` is not what it should be.
+    """
+    if config.controls not in ("none", "auto"):
+        raise ValueError(f"controls must be none or auto, got {config.controls}")
+    jobs = OmegaConf.to_container(config.jobs, resolve=True)
+    if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
+        raise ValueError("jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]]")
+    # The command line comes last, so that it can change what an experiment says.
+    listed = [[*overrides, *map(str, job)] for job in jobs] if jobs else [list(overrides)]
+    if config.controls == "none":
+        return listed
+    return _unique([job for item in listed for job in (item, *_with_controls(item, choices))] + _shared(listed))
+
+
+def _value(job: Sequence[str], group: str) -> str | None:
+    found = [item.partition("=")[2] for item in job if item.startswith(f"{group}=")]
+    return found[-1] if found else None
+
+
+def _with_controls(job: list[str], choices: Mapping[str, Any]) -> list[list[str]]:
+    method = _value(job, "method") or str(choices.get("method"))
+    if method in _UNSTEERED or _value(job, "control") not in (None, "none"):
+        return []
+    return [[*job, f"control={control}"] for control in ("shuffled", "random")]
+
+
+def _shared(jobs: Sequence[list[str]]) -> list[list[str]]:
+    """Controls that do not depend on the method: un-steered, run once."""
+    bare = [item for item in jobs[0] if item.split("=")[0] not in ("method", "search", "control")]
+    bare = [item for item in bare if not item.startswith(("method.", "search."))]
+    return [
+        [*bare, "method=baseline", "search=per_prompt", "control=best_of_n"],
+        [*bare, "method=baseline", "search=fixed", "control=gold_in_prompt"],
+    ]
+
+
+def _unique(jobs: Sequence[list[str]]) -> list[list[str]]:
+    return [list(job) for job in dict.fromkeys(tuple(job) for job in jobs)]
+
+
+def swept(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep: every combination of the values that are separated by commas."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        name = override.get_key_element()
+        values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+        choices.append([f"{name}={value}" for value in values] or [str(override.input_line)])
+    return [list(job) for job in itertools.product(*choices)]
+
+
+_NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "provider=", "See https://")
+
+
+def explain(error: BaseException) -> str:
+    """One readable line for any error, Hydra's own of many lines included."""
+    text = str(error) if str(error).strip() else type(error).__name__
+    if error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
+        text += f"\n{error.__cause__}"
+    if unknown := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
+        return _unknown_choice(*unknown.groups(), text)
+    if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
+        name = key[1]
+        return f"there is no option {name} (--cfg job lists all; a new entry of a table is added with +{name}=VALUE)"
+    if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", text):
+        return f"{ambiguous[1]} gives several values: run each of them with -m, or write [a,b] for a list"
+    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    said = "; ".join(line for line in lines if not line.startswith(_NOISE)) or lines[0]
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override}: {said}"
+    return said
+
+
+def _unknown_choice(group: str, name: str, text: str) -> str:
+    options = re.findall(r"^\t(\w\S*)$", text, re.MULTILINE)
+    if not options:  # of a list of choices, Hydra only says which it could not load
+        folder = resources.files("conf").joinpath(group)
+        options = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return f"{group}={name} does not exist; choose one of {', '.join(options)}"

@@ -1,0 +1,147 @@
+"""Controls: what a method is fed instead, to find out where its effect comes from. They work with any method."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.types import Access, Carry, Edit, Example, FitData, Intervention, Layout, Pair, Where
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on these parts alone, on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """No control: the method gets what it asks for.
+
+    Subclasses change one of: the data it fits on, the example whose condition a row gets, its edits, the prompt, or
+    whether it steers at all.
+    """
+
+    access: ClassVar[frozenset[Access]] = frozenset()
+    steers: ClassVar[bool] = True
+    """False: the model runs un-steered."""
+    temperature: float = 0.0
+    """Temperature at which trials are drawn; 0 is greedy."""
+
+    def fit_data(self, data: FitData, seed: int) -> FitData:
+        """What the method fits on."""
+        return data
+
+    def fed(self, examples: Sequence[Example], seed: int) -> list[Example]:
+        """For each example of the whole split, the one whose condition it gets."""
+        return list(examples)
+
+    def wrap(self, intervention: Intervention, ids: Sequence[str], layout: Layout, seed: int) -> Intervention:
+        """The edits that really act; ``ids`` names the example of each row."""
+        return intervention
+
+    def instruction(self, example: Example) -> str:
+        """Text to place before this example's question."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffled(Control):
+    """The right amount of the wrong information: another item's reference, and contrasts whose labels are shuffled.
+
+    Rows get the condition of the next example in a seeded circular order. Pairs are swapped, labels permuted and source
+    and target texts re-dealt at random.
+    """
+
+    def fit_data(self, data: FitData, seed: int) -> FitData:
+        """Shuffle whatever tells the two sides apart."""
+        rng = np.random.default_rng(stable_seed(seed, "shuffled"))
+        swap = rng.random(len(data.pairs)) < 0.5
+        pairs = tuple(_swapped(pair) if flip else pair for pair, flip in zip(data.pairs, swap, strict=True))
+        texts = [*data.source, *data.target]
+        dealt = [texts[index] for index in rng.permutation(len(texts))]
+        labels = rng.permutation([wanted for _, _, wanted in data.labelled])
+        labelled = tuple((p, c, bool(label)) for (p, c, _), label in zip(data.labelled, labels, strict=True))
+        source, target = tuple(dealt[: len(data.source)]), tuple(dealt[len(data.source) :])
+        return dataclasses.replace(data, pairs=pairs, source=source, target=target, labelled=labelled)
+
+    def fed(self, examples: Sequence[Example], seed: int) -> list[Example]:
+        """Another example for each: the next one in a random circle.
+
+        Raises:
+            ValueError: there is no other example.
+        """
+        if len(examples) < 2:
+            raise ValueError("control=shuffled needs at least 2 examples")
+        order = np.random.default_rng(stable_seed(seed, "fed")).permutation(len(examples))
+        following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+        return [examples[following[index]] for index in range(len(examples))]
+
+
+def _swapped(pair: Pair) -> Pair:
+    return dataclasses.replace(pair, positive=pair.negative, negative=pair.positive)
+
+
+@dataclass(frozen=True, eq=False)
+class SameNorm(Edit):
+    """Move as far as another edit would, in a direction of its own."""
+
+    inner: Edit
+    direction: Float[Tensor, "B D"]
+
+    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
+        """``h + |inner(h) - h| * direction`` at every token."""
+        edited, carry = self.inner.apply(h, where, carry)
+        distance = (edited - h).float().norm(dim=-1, keepdim=True)
+        return h + (distance * self.direction[:, None].to(distance)).to(h.dtype), carry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomDirection(Control):
+    """The same distance in a random direction, fixed for each example and site."""
+
+    def wrap(self, intervention: Intervention, ids: Sequence[str], layout: Layout, seed: int) -> Intervention:
+        """Replace every edit's direction."""
+        sites = sorted(intervention.edits)
+        draws: dict[str, dict[str, Tensor]] = {}
+        for name in set(ids):
+            generator = torch.Generator().manual_seed(stable_seed(seed, "direction", name))
+            draws[name] = {str(site): torch.randn(layout.site_width(site), generator=generator) for site in sites}
+        edits: dict = {}
+        for site in sites:
+            stacked = torch.stack([draws[name][str(site)] for name in ids])
+            edits[site] = SameNorm(intervention.edits[site], torch.nn.functional.normalize(stacked, dim=-1))
+        return dataclasses.replace(intervention, edits=edits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldInPrompt(Control):
+    """The upper bound: no steering, the answer stands in the prompt.
+
+    Args:
+        text: instruction with ``{answer}``.
+    """
+
+    access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
+    steers: ClassVar[bool] = False
+    text: str = "The correct answer to the following question is: {answer}"
+
+    def instruction(self, example: Example) -> str:
+        """The answer, told outright."""
+        return self.text.replace("{answer}", example.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Control):
+    """Luck alone: un-steered samples, as many as there are trials, chosen by the same objective."""
+
+    steers: ClassVar[bool] = False
+    temperature: float = 0.9

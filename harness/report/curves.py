@@ -1,0 +1,145 @@
+"""What the report draws, as numbers: strength curves, searches over trials, chosen strengths, breakdowns, loops."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.report.compare import Comparison
+from harness.report.entries import Entry
+from harness.report.statistics import mean_interval
+
+LOOP_SHARE = 0.5
+_DRAWS = 2_000
+_STRENGTHS = ("method.", "search.parameters.")
+
+
+@dataclass(frozen=True)
+class StrengthCurve:
+    """Entries of one method that differ in a single number, in its order.
+
+    Args:
+        method: name of the method.
+        setting: the setting that differs, e.g. "strength".
+        points: the setting's value and the entry.
+    """
+
+    method: str
+    setting: str
+    points: tuple[tuple[float, Entry], ...]
+
+
+def strength_curves(entries: Sequence[Entry]) -> list[StrengthCurve]:
+    """Every family of at least two entries that differ in one number of the method alone."""
+    families: dict[tuple[str, str], list[tuple[float, Entry]]] = defaultdict(list)
+    for entry in entries:
+        for key, value in entry.settings.items():
+            if key.startswith(_STRENGTHS) and isinstance(value, (int, float)) and not isinstance(value, bool):
+                rest = {name: leaf for name, leaf in entry.settings.items() if name != key}
+                families[key, json.dumps(rest, sort_keys=True, default=str)].append((float(value), entry))
+    return [
+        StrengthCurve(points[0][1].first.label("method"), _leaf(key), tuple(sorted(points, key=lambda point: point[0])))
+        for (key, _), points in families.items()
+        if len(points) > 1
+    ]
+
+
+def _leaf(key: str) -> str:
+    return key.removeprefix("method.").removeprefix("search.parameters.").removesuffix(".default")
+
+
+@dataclass(frozen=True)
+class SearchCurve:
+    """Best objective so far after ``start``, ``start + 1``, … trials: mean over examples with its 95 % interval."""
+
+    start: int
+    mean: tuple[float, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+
+
+def search_curve(entry: Entry) -> SearchCurve | None:
+    """How the search of an entry's first seed improved; None if there are under two trials.
+
+    A search per example keeps the best of each example; one that tries the same parameters on all examples keeps the
+    set with the best mean. Trial -1, the un-steered text, stands at 0 trials.
+    """
+    by_example: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for trial in entry.first.trials():
+        if trial.get("objective") is not None:
+            by_example[trial["example_id"]][int(trial["trial"])] = trial
+    shared = sorted(set.intersection(*map(set, by_example.values()))) if by_example else []
+    if len(shared) < 2:
+        return None
+    values_NT = np.array([[trials[number]["objective"] for number in shared] for trials in by_example.values()])
+    best_NT = (
+        _best_for_all(values_NT) if _same_for_all(by_example, shared) else np.maximum.accumulate(values_NT, axis=1)
+    )
+    ends = [mean_interval(column, draws=_DRAWS) for column in best_NT.T]
+    lows, highs = (tuple(end if math.isfinite(end) else None for end in side) for side in zip(*ends, strict=True))
+    return SearchCurve(0 if shared[0] < 0 else 1, tuple(best_NT.mean(0).tolist()), lows, highs)
+
+
+def _same_for_all(by_example: Mapping[str, Mapping[int, Mapping[str, Any]]], shared: Sequence[int]) -> bool:
+    tried = [[trials[number].get("parameters") for number in shared] for trials in by_example.values()]
+    return len(tried) > 1 and all(parameters == tried[0] for parameters in tried)
+
+
+def _best_for_all(values_NT: np.ndarray) -> np.ndarray:
+    """Each example's objective under the set of parameters that was best on average so far."""
+    means = values_NT.mean(0)
+    best = [int(means[: count + 1].argmax()) for count in range(means.size)]
+    return values_NT[:, best]
+
+
+def chosen_parameters(entry: Entry) -> dict[str, list[float]]:
+    """Value chosen for every example, by parameter; only parameters that vary over examples."""
+    chosen: dict[str, list[float]] = defaultdict(list)
+    for run in entry.runs:
+        for row in run.records:
+            for name, value in (row.get("parameters") or {}).items():
+                if isinstance(value, (int, float)):
+                    chosen[name].append(float(value))
+    return {name: values for name, values in chosen.items() if len(set(values)) > 1}
+
+
+def categories(comparison: Comparison, field: str, most: int = 16) -> dict[str, list[str]]:
+    """Example ids by topic, answer type or group, largest first; empty if the examples do not have it."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for example, row in comparison.examples.items():
+        value = row.get("group") if field == "group" else _metadata(row).get(field)
+        if value not in (None, ""):
+            groups[str(value)].append(example)
+    if len(groups) < 2:
+        return {}
+    kept = [name for name, _ in Counter({name: len(ids) for name, ids in groups.items()}).most_common(most)]
+    return {name: groups[name] for name in kept}
+
+
+def _metadata(row: Mapping[str, object]) -> Mapping[str, object]:
+    value = row.get("metadata")
+    return value if isinstance(value, Mapping) else {}
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether an output is empty or a loop: over half of its word triples have occurred before in it."""
+    words = text.lower().split()
+    if len(words) < 6:
+        return not words
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(triples)) / len(triples) > LOOP_SHARE
+
+
+def front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Points (cost, quality, name) that no other beats on both, by rising cost."""
+    kept: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(point)
+    return kept

@@ -1,0 +1,99 @@
+"""Published values as claims: what was published, what we got, inside the tolerance or outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from harness.report.compare import Comparison
+from harness.report.entries import Entry
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published value held against ours.
+
+    Args:
+        label: the run that the claim is about, as written in the experiment.
+        metric: metric or derived figure.
+        published: published value.
+        tolerance: largest accepted distance, in the metric's unit.
+        source: where the value was published.
+        ours: our value, None if there is no such run or metric.
+        verdict: "inside", "outside" or "missing".
+        note: why it is missing, "" otherwise.
+    """
+
+    label: str
+    metric: str
+    published: float
+    tolerance: float
+    source: str
+    ours: float | None
+    verdict: Literal["inside", "outside", "missing"]
+    note: str = ""
+
+
+def read_expectations(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The ``expect`` node of an experiment: run label -> metric -> value, tolerance, source.
+
+    Raises:
+        ValueError: if the file has no such node or a claim lacks its value, tolerance or source.
+    """
+    node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("expect")
+    if not isinstance(node, dict) or not node:
+        raise ValueError(f"{path} states no published values: it has no `expect:` node")
+    for label, claims in node.items():
+        for metric, claim in claims.items():
+            lacking = {"value", "tolerance", "source"} - set(claim)
+            if lacking:
+                raise ValueError(f"{path}: expect.{label}.{metric} lacks {', '.join(sorted(lacking))}")
+    return node
+
+
+def held_against(comparison: Comparison, expectations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Claim]:
+    """Every published value beside ours, in the order of the file."""
+    return [
+        _claim(comparison, label, metric, stated)
+        for label, claims in expectations.items()
+        for metric, stated in claims.items()
+    ]
+
+
+def _claim(comparison: Comparison, label: str, metric: str, stated: Mapping[str, Any]) -> Claim:
+    entry = matching_entry(comparison, label)
+    ours = None if entry is None else measured(comparison, entry, metric)
+    published, tolerance = float(stated["value"]), float(stated["tolerance"])
+    parts = (label, metric, published, tolerance, str(stated["source"]), ours)
+    if entry is None:
+        return Claim(*parts, verdict="missing", note=f"no such run; there are {_listed(comparison)}")
+    if ours is None:
+        return Claim(*parts, verdict="missing", note=f"{entry.name} has no metric {metric}")
+    return Claim(*parts, verdict="inside" if abs(ours - published) <= tolerance + 1e-12 else "outside")
+
+
+def _listed(comparison: Comparison) -> str:
+    return ", ".join(entry.name for entry in comparison.entries)
+
+
+def matching_entry(comparison: Comparison, label: str) -> Entry | None:
+    """The entry of this name, else the one with a run of this name, else the only one of this method."""
+    for entry in comparison.entries:
+        if entry.name == label or any(run.name == label for run in entry.runs):
+            return entry
+    methods = [entry for entry in comparison.entries if entry.first.label("method") == label and not entry.control]
+    return methods[0] if len(methods) == 1 else None
+
+
+def measured(comparison: Comparison, entry: Entry, metric: str) -> float | None:
+    """Our value of a metric, or of a derived figure (mean over seeds)."""
+    found = comparison.estimates[entry.name].get(metric)
+    if found is not None:
+        return found.value
+    derived = [run.node("derived").get(metric) for run in entry.runs]
+    values = [value for value in derived if value is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,118 @@
+"""The comparison as JSON (everything) and CSV (one line per entry and metric)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.report.compare import Comparison
+from harness.report.entries import Entry
+from harness.report.expect import Claim
+
+COLUMNS: tuple[str, ...] = (
+    "comparison", "entry", "method", "search", "control", "model", "seeds", "access", "oracle", "metric",
+    "optimised_against_gold", "value", "low", "high", "num_scored", "num_unscored", "against_baseline",
+    "against_baseline_low", "against_baseline_high", "p_holm", "share_worse",
+)  # fmt: skip
+
+
+def as_data(comparison: Comparison, claims: Sequence[Claim] = ()) -> dict[str, Any]:
+    """The whole comparison as plain values that JSON can hold; infinite bounds become None."""
+    return finite(
+        {
+            "title": comparison.title,
+            "num_examples": len(comparison.examples),
+            "baseline": comparison.baseline.name if comparison.baseline else None,
+            "headline": list(comparison.headline),
+            "metrics": {name: dataclasses.asdict(metric) for name, metric in comparison.metrics.items()},
+            "judges": {name: comparison.calibration(name) for name in comparison.metrics},
+            "entries": [_entry(comparison, entry) for entry in comparison.entries],
+            "contrasts": [_contrast(item) for item in comparison.contrasts],
+            "failures": [{"name": f.name, "path": str(f.path), "reason": f.reason} for f in comparison.failures],
+            "claims": [dataclasses.asdict(claim) for claim in claims],
+            "notices": list(comparison.notices),
+        }
+    )
+
+
+def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        **{key: entry.first.label(key) for key in ("method", "search", "control", "model")},
+        "seeds": [run.label("seed") for run in entry.runs],
+        "runs": [run.name for run in entry.runs],
+        "access": list(entry.access),
+        "oracle": entry.oracle,
+        "optimised_metrics": sorted(entry.optimised_metrics),
+        "estimates": {name: dataclasses.asdict(item) for name, item in comparison.estimates[entry.name].items()},
+        "derived": [dict(run.node("derived")) for run in entry.runs],
+        "cost": [dict(run.node("cost")) for run in entry.runs],
+        "receipts": [run.info.get("receipt") for run in entry.runs],
+        "provenance": [dict(run.node("provenance")) for run in entry.runs],
+        "judge_calibration": entry.first.info.get("judge_calibration"),
+    }
+
+
+def _contrast(contrast: Any) -> dict[str, Any]:
+    return dataclasses.asdict(contrast) | {"significant": contrast.significant}
+
+
+def finite(value: Any) -> Any:
+    """The same value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row per entry and metric, with the difference to the baseline."""
+    return [
+        _row(comparison, entry, metric)
+        for entry in (*comparison.deployable, *comparison.oracles)
+        for metric in comparison.estimates[entry.name]
+    ]
+
+
+def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
+    estimate = comparison.estimates[entry.name][metric]
+    baseline = comparison.baseline.name if comparison.baseline else ""
+    contrast = comparison.contrast(entry.name, baseline, metric)
+    against = {} if contrast is None else {
+        "against_baseline": contrast.difference.value,
+        "against_baseline_low": contrast.difference.low,
+        "against_baseline_high": contrast.difference.high,
+        "p_holm": contrast.p_holm,
+        "share_worse": contrast.difference.share_worse,
+    }  # fmt: skip
+    return {
+        "comparison": comparison.title,
+        "entry": entry.name,
+        **{key: entry.first.label(key) for key in ("method", "search", "control", "model")},
+        "seeds": len(entry.runs),
+        "access": "+".join(entry.access),
+        "oracle": entry.oracle,
+        "optimised_against_gold": metric in entry.optimised_metrics,
+        **dataclasses.asdict(estimate),
+        **against,
+    }
+
+
+def write_files(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]], directory: Path) -> list[Path]:
+    """Write comparison.json and comparison.csv into a directory, which is made if need be; return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data = [as_data(comparison, held) for comparison, held in zip(comparisons, claims, strict=True)]
+    json_path, csv_path = directory / "comparison.json", directory / "comparison.csv"
+    json_path.write_text(json.dumps({"comparisons": data}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    with csv_path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for comparison in comparisons:
+            writer.writerows(rows(comparison))
+    return [json_path, csv_path]

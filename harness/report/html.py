@@ -1,0 +1,176 @@
+"""Renders ``report.html``: one file that opens offline. Model outputs are untrusted and can only ever become text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from harness.report.compare import Comparison, Contrast
+from harness.report.curves import is_degenerate
+from harness.report.entries import Entry, flatten
+from harness.report.expect import Claim
+from harness.report.figures import figures
+from harness.report.files import finite
+from harness.report.summary import summary
+from harness.report.wording import is_doubtful, metric_label, number, p_text, signed, trust_text
+from harness.types import Estimate
+
+_JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def render(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]]) -> str:
+    """The whole page.
+
+    Three things keep outputs from running as script: the template escapes everything, the data lie in a JSON block
+    without any ``<``, and the content security policy allows only the scripts whose hashes it names.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "p": p_text,
+        "label": metric_label,
+        "size": _size,
+        "trust": trust_text,
+    }
+    environment.globals |= {
+        "flatten": flatten,
+        "bar": _bar,
+        "kinds": _KINDS,
+        "contrasts": contrasts_of,
+        "doubtful": is_doubtful,
+    }
+    scripts = [_script(get_plotlyjs()), _script(_resource("report.js"))]
+    data = [payload(comparison) for comparison in comparisons]
+    return environment.from_string(_resource("report.html")).render(
+        pages=[
+            {"comparison": comparison, "claims": held, "findings": summary(comparison), "sections": item["figures"]}
+            for comparison, held, item in zip(comparisons, claims, data, strict=True)
+        ],
+        policy=_policy(scripts),
+        scripts=[Markup(script) for script in scripts],
+        style=Markup(_resource("report.css")),
+        data=embedded_json(data),
+    )
+
+
+_KINDS: Mapping[str, str] = {
+    "baseline": "Against the un-steered baseline",
+    "control": "Methods against their controls",
+    "methods": "Method against method",
+}
+
+
+@cache
+def _resource(name: str) -> str:
+    return (files("harness.report") / name).read_text(encoding="utf-8")
+
+
+def _script(source: str) -> str:
+    """A script as the HTML parser will hand it over, so that its hash holds."""
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    if re.search(r"</script", source, re.IGNORECASE):
+        raise ValueError("a script of the report holds its own end tag")
+    return source
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Content security policy: no network, no inline handlers, no script but those of this page."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no character in it can end the element or a JavaScript line."""
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escaped in _JSON_ESCAPES.items():
+        text = text.replace(character, escaped)
+    return Markup(text)
+
+
+def payload(comparison: Comparison) -> dict[str, Any]:
+    """What the page's script needs: figures, and every example with every entry's output."""
+    examples = list(comparison.examples.values())
+    return {
+        "title": comparison.title,
+        "baseline": comparison.baseline.name if comparison.baseline else None,
+        "headline": list(comparison.headline),
+        "metrics": {name: metric.higher_is_better for name, metric in comparison.metrics.items()},
+        "figures": figures(comparison),
+        "examples": [_example(row) for row in examples],
+        "entries": [_outputs(entry, [str(row["example_id"]) for row in examples]) for entry in comparison.entries],
+    }
+
+
+def _example(row: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = row.get("metadata") or {}
+    return {
+        "id": row["example_id"],
+        "question": row.get("question", ""),
+        "answer": row.get("answer", ""),
+        "aliases": list(row.get("aliases") or ()),
+        "tags": [str(value) for key in ("topic", "answer_type") if (value := metadata.get(key))],
+    }
+
+
+def _outputs(entry: Entry, examples: Sequence[str]) -> dict[str, Any]:
+    """Outputs of the first seed in the order of the examples; scores are averages over seeds."""
+    rows = {row["example_id"]: row for row in entry.first.records}
+    scores = {metric: entry.scores(metric) for metric in entry.metrics}
+    return {
+        "name": entry.name,
+        "oracle": entry.oracle,
+        "control": entry.control,
+        "outputs": [_output(rows.get(example), example, scores) for example in examples],
+    }
+
+
+def _output(
+    row: Mapping[str, Any] | None, example: str, scores: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    text = str(row.get("text", ""))
+    parameters = {k: round(v, 5) if isinstance(v, float) else v for k, v in (row.get("parameters") or {}).items()}
+    found = {metric: round(column[example], 4) for metric, column in scores.items() if example in column}
+    return {"text": text, "parameters": parameters, "degenerate": is_degenerate(text), "scores": found}
+
+
+def _bar(comparison: Comparison, entries: Sequence[Entry], metric: str, estimate: Estimate) -> dict[str, float] | None:
+    """Where an interval lies between the lowest and highest end in its column, in percent."""
+    every = [comparison.estimates[entry.name].get(metric) for entry in comparison.entries]
+    ends = [end for item in every if item for end in (item.low, item.high) if end is not None]
+    if estimate.low is None or estimate.high is None or estimate.value is None or max(ends) == min(ends):
+        return None
+    low, high = min(ends), max(ends)
+    place = [100 * (value - low) / (high - low) for value in (estimate.low, estimate.high, estimate.value)]
+    return {"left": place[0], "width": max(place[1] - place[0], 0.8), "middle": place[2]}
+
+
+def _size(value: Any) -> str:
+    """A count or a size in a form that can be read."""
+    if not isinstance(value, (int, float)):
+        return "—" if value is None else str(value)
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:g}"
+
+
+def contrasts_of(comparison: Comparison, kind: str) -> list[Contrast]:
+    """The tested contrasts of one kind."""
+    return [contrast for contrast in comparison.contrasts if contrast.kind == kind and contrast.p_holm is not None]

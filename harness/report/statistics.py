@@ -1,0 +1,210 @@
+"""Intervals for one run: Wilson's for proportions, a studentised bootstrap that holds on sparse scores for means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import chi2
+from statsmodels.stats.proportion import proportion_confint
+
+from harness.types import Estimate, Metric
+
+LEVEL = 0.95
+DRAWS = 10_000
+_CHUNK = 4_000_000
+_FEW_DISTINCT = 32
+
+
+class Interval(NamedTuple):
+    """Lower and upper end of a confidence interval; infinite where the data bound nothing."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(successes: float, count: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a proportion, with the correction of Brown, Cai and DasGupta (2001) at both ends.
+
+    Plain Wilson covers as little as 84 % where one or two passes are expected in all, which is where weak models live.
+    For one to three passes (or failures) the end on that side comes from the Poisson limit instead.
+
+    Args:
+        successes: number of passes, 0 to ``count``.
+        count: number of examples, at least 1.
+        level: nominal coverage, above 0 and below 1.
+
+    Raises:
+        ValueError: if there are no examples or more passes than examples.
+    """
+    if count < 1 or not 0 <= successes <= count:
+        raise ValueError(f"a proportion needs 0 <= successes <= count and count >= 1, got {successes} of {count}")
+    ends = np.asarray(proportion_confint(successes, count, alpha=1 - level, method="wilson"), dtype=float)
+    low, high = float(ends[0]), float(ends[1])
+    if 1 <= successes <= min(3, count / 2):
+        low = min(low, _rare_limit(successes, count, level))
+    if 1 <= count - successes <= min(3, count / 2):
+        high = max(high, 1 - _rare_limit(count - successes, count, level))
+    return Interval(max(0.0, low), min(1.0, high))
+
+
+def _rare_limit(events: float, count: int, level: float) -> float:
+    return float(chi2.ppf(1 - level, 2 * events)) / 2 / count
+
+
+def mean_interval(
+    values: Sequence[float] | Float[np.ndarray, " n"],
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Studentised (bootstrap-t) interval of a mean, safe on scores that are mostly one value.
+
+    A resample without any spread has no t statistic; it counts as infinite. Where so many are like that that an end is
+    infinite (few scores differ from the commonest one), that end comes from Wilson's interval on the share of differing
+    scores, taken to differ as far as ``bounds`` allow. A percentile bootstrap would return a point there.
+
+    Differences of two methods are mostly 0 with a few gains and losses, and a bootstrap cannot know of losses that it
+    has not seen. So where at least half of the values are one value inside the bounds, gains and losses get an interval
+    each and the two are combined by the method of variance estimates recovery (Zou and Donner 2008).
+
+    Args:
+        values: one score per example, at least one, all finite.
+        bounds: lowest and highest possible score; the interval is cut to them.
+        level: nominal coverage.
+        draws: bootstrap resamples.
+        seed: seed of the resampling.
+    """
+    data = np.asarray(values, dtype=float)
+    if data.size == 0 or not np.isfinite(data).all():
+        raise ValueError(f"an interval needs at least one score and only finite ones, got {data.size} scores")
+    mode = _mode(data)
+    if bounds[0] < mode < bounds[1] and 2 * (data == mode).sum() >= data.size:
+        interval = _two_sided_interval(data - mode, (bounds[0] - mode, bounds[1] - mode), level, draws, seed)
+        low, high = mode + interval.low, mode + interval.high
+    else:
+        low, high = _studentised_interval(data, bounds, level, draws, seed)
+    return Interval(max(low, bounds[0]), min(high, bounds[1]))
+
+
+def _studentised_interval(
+    data: np.ndarray, bounds: tuple[float, float], level: float, draws: int, seed: int
+) -> Interval:
+    fallback = _share_interval(data, bounds, level)
+    error = data.std(ddof=1) / np.sqrt(data.size) if data.size > 1 else 0.0
+    if error <= 1e-12 * max(1.0, float(np.abs(data).max())):
+        return fallback
+    statistics = np.sort(_bootstrap_t(data, draws, np.random.default_rng(seed)))
+    tail = (1 - level) / 2
+    lowest, highest = statistics[int(draws * tail)], statistics[int(np.ceil(draws * (1 - tail))) - 1]
+    low = data.mean() - highest * error if np.isfinite(highest) else fallback.low
+    high = data.mean() - lowest * error if np.isfinite(lowest) else fallback.high
+    return Interval(float(low), float(high))
+
+
+def _two_sided_interval(gaps: np.ndarray, bounds: tuple[float, float], level: float, draws: int, seed: int) -> Interval:
+    """Mean gain minus mean loss, each with an interval of its own; they exclude each other, so they are correlated."""
+    parts = np.maximum(gaps, 0.0), np.maximum(-gaps, 0.0)
+    up, down = (float(part.mean()) for part in parts)
+    (up_low, up_high), (down_low, down_high) = (
+        mean_interval(part, (0.0, abs(end)), level=level, draws=draws, seed=seed)
+        for part, end in zip(parts, (bounds[1], bounds[0]), strict=True)
+    )
+    spread = float(parts[0].std() * parts[1].std())
+    correlation = -up * down / spread if spread > 0 else 0.0
+    return Interval(
+        up - down - _combined(up - up_low, down_high - down, correlation),
+        up - down + _combined(up_high - up, down - down_low, correlation),
+    )
+
+
+def _combined(first: float, second: float, correlation: float) -> float:
+    if not np.isfinite(first + second):
+        return np.inf
+    return float(np.sqrt(max(0.0, first**2 + second**2 - 2 * correlation * first * second)))
+
+
+def _bootstrap_t(data: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(mean of resample - mean) / standard error of the resample, one per draw."""
+    mode = _mode(data)
+    shifted = data - mode
+    means, variances = _resampled_moments(shifted, draws, rng)
+    gap = means - shifted.mean()
+    flat = variances <= 1e-12 * np.ptp(shifted) ** 2
+    statistics = gap / np.sqrt(np.where(flat, 1.0, variances) / data.size)
+    infinite = np.where(gap == 0, 0.0, np.copysign(np.inf, gap))
+    return np.where(flat, infinite, statistics)
+
+
+def _resampled_moments(data: np.ndarray, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (ddof 1) of every resample, in chunks that fit memory."""
+    distinct, counts = np.unique(data, return_counts=True)
+    step = max(1, _CHUNK // min(data.size, max(distinct.size, 1) if distinct.size <= _FEW_DISTINCT else data.size))
+    first, second = [], []
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        if distinct.size <= _FEW_DISTINCT:
+            drawn = rng.multinomial(data.size, counts / data.size, size=rows) / data.size
+            first.append(drawn @ distinct)
+            second.append(drawn @ distinct**2)
+        else:
+            sample = data[rng.integers(0, data.size, size=(rows, data.size))]
+            first.append(sample.mean(1))
+            second.append((sample**2).mean(1))
+    means, squares = np.concatenate(first), np.concatenate(second)
+    return means, np.maximum(squares - means**2, 0.0) * data.size / (data.size - 1)
+
+
+def _mode(data: np.ndarray) -> float:
+    distinct, counts = np.unique(data, return_counts=True)
+    return float(distinct[counts.argmax()])
+
+
+def _share_interval(data: np.ndarray, bounds: tuple[float, float], level: float) -> Interval:
+    """What the share of scores away from the commonest one allows; infinite towards an open bound."""
+    mode, mean = _mode(data), float(data.mean())
+    differing = int((data != mode).sum())
+    room = wilson_interval(differing, data.size, level).high - differing / data.size
+    low = mean - (mode - bounds[0]) * room if mode > bounds[0] else bounds[0]
+    high = mean + (bounds[1] - mode) * room if mode < bounds[1] else bounds[1]
+    return Interval(max(low, bounds[0]), min(high, bounds[1]))
+
+
+def estimate(metric: Metric, values: Sequence[float | None], seed: int = 0) -> Estimate:
+    """A metric over all records with its 95 % interval; unscored records are counted, never filled in.
+
+    A proportion of zeros and ones gets Wilson's interval. Everything else (means, ratios, and proportions whose values
+    are already averages, as over several seeds) gets `mean_interval`. An end that the data do not bound is None.
+    """
+    scored = np.array([value for value in values if value is not None], dtype=float)
+    missing = len(values) - scored.size
+    if scored.size == 0:
+        return Estimate(metric.name, None, None, None, 0, missing)
+    if metric.kind == "proportion" and is_binary(scored):
+        interval = wilson_interval(float(scored.sum()), scored.size)
+    else:
+        interval = mean_interval(scored, (metric.low, metric.high), seed=seed)
+    low, high = (float(end) if np.isfinite(end) else None for end in interval)
+    return Estimate(metric.name, float(scored.mean()), low, high, int(scored.size), missing)
+
+
+def is_binary(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether every score is 0 or 1."""
+    return bool(np.isin(np.asarray(values, dtype=float), (0.0, 1.0)).all())
+
+
+def average_by_example(pairs: Sequence[tuple[str, float | None]]) -> dict[str, float]:
+    """Mean score of every example over its repeats (seeds), unscored repeats left out.
+
+    Resampling these means is the cluster bootstrap over examples: repeats of one example are never split up, so several
+    seeds on the same questions do not pass for more questions.
+    """
+    groups: dict[str, list[float]] = {}
+    for example, value in pairs:
+        if value is not None:
+            groups.setdefault(example, []).append(value)
+    return {example: float(np.mean(values)) for example, values in groups.items()}

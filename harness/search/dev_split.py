@@ -1,0 +1,114 @@
+"""One parameter set for all test items, chosen on the dev split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.control import stable_seed
+from harness.search.per_prompt import check_budget, check_positive
+from harness.search.proposals import Proposer, Sampler
+from harness.search.search import Selection, Setting, Trial, run_all, searchable
+from harness.types import Access, Example, Generation, Layout, Method, Parameters
+from harness.workbench import Request, Workbench
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevSplit:
+    """The best of N parameter sets on the dev split, then used unchanged on every test item.
+
+    The test items' answers are never seen, so a method that needs no gold stays deployable. The un-steered model is not
+    among the candidates: whether steering helps at all is the comparison's question. Of equal sets the first wins.
+
+    Args:
+        num_trials: parameter sets to try.
+        trials_per_round: proposals between two updates of the sampler; they run in one pool.
+        sampler: as in `PerPrompt`.
+        startup_trials: random trials before the sampler learns.
+        dev_examples: dev items to use, at most; None for all.
+    """
+
+    access: ClassVar[frozenset[Access]] = frozenset()
+    needs_objective: ClassVar[bool] = True
+    uses_dev: ClassVar[bool] = True
+    num_trials: int
+    trials_per_round: int
+    sampler: Sampler
+    startup_trials: int
+    dev_examples: int | None = None
+
+    def check(self, method: Method, layout: Layout) -> None:
+        """Raise ValueError for a budget or sampler that cannot work."""
+        check_budget(self.num_trials, self.trials_per_round, self.startup_trials, self.sampler)
+        if self.dev_examples is not None:
+            check_positive("dev_examples", self.dev_examples)
+
+    def num_trials_of(self, num_examples: int) -> int:
+        """Test generations; dev trials are reported as they come."""
+        return num_examples
+
+    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
+        """Search the dev split; trials on disk are replayed.
+
+        Raises:
+            ValueError: the task has no dev items.
+        """
+        ranges, fixed = searchable(bench)
+        if not ranges:
+            return fixed
+        if not dev:
+            raise ValueError("search=dev_split needs dev items; the task has none (give task.dev_size)")
+        dev = dev[: self.dev_examples]
+        seed = stable_seed(setting.seed, "dev_split")
+        proposer = Proposer(ranges, self.sampler, seed, self.num_trials, self.startup_trials)
+        means = self._replay(proposer, setting, set(ranges), len(dev))
+        while len(means) < self.num_trials:
+            count = min(self.trials_per_round, self.num_trials - len(means))
+            sets = [{**fixed, **proposal} for proposal in proposer.ask(count)]
+            values = self._measure(bench, dev, sets, len(means), setting)
+            proposer.tell(values)
+            means += list(zip(sets, values, strict=True))
+        return dict(max(means, key=lambda pair: pair[1])[0])
+
+    def _replay(
+        self, proposer: Proposer, setting: Setting, searched: set[str], num_dev: int
+    ) -> list[tuple[Parameters, float]]:
+        rounds: dict[int, dict[int, list[Trial]]] = {}
+        for row in setting.store.trials:
+            trial = Trial.of(row)
+            rounds.setdefault(trial.round, {}).setdefault(trial.number, []).append(trial)
+        means: list[tuple[Parameters, float]] = []
+        for number in sorted(rounds):
+            sets = [rounds[number][trial] for trial in sorted(rounds[number])]
+            if len(sets) != min(self.trials_per_round, self.num_trials - number) or any(
+                len(trials) != num_dev for trials in sets
+            ):
+                setting.store.trials.keep(lambda row, first=number: row["generation"] < first)
+                return means
+            values = [sum(trial.objective for trial in trials) / num_dev for trials in sets]
+            parameters = [trials[0].generation.parameters for trials in sets]
+            proposer.replay([{name: p[name] for name in searched} for p in parameters], values)
+            means += list(zip(parameters, values, strict=True))
+        return means
+
+    def _measure(
+        self, bench: Workbench, dev: Sequence[Example], sets: Sequence[Parameters], first: int, setting: Setting
+    ) -> list[float]:
+        requests = [Request(e, dict(p), first + i) for i, p in enumerate(sets) for e in dev]
+        generations: list[Generation] = bench.run(requests)
+        records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
+        scored = setting.objective.score(records, setting.tools)
+        trials = [
+            Trial(request.trial, first, generation, objective, terms)
+            for request, generation, (objective, terms) in zip(requests, generations, scored, strict=True)
+        ]
+        setting.store.trials.append(trial.row() for trial in trials)
+        size = len(dev)
+        return [sum(t.objective for t in trials[i * size : (i + 1) * size]) / size for i in range(len(sets))]
+
+    def select(
+        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+    ) -> list[Selection]:
+        """Run every test item once with the chosen set."""
+        return run_all(bench, examples, prepared, setting)

@@ -1,0 +1,102 @@
+"""The only place where hooks are registered: applies an intervention during forward passes and takes it off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from harness.subject.sites import Blocks
+from harness.types import Carry, Intervention, Site, Where
+
+Observer = Callable[[Site, Tensor, Tensor, Where], None]
+"""Called with the state before and after the edit of a site."""
+
+
+class Steering:
+    """Keeps an intervention attached to a model inside a ``with`` block.
+
+    The engine sets ``where``, ``carry`` and ``intervention`` before each forward pass; edits return the next carry. The
+    set of sites is fixed on entry, so rows may leave and join without touching a hook.
+
+    Args:
+        blocks: the blocks of the model.
+        intervention: what to apply; may be replaced later by one that acts at the same sites.
+        observed: further sites at which only the observer looks on.
+        observer: sees every visited site, before and after its edit.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        intervention: Intervention,
+        observed: Iterable[Site] = (),
+        observer: Observer | None = None,
+    ) -> None:
+        self.intervention = intervention
+        self.carry: Carry = {}
+        self.where: Where | None = None
+        self._blocks = blocks
+        self._observer = observer
+        self._sites = {*intervention.edits, *intervention.probes, *observed}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        """Attach; a site that the model does not have raises ValueError and leaves nothing behind."""
+        try:
+            for site in sorted(self._sites):
+                self._attach(site)
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take every hook off, also after an exception."""
+        self._detach()
+
+    def _detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _attach(self, site: Site) -> None:
+        module, at_input = self._blocks.module(site)
+        if at_input:
+            handle = module.register_forward_pre_hook(self._input_hook(site), with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(self._output_hook(site))
+        self._handles.append(handle)
+
+    def _output_hook(self, site: Site) -> Callable[[Any, Any, Any], Any]:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (self._visit(site, output[0]), *output[1:])
+            return self._visit(site, output)
+
+        return hook
+
+    def _input_hook(self, site: Site) -> Callable[[Any, Any, Any], Any]:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (self._visit(site, args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": self._visit(site, kwargs["hidden_states"])}
+
+        return hook
+
+    def _visit(self, site: Site, h: Tensor) -> Tensor:
+        assert self.where is not None, "a steered forward pass needs to know where it is"
+        where = self.where.at(site)
+        if site in self.intervention.probes:
+            self.carry = self.intervention.probes[site].read(h, where, self.carry)
+        new = h
+        if site in self.intervention.edits:
+            new, self.carry = self.intervention.edits[site].apply(h, where, self.carry)
+            new = new.to(h.dtype)
+        if self._observer is not None:
+            self._observer(site, h, new, where)
+        return new

@@ -1,0 +1,293 @@
+"""Which model, and how it is loaded: from the hub, a folder, a GGUF file, or random weights for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from harness.subject import gguf, hub, tiny
+from harness.subject.sites import family_of
+from harness.types import Layout
+
+Kind = Literal["package", "hub", "gguf", "tiny"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["none", "int8", "nf4"]
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "package": ("package", "file"),
+    "hub": ("id",),
+    "gguf": ("path",),
+    "tiny": ("family",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model and the way to run it.
+
+    Args:
+        kind: ``package`` (a GGUF file inside an installed Python distribution), ``hub`` (a hub id or a local folder),
+            ``gguf`` (a GGUF file), or ``tiny`` (random weights, for tests).
+        id: for ``hub``: ``OWNER/NAME`` or a folder in the hub's format.
+        revision: for ``hub``: branch, tag or commit; None for the default branch. The resolved commit is recorded.
+        path: for ``gguf``: the file.
+        package: for ``package``: what to give pip, ``name`` or ``name==version``. It is never imported.
+        file: for ``package``: glob of the one GGUF file inside it.
+        sha256: for ``package`` and ``gguf``: the file's hash, checked before loading; None to take any.
+        family: for ``tiny``: one of `harness.subject.tiny.FAMILIES`.
+        dtype: of weights and hidden states; with int8 and nf4, of everything that is not quantised.
+        device: ``auto`` is CUDA where there is some, else the CPU; or ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        quantization: ``none``, or ``int8`` or ``nf4`` through bitsandbytes.
+        chat_template: wrap each prompt in the tokenizer's chat template.
+        prompt_template: text with ``{question}``.
+        trust_remote_code: let a model from the hub run its own Python code.
+        blocks_path: dotted path of the list of decoder blocks, for architectures that the harness does not know.
+        ranges: strength ranges of methods that depend on the model, ``{full: [low, high], early: …}``.
+    """
+
+    kind: Kind
+    id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    package: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    family: str | None = None
+    dtype: Dtype = "float32"
+    device: str = "auto"
+    quantization: Quantization = "none"
+    chat_template: bool = True
+    prompt_template: str = "{question}"
+    trust_remote_code: bool = False
+    blocks_path: str | None = None
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no model could be loaded with."""
+        for name, allowed in (("kind", Kind), ("dtype", Dtype), ("quantization", Quantization)):
+            _check_choice(f"model.{name}", getattr(self, name), get_args(allowed))
+        missing = [f"model.{name}" for name in _NEEDED[self.kind] if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"model.kind={self.kind} needs {' and '.join(missing)}")
+        if "{question}" not in self.prompt_template:
+            raise ValueError(f"model.prompt_template must contain {{question}}, got {self.prompt_template!r}")
+        if self.quantization != "none" and self.dtype == "float64":
+            raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.dtype=float64")
+        for name, bounds in self.ranges.items():
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise ValueError(f"model.ranges.{name} must be [low, high] with 0 < low <= high, got {list(bounds)}")
+
+    @property
+    def label(self) -> str:
+        """A short name for tables."""
+        match self.kind:
+            case "package":
+                return str(self.package).partition("==")[0]
+            case "gguf":
+                return Path(str(self.path)).stem
+            case "tiny":
+                return f"tiny-{self.family}"
+            case "hub":
+                return str(self.id).rstrip("/").rpartition("/")[2]
+
+
+def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model in evaluation mode, without gradients on its weights, and what belongs to it.
+
+    Args:
+        config: what it was loaded from.
+        model: the transformers model.
+        tokenizer: pads on the left, and always has a padding token.
+        layout: its shape.
+        identity: names the exact weights: a content hash, or hub id and commit.
+        device: where it lives.
+        stop_ids: tokens that end a completion.
+    """
+
+    config: ModelConfig
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layout: Layout
+    identity: str
+    device: torch.device
+    stop_ids: frozenset[int]
+
+
+def peek(config: ModelConfig) -> tuple[PretrainedConfig, Layout]:
+    """The model's configuration and shape, without its weights.
+
+    A hub model costs a few small downloads; a GGUF file that was never loaded before a few seconds of parsing.
+
+    Raises:
+        ValueError: unknown architecture, wrong hash, or a device that this machine lacks.
+        FileNotFoundError: the package, file, folder or hub model is not there.
+        PermissionError: the hub model is gated.
+        ConnectionError: the hub cannot be reached.
+    """
+    device_of(config)
+    with _quiet():
+        if config.kind in ("package", "gguf"):
+            path, digest = _gguf_file(config)
+            found = gguf.peek_config(path, digest)
+        else:
+            found = AutoConfig.from_pretrained(
+                locate(config, weights=False)[0], trust_remote_code=config.trust_remote_code
+            )
+    family_of(found.model_type, config.blocks_path)
+    return found, layout_of(found)
+
+
+def load_model(config: ModelConfig) -> Loaded:
+    """Load a model. The first load of a GGUF file converts it (16 to 60 s for 0.1 to 1.5 billion weights).
+
+    Raises:
+        ValueError: as `peek`; also when a chat template is asked for that the model lacks.
+        FileNotFoundError: as `peek`.
+        PermissionError: as `peek`.
+        ConnectionError: as `peek`.
+    """
+    device = device_of(config)
+    folder, identity = locate(config)
+    with _quiet():
+        tokenizer = _tokenizer(folder, config)
+        model = _model(folder, config, device)
+    model.eval().requires_grad_(False)
+    stop_ids = _stop_ids(model, tokenizer)
+    return Loaded(config, model, tokenizer, layout_of(model.config), identity, device, stop_ids)
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    """The shape of the language model that a configuration describes."""
+    text = config.get_text_config()
+    width, heads = text.hidden_size, text.num_attention_heads
+    return Layout(text.num_hidden_layers, width, heads, getattr(text, "head_dim", None) or width // heads)
+
+
+def locate(config: ModelConfig, *, weights: bool = True) -> tuple[Path, str]:
+    """The folder that holds the model in the hub's format, and the identity of its weights.
+
+    Args:
+        config: the model.
+        weights: False leaves a hub model's weights where they are.
+    """
+    match config.kind:
+        case "tiny":
+            family = str(config.family)
+            return tiny.tiny_folder(family), tiny.tiny_identity(family)
+        case "package" | "gguf":
+            path, digest = _gguf_file(config)
+            return gguf.converted(path, digest), f"gguf:{digest}:v{gguf.CONVERSION}"
+        case "hub":
+            name = str(config.id)
+            if folder := hub.local_folder(name, weights=weights):
+                return folder, hub.folder_identity(folder) if weights else ""
+            return hub.hub_folder(name, config.revision, weights=weights, code=config.trust_remote_code)
+
+
+def _gguf_file(config: ModelConfig) -> tuple[Path, str]:
+    if config.kind == "package":
+        path = gguf.packaged_file(str(config.package), str(config.file))
+    else:
+        path = Path(str(config.path)).expanduser()
+    return path, gguf.check_gguf(path, config.sha256)
+
+
+def device_of(config: ModelConfig) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        ValueError: no such device, or not on this machine.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"model.device must be auto, cpu, cuda, cuda:N or mps, got {config.device!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"model.device={config.device} asked for, but torch sees {torch.cuda.device_count()} CUDA devices: "
+            "use model.device=cpu, or install a CUDA build of torch"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("model.device=mps asked for, but this machine has none: use model.device=cpu")
+    if device.type == "mps" and config.dtype == "float64":
+        raise ValueError("model.dtype=float64 does not exist on mps: use model.device=cpu")
+    return device
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
+    # AutoTokenizer rebuilds some families' tokenizers by their own rules, which would spoil the tiny models' bytes.
+    loader = PreTrainedTokenizerFast if config.kind == "tiny" else AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, trust_remote_code=config.trust_remote_code, padding_side="left")
+    if config.chat_template and not tokenizer.chat_template:
+        raise ValueError(f"{config.label} has no chat template: set model.chat_template=false")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    dtype = getattr(torch, config.dtype)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": config.trust_remote_code}
+    if config.quantization == "none":
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+    # It reports casts at every call of every layer, and optional kernels that are not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quantization = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if config.quantization == "int8"
+        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=quantization, device_map={"": device}, **options
+    )
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that the model, its generation settings or its tokenizer call an end."""
+    sources = (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer)
+    found = [getattr(source, "eos_token_id", None) for source in sources]
+    ids = itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in found)
+    return frozenset(i for i in ids if isinstance(i, int))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and advice off the terminal while it loads."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

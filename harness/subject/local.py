@@ -1,0 +1,195 @@
+"""The subject: a loaded model behind the narrow interface that methods and the runner use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.subject import passes
+from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
+from harness.subject.network import Network
+from harness.subject.passes import Text
+from harness.types import Intervention, Layout, Site, Tokens
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a question becomes the text that the model reads.
+
+    Args:
+        prompt: text with ``{question}``.
+        chat: wrap it in the tokenizer's chat template as one user message.
+    """
+
+    prompt: str = "{question}"
+    chat: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a template that drops the question."""
+        if "{question}" not in self.prompt:
+            raise ValueError(f"prompt_template must contain {{question}}, got '{self.prompt}'")
+
+    def render(self, tokenizer: Any, question: str, instruction: str = "") -> str:
+        """The exact prompt text, special tokens included."""
+        text = self.prompt.replace("{question}", question)
+        if instruction:
+            text = f"{instruction}\n\n{text}"
+        if not self.chat:
+            return f"{_leading_special(tokenizer)}{text}"
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("this model has no chat template; set model.chat_template=false")
+        message = [{"role": "user", "content": text}]
+        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+
+
+def _leading_special(tokenizer: Any) -> str:
+    ids = tokenizer("x").input_ids
+    bare = tokenizer("x", add_special_tokens=False).input_ids
+    return tokenizer.decode(ids[: len(ids) - len(bare)]) if ids[-len(bare) :] == bare else ""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalSubject:
+    """A model on this machine. Implements `harness.types.Subject`."""
+
+    network: Network
+    tokenizer: Any
+    template: Template
+    name: str
+    engine: EngineConfig = EngineConfig()
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def layout(self) -> Layout:
+        """Number of layers and widths."""
+        return self.network.layout
+
+    def render(self, prompt: str, instruction: str = "", raw: bool = False) -> str:
+        """The exact text that the model reads for a prompt."""
+        template = Template(chat=False) if raw else self.template
+        return template.render(self.tokenizer, prompt, instruction)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a rendered prompt."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _prompt_ids(self, prompt: str, raw: bool) -> tuple[int, ...]:
+        return self.encode(self.render(prompt, raw=raw))
+
+    def _texts(self, prompts: Sequence[str], completions: Sequence[str] | None, raw: bool) -> list[Text]:
+        completions = [""] * len(prompts) if completions is None else completions
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts but {len(completions)} completions")
+        return [
+            Text(self._prompt_ids(prompt, raw), self.encode(completion))
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def capture(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None,
+        sites: Sequence[Site],
+        *,
+        tokens: Tokens = "all",
+        pool: Literal["mean", "last"] = "mean",
+        intervention: Intervention | None = None,
+        raw: bool = False,
+    ) -> dict[Site, Float[Tensor, "N D"]]:
+        """See `harness.types.Subject.capture`."""
+        return passes.capture(
+            self.network,
+            self._texts(prompts, completions, raw),
+            sites,
+            tokens=tokens,
+            pool=pool,
+            intervention=intervention or Intervention(),
+            tally=self.tally,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        intervention: Intervention | None = None,
+        raw: bool = False,
+    ) -> list[str]:
+        """See `harness.types.Subject.generate`."""
+        ids = [self._prompt_ids(prompt, raw) for prompt in prompts]
+        decoded = self.decode(ids, intervention or Intervention(), Sampling(max_new_tokens))
+        return [self.decode_text(row.token_ids) for row in decoded]
+
+    def loglikelihood(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        *,
+        intervention: Intervention | None = None,
+        raw: bool = False,
+    ) -> list[Float[Tensor, "C"]]:
+        """See `harness.types.Subject.loglikelihood`."""
+        with torch.no_grad():
+            return self._loglikelihood(self._texts(prompts, completions, raw), intervention)
+
+    def differentiable_loglikelihood(
+        self, prompts: Sequence[str], completions: Sequence[str], *, intervention: Intervention | None = None
+    ) -> Float[Tensor, "N"]:
+        """See `harness.types.Subject.differentiable_loglikelihood`."""
+        texts = self._texts(prompts, completions, raw=False)
+        return torch.stack([row.sum() for row in self._loglikelihood(texts, intervention)])
+
+    def _loglikelihood(self, texts: Sequence[Text], intervention: Intervention | None) -> list[Tensor]:
+        return passes.loglikelihood(self.network, texts, intervention or Intervention(), self.tally)
+
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        intervention: Intervention,
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+        on_finish: Callable[[int], None] | None = None,
+    ) -> list[Decoded]:
+        """Batched decoding with per-row edits; prompts are token ids."""
+        decoder = Decoder(self.network, prompts, intervention, sampling, seeds or [0] * len(prompts), self.tally)
+        return decoder.run(self.engine, on_finish)
+
+    def decode_text(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectScorer:
+    """The un-steered subject as a scorer. Implements `harness.types.Scorer`."""
+
+    subject: LocalSubject
+
+    @property
+    def name(self) -> str:
+        """Which model scores."""
+        return self.subject.name
+
+    def loglikelihood(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float, int]]:
+        """Summed log-probability in nats and number of tokens of each completion, prompts as they are."""
+        subject = self.subject
+        texts = [_scored_text(subject.encode(p), subject.encode(c)) for p, c in zip(prompts, completions, strict=True)]
+        scored = [index for index, text in enumerate(texts) if text.completion]
+        found = [(0.0, 0)] * len(texts)
+        with torch.no_grad():
+            rows = passes.loglikelihood(
+                subject.network, [texts[index] for index in scored], Intervention(), subject.tally
+            )
+        for index, row in zip(scored, rows, strict=True):
+            found[index] = (float(row.sum()), len(row))
+        return found
+
+
+def _scored_text(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Text:
+    # Without a prompt, nothing predicts the first token: it becomes the context and is not scored.
+    return Text(prompt, completion) if prompt else Text(completion[:1], completion[1:])

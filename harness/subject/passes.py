@@ -1,0 +1,172 @@
+"""Single passes over whole texts: pooled activations and log-likelihoods, steered or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.subject.attention import Plan
+from harness.subject.decode import Tally
+from harness.subject.hooks import Observer, Steering
+from harness.subject.network import Network, Padded
+from harness.subject.prefix import by_prompt, hidden_before_completions
+from harness.types import Intervention, Site, Tokens, Where
+
+PASS_TOKENS = 4096
+"""Tokens, padding included, computed in one pass."""
+LOGIT_ROWS = 512
+"""Positions whose vocabulary-sized logits exist at once."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of a prompt and of the completion that follows it."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All tokens."""
+        return self.prompt + self.completion
+
+
+def batches(lengths: Sequence[int], limit: int = PASS_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of similar length whose padded size stays under the limit."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    batch: list[int] = []
+    for index in order:
+        if batch and lengths[index] * (len(batch) + 1) > limit:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _pass(
+    network: Network,
+    texts: Sequence[Text],
+    intervention: Intervention,
+    tally: Tally,
+    observed: Sequence[Site] = (),
+    observer: Observer | None = None,
+) -> tuple[Float[Tensor, "B T D"], Padded]:
+    padded = Padded.of([text.ids for text in texts], network.device)
+    prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
+    with Steering(network.blocks, intervention, observed, observer) as steering:
+        steering.where = padded.where(prompt_lengths)
+        h = network.hidden(padded.ids, padded.positions, Plan())
+    tally.forward_tokens += padded.ids.numel()
+    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
+    return h, padded
+
+
+@torch.no_grad()
+def capture(
+    network: Network,
+    texts: Sequence[Text],
+    sites: Sequence[Site],
+    *,
+    tokens: Tokens,
+    pool: Literal["mean", "last"],
+    intervention: Intervention,
+    tally: Tally,
+) -> dict[Site, Float[Tensor, "N D"]]:
+    """Activations after the edit of each site, pooled over the chosen tokens of each text, float32.
+
+    Raises:
+        ValueError: a text has none of the chosen tokens.
+    """
+    wanted = set(sites)
+    found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
+    for batch in batches([len(text.ids) for text in texts]):
+        rows = torch.tensor(batch, device=network.device)
+
+        def observe(site: Site, _before: Tensor, after: Tensor, where: Where, rows: Tensor = rows) -> None:
+            if site in wanted:
+                found[site][rows] = _pooled(after.float(), where, tokens, pool)
+
+        steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
+        _pass(network, [texts[index] for index in batch], steered, tally, sites, observe)
+    return found
+
+
+def _pooled(h: Tensor, where: Where, tokens: Tokens, pool: Literal["mean", "last"]) -> Float[Tensor, "B D"]:
+    mask = where.mask(tokens)
+    if mask is not None and not bool(mask.any(1).all()):
+        raise ValueError(f"a text has no tokens of the kind '{tokens}' to read activations from")
+    if pool == "mean":
+        return where.mean(h, tokens)
+    at = where.positions if mask is None else where.positions.masked_fill(~mask, -1)
+    return h[torch.arange(h.shape[0], device=h.device), at.argmax(1)]
+
+
+def loglikelihood(
+    network: Network, texts: Sequence[Text], intervention: Intervention, tally: Tally
+) -> list[Float[Tensor, "C"]]:
+    """Log-probability in nats of every completion token. Keeps the graph if gradients are enabled.
+
+    Raises:
+        ValueError: a completion is empty.
+    """
+    if empty := [index for index, text in enumerate(texts) if not text.completion]:
+        raise ValueError(f"{len(empty)} completions have no tokens, the first at index {empty[0]}")
+    steered = bool(intervention.edits or intervention.probes)
+    if not steered and not torch.is_grad_enabled() and 2 * len({text.prompt for text in texts}) <= len(texts):
+        return _unsteered_by_prompt(network, texts, tally)
+    found: dict[int, Tensor] = {}
+    for batch in batches([len(text.ids) for text in texts]):
+        chosen = [texts[index] for index in batch]
+        rows = torch.tensor(batch, device=network.device)
+        h, padded = _pass(network, chosen, intervention.take(rows) if steered else intervention, tally)
+        spans = [(len(text.prompt), len(text.ids)) for text in chosen]
+        before = torch.cat([h[row, start - 1 : stop - 1] for row, (start, stop) in enumerate(spans)])
+        targets = torch.cat([padded.ids[row, start:stop] for row, (start, stop) in enumerate(spans)])
+        scored = _token_logprobs(network, before, targets)
+        parts = scored.split([stop - start for start, stop in spans])
+        found.update(zip(batch, parts, strict=True))
+    return [found[index] for index in range(len(texts))]
+
+
+def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) -> list[Float[Tensor, "C"]]:
+    """Edits change a prompt's states; without them, texts with the same prompt can share its computation."""
+    found: dict[int, Tensor] = {}
+    for batch in by_prompt([text.prompt for text in texts], PASS_TOKENS, [len(text.ids) for text in texts]):
+        chosen = [texts[index] for index in batch]
+        completions = [text.completion for text in chosen]
+        states, tokens = hidden_before_completions(network, [text.prompt for text in chosen], completions)
+        tally.forward_tokens += tokens
+        targets = torch.tensor([token for completion in completions for token in completion], device=network.device)
+        scored = _token_logprobs(network, torch.cat(states), targets)
+        found.update(zip(batch, scored.split([len(completion) for completion in completions]), strict=True))
+    return [found[index] for index in range(len(texts))]
+
+
+def _token_logprobs(network: Network, h: Float[Tensor, "N D"], targets: Tensor) -> Float[Tensor, "N"]:
+    parts = []
+    for start in range(0, h.shape[0], LOGIT_ROWS):
+        logits = network.logits(h[start : start + LOGIT_ROWS])
+        picked = logits.gather(1, targets[start : start + LOGIT_ROWS, None])[:, 0]
+        parts.append(picked - logits.logsumexp(-1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def next_token_logprobs(
+    network: Network, prompts: Sequence[Sequence[int]], intervention: Intervention, tally: Tally
+) -> Float[Tensor, "N V"]:
+    """Log-probabilities of every possible next token after each prompt."""
+    found: dict[int, Tensor] = {}
+    for batch in batches([len(prompt) for prompt in prompts]):
+        rows = torch.tensor(batch, device=network.device)
+        steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
+        h, padded = _pass(network, [Text(tuple(prompts[index])) for index in batch], steered, tally)
+        last = h[torch.arange(len(batch), device=h.device), padded.lengths - 1]
+        found.update(zip(batch, torch.log_softmax(network.logits(last), -1), strict=True))
+    return torch.stack([found[index] for index in range(len(prompts))])

@@ -1,0 +1,96 @@
+"""Several jobs: run each, let none stop the others, compare at the end."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.build import Job, first_line
+from harness.progress import console
+from harness.records.tracking import Tracking
+from harness.report.expect import held_against
+from harness.report.terminal import print_comparison
+from harness.report.write import compare_groups, report_sweep
+from harness.run import begun_folder, run
+
+
+@dataclass
+class Outcome:
+    """What this process has come to so far."""
+
+    folders: list[Path] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.folders.clear()
+        self.failures.clear()
+
+
+outcome = Outcome()
+
+
+def attempt(label: str, build_job: Callable[[], Job], group: str | None = None, debug: bool = False) -> Job | None:
+    """Build and run one job. A failure is kept and printed in one line; the caller goes on."""
+    job = None
+    try:
+        job = build_job()
+        outcome.tracking = job.tracking
+        folder, info = run(job, group)
+    except Exception as error:  # whatever fails in one job must not stop the others
+        if debug:
+            traceback.print_exc()
+        failed(label, first_line(error))
+        if job is not None and (begun := begun_folder(job)) is not None:
+            outcome.folders.append(begun)
+        return None
+    outcome.folders.append(folder)
+    if info["status"] != "done":
+        failed(label, info["error"])
+    return job
+
+
+def failed(label: str, reason: str) -> None:
+    """Keep a failure for the exit status and print it in one line."""
+    outcome.failures.append(f"{label}: {reason}")
+    console.print("[red]error:[/red]", end=" ")
+    console.print(reason, markup=False, highlight=False, soft_wrap=True)
+
+
+def report(folders: Sequence[Path], out: Path, group: str | None = None, show: bool = True) -> list[Path]:
+    """Compare runs, print the tables and write the report, also when a job failed.
+
+    Returns:
+        The files written; none if there is no run.
+    """
+    runs = list(dict.fromkeys(folders))
+    if not runs:
+        return []
+    written = report_sweep(runs, out)
+    outcome.tracking.publish_report(out / "report.html", group)
+    if show:
+        terminal = Console()
+        for comparison in compare_groups(runs, strict=False):
+            print_comparison(comparison, held_against(comparison, {}), terminal)
+        for path in written:
+            terminal.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return written
+
+
+class WriteReport(Callback):
+    """Hydra calls this in the launching process at the end of a multirun."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Compare everything that ran."""
+        try:
+            report(outcome.folders, Path(config.out))
+        except Exception as error:  # Hydra would turn it into a warning and exit status 0
+            failed("report", first_line(error))

@@ -1,0 +1,93 @@
+"""Questions with a short answer: what the question-answering tasks have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.tasks.rows import HubData, Row, hub_rows
+from harness.tasks.selection import order
+from harness.tasks.task import Offer, Task
+from harness.text import normalise
+from harness.types import Example, Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions(Task):
+    """A task whose contrast pairs are (question, gold, wrong answer).
+
+    The wrong answer is the item's first distractor. Where items come without distractors it is the gold of another
+    training item: of the same answer type, as close as can be had in number of words, then by the SHA-256 of question
+    and candidate. So it is wrong, but of the right kind. A candidate that shares all its words with one of the item's
+    right answers, or they with it, is passed over; an item for which nothing is left makes no pair.
+    """
+
+    def offers(self) -> frozenset[Offer]:
+        """Pairs, and both sides of each pair as labelled completions."""
+        return frozenset({"pairs", "labelled"})
+
+    def pairs(self) -> list[Pair]:
+        """One pair per training item that has a wrong answer."""
+        train = self.examples("train")
+        found: list[Pair] = []
+        for example in train:
+            wrong = example.distractors[0] if example.distractors else self._borrowed(example, train)
+            if wrong:
+                found.append(Pair(example.question, self.spoken(example), wrong, example.group))
+        return found
+
+    def spoken(self, example: Example) -> str:
+        """The gold as somebody would say it; override where golds carry more than the answer."""
+        return example.answer
+
+    def _borrowed(self, example: Example, others: Sequence[Example]) -> str:
+        kind = answer_type(example)
+        right = [set(normalise(text)) for text in (example.answer, *example.aliases)]
+        length = len(self.spoken(example).split())
+        candidates = {self.spoken(other) for other in others if answer_type(other) == kind}
+
+        def nearest(answer: str) -> tuple[int, str]:
+            return abs(len(answer.split()) - length), order(f"{example.question}\n{answer}", self.seed)
+
+        for candidate in sorted(candidates, key=nearest):
+            words = set(normalise(candidate))
+            if words and not any(words <= gold or gold <= words for gold in right):
+                return candidate
+        return ""
+
+
+def answer_type(example: Example) -> str:
+    """The type that the data name; else ``number`` for answers with a digit, ``word`` or ``phrase`` for all others."""
+    named = example.metadata.get("answer_type")
+    if named:
+        return str(named)
+    if re.search(r"\d", example.answer):
+        return "number"
+    return "phrase" if len(example.answer.split()) > 1 else "word"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubQuestions(Questions):
+    """Questions that come from the hub unless ``path`` names a file or URL.
+
+    Args:
+        hub: ``owner/name`` on the hub.
+        hub_config: configuration of the data set; None for its default.
+        hub_split: split of the data set that holds the rows.
+        revision: branch, tag or commit; None for the newest.
+    """
+
+    hub: str
+    hub_config: str | None = None
+    hub_split: str = "test"
+    revision: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The file, or the data set's name on the hub."""
+        return self.path or self.hub
+
+    def source(self) -> list[Row]:
+        """Rows from the hub."""
+        return hub_rows(HubData(self.hub, self.hub_config, self.hub_split, self.revision), self.columns)

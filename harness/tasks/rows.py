@@ -1,0 +1,166 @@
+"""Rows of a data set, from a local file, a URL or the hub, with columns checked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+Row = dict[str, Any]
+SUFFIXES = (".csv", ".jsonl", ".json")
+_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the hub: ``owner/name``, its configuration (None: the default), split and revision."""
+
+    id: str
+    config: str | None
+    split: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.id} (split {self.split})"
+
+
+def file_rows(path: str) -> list[Row]:
+    """Rows of a CSV, JSON Lines or JSON file, at a local path or an http(s) URL.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the URL cannot be read.
+        ValueError: the suffix is not one of `SUFFIXES`, or the content is not what the suffix says.
+    """
+    remote = urlsplit(path).scheme in ("http", "https")
+    suffix = PurePosixPath(urlsplit(path).path if remote else path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"task.path must end in {', '.join(SUFFIXES)}, got {path}")
+    content = _download(path) if remote else _local(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be UTF-8, found other bytes at position {error.start}") from error
+    return {".csv": _csv, ".jsonl": _json_lines, ".json": _json}[suffix](text, path)
+
+
+def _local(path: str) -> bytes:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        kind = "is a folder, wanted a file" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"task.path={path} {kind} (looked in {file.absolute().parent})")
+    return file.read_bytes()
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
+            return reply.read()
+    except urllib.error.HTTPError as error:
+        code = error.code
+        error.close()
+        raise ConnectionError(f"task.path={url}: the server answered {code}; give a local file instead") from None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"task.path={url} cannot be reached ({reason}); give a local file instead") from error
+
+
+def _csv(text: str, path: str) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}: row {number} must have {len(reader.fieldnames or ())} cells, one per column")
+    return rows
+
+
+def _json_lines(text: str, path: str) -> list[Row]:
+    # Not splitlines(): a string may hold U+2028 and its like, which end no line of a JSON Lines file.
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_object(line, f"{path} line {number}") for number, line in numbered]
+
+
+def _object(line: str, where: str) -> Row:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _json(text: str, path: str) -> list[Row]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise ValueError(f"{path} must be a JSON list of objects")
+    return value
+
+
+def hub_rows(data: HubData, columns: Sequence[str]) -> list[Row]:
+    """Rows of a data set on the hub, through the ``datasets`` cache.
+
+    Raises:
+        ConnectionError: the hub cannot be reached, or refuses; the message says how to go on without it.
+    """
+    import datasets  # a second to import, and not needed for a local file
+
+    try:
+        with _quiet("huggingface_hub", "datasets"):
+            table = datasets.load_dataset(data.id, data.config, split=data.split, revision=data.revision)
+    except (OSError, ValueError) as error:  # gated and unreachable sets are OSErrors, an unknown split is a ValueError
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConnectionError(
+            f"cannot load {data} from the hub: {cause}; without the hub give task.path=FILE "
+            f"({', '.join(SUFFIXES)}) with columns {', '.join(columns)}"
+        ) from error
+    return [dict(row) for row in table]
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    # The hub's client warns at every retry; the one error at the end says it all.
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_columns(rows: Sequence[Row], wanted: Iterable[str], origin: str) -> None:
+    """Raise ValueError unless every row has the wanted columns; the message names those found and those wanted."""
+    wanted = tuple(wanted)
+    for number, row in enumerate(rows, start=1):
+        missing = [column for column in wanted if column not in row]
+        if missing:
+            raise ValueError(
+                f"{origin}: row {number} has no column {', '.join(missing)}; "
+                f"found {', '.join(map(str, row)) or 'none'}; wanted {', '.join(wanted)}"
+            )
+
+
+def text_of(row: Row, column: str, origin: str, number: int) -> str:
+    """The stripped text in one cell, which must not be empty."""
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{origin}: row {number}: {column} must be a text that is not empty, got {value!r}")
+    return value.strip()

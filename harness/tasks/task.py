@@ -1,0 +1,212 @@
+"""What a task is: test items, and what methods may learn from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal, get_args
+
+from harness.tasks.rows import Row, check_columns, file_rows
+from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
+from harness.types import Example, FitData, Pair, Split
+
+Kind = Literal["generate", "choice", "both"]
+Role = Literal["source", "target", "control"]
+Offer = Literal["pairs", "texts", "labelled"]
+
+
+_NUMBERS = (
+    ("limit", 1, True),
+    ("dev_size", 0, True),
+    ("train_size", 0, True),
+    ("max_new_tokens", 1, False),
+    ("seed", 0, False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A set of questions. Subclasses say how to read rows and how a row becomes examples.
+
+    Rows that name their split keep it; all other rows are split by `harness.tasks.selection.divide`. Everything that a
+    method fits on comes from the training split. Bump ``version`` by hand whenever the examples made from a row change.
+
+    Args:
+        path: a file (CSV, JSON Lines, JSON) or an http(s) URL of one; None is the task's own source.
+        limit: at most so many test rows, in file order; None for all.
+        rows: ``"A:B"``, only test rows A to B-1 in file order, from 0; applied before ``limit``.
+        dev_size: at most so many dev rows. None: all that name this split; else half of the rows outside the test.
+        train_size: at most so many training rows. None: all that are left.
+        subset: ``baseline_incorrect`` keeps the test items that the un-steered model gets wrong. The runner carries
+            this out, since it takes a run of the baseline and its grading.
+        seed: seed of the split and of every other choice made here.
+        max_new_tokens: length limit of a completion, in tokens.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind] = "generate"
+    version: ClassVar[int] = 1
+    raw: ClassVar[bool] = False
+    """True: prompts are given to the model as they are, without chat or prompt template."""
+    columns: ClassVar[tuple[str, ...]]
+    """Columns that every row must have, after `convert`."""
+    asks: ClassVar[str] = "question"
+    """The column that holds the question."""
+
+    path: str | None = None
+    limit: int | None = None
+    rows: str | None = None
+    dev_size: int | None = None
+    train_size: int | None = None
+    subset: Literal["all", "baseline_incorrect"] = "all"
+    seed: int = 0
+    max_new_tokens: int = 32
+
+    def source(self) -> list[Row]:
+        """Rows of the task's own source, used without ``path``."""
+        raise NotImplementedError
+
+    def build(self, row: Row, index: int, split: Split) -> list[Example]:
+        """The examples that one row makes; most tasks make one."""
+        raise NotImplementedError
+
+    def offers(self) -> frozenset[Offer]:
+        """What methods can fit on here."""
+        return frozenset()
+
+    def pairs(self) -> list[Pair]:
+        """Contrast pairs of the training split."""
+        return []
+
+    def texts(self, role: Role) -> list[str]:
+        """Texts of the training split: those to steer away from, those to steer towards, those to leave alone."""
+        return []
+
+    def labelled(self) -> list[tuple[str, str, bool]]:
+        """Training prompts, a completion each, and whether it is of the wanted kind; by default both of each pair."""
+        return [
+            (pair.prompt, completion, wanted)
+            for pair in self.pairs()
+            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+        ]
+
+    @property
+    def origin(self) -> str:
+        """Where the rows come from, for messages."""
+        return self.path or self.name
+
+    def examples(self, split: Split) -> list[Example]:
+        """The items of a split, in file order for the test split.
+
+        Raises:
+            ValueError: the split is empty.
+        """
+        found = self._examples[split]
+        if not found:
+            raise ValueError(self._why_empty(split))
+        return list(found)
+
+    def check(self) -> None:
+        """Raise for settings or data that cannot work. Reads the data, so call it before any weights load."""
+        self._check_numbers()
+        self._check_subset()
+        if self.rows is not None:
+            parse_range(self.rows)
+        self.examples("test")
+        self._check_ids()
+
+    def _check_numbers(self) -> None:
+        for option, least, optional in _NUMBERS:
+            value = getattr(self, option)
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                also = " or null" if optional else ""
+                raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
+
+    def _check_subset(self) -> None:
+        if self.subset not in ("all", "baseline_incorrect"):
+            raise ValueError(f"task.subset must be all or baseline_incorrect, got {self.subset}")
+        if self.subset == "baseline_incorrect" and self.kind != "generate":
+            raise ValueError(f"task.subset=baseline_incorrect needs answers that are graded; {self.name} has none")
+
+    def _check_ids(self) -> None:
+        seen: set[str] = set()
+        for example in (example for split in SPLITS for example in self._examples[split]):
+            if example.id in seen:
+                raise ValueError(f"{self.origin}: the id {example.id} stands more than once")
+            seen.add(example.id)
+
+    def fit_data(self, requires: frozenset[Offer]) -> FitData:
+        """Only what is required, from the training split.
+
+        Raises:
+            ValueError: the task does not offer it, or has no training rows.
+        """
+        missing = requires - self.offers()
+        if missing:
+            offered = ", ".join(sorted(self.offers())) or "nothing to fit on"
+            raise ValueError(f"task {self.name} offers {offered}; the method needs {', '.join(sorted(missing))}")
+        if requires and not self._has_training_rows():
+            raise ValueError(self._why_empty("train"))
+        texts = "texts" in requires
+        if "pairs" in requires and not self.pairs():
+            raise ValueError(f"task {self.name} makes no contrast pair from the training rows of {self.origin}")
+        return FitData(
+            pairs=tuple(self.pairs()) if "pairs" in requires else (),
+            source=tuple(self.texts("source")) if texts else (),
+            target=tuple(self.texts("target")) if texts else (),
+            control=tuple(self.texts("control")) if texts else (),
+            labelled=tuple(self.labelled()) if "labelled" in requires else (),
+        )
+
+    def fingerprint(self, splits: Sequence[Split] = SPLITS) -> str:
+        """SHA-256 over what the chosen splits hold, and over what can be fitted on where ``train`` is among them."""
+        content: list[object] = [[dataclasses.asdict(example) for example in self._examples[split]] for split in splits]
+        if "train" in splits and self._has_training_rows():
+            content.append([dataclasses.astuple(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
+            content.append([self.texts(role) for role in get_args(Role)] if "texts" in self.offers() else [])
+            content.append(self.labelled() if "labelled" in self.offers() else [])
+        text = json.dumps([self.name, self.version, self.raw, content], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _has_training_rows(self) -> bool:
+        return bool(self._examples["train"])
+
+    def convert(self, rows: list[Row]) -> list[Row]:
+        """Rows in the task's own columns; override to read other formats too."""
+        return rows
+
+    @cached_property
+    def _splits(self) -> dict[Split, list[Numbered]]:
+        rows = self.convert(file_rows(self.path) if self.path else self.source())
+        if not rows:
+            raise ValueError(f"{self.origin} holds no rows")
+        check_columns(rows, self.columns, self.origin)
+        numbered = [Numbered(index, row, str(row[self.asks])) for index, row in enumerate(rows)]
+        sizes = (self.dev_size, self.train_size)
+        if any("split" in row for row in rows):
+            check_columns(rows, ("split",), self.origin)
+            return by_column(numbered, span=self.rows, limit=self.limit, sizes=sizes, origin=self.origin)
+        return divide(numbered, span=self.rows, limit=self.limit, sizes=sizes, seed=self.seed)
+
+    @cached_property
+    def _examples(self) -> dict[Split, list[Example]]:
+        return {
+            split: [example for index, row, _ in found for example in self.build(row, index, split)]
+            for split, found in self._splits.items()
+        }
+
+    def _why_empty(self, split: Split) -> str:
+        settings = ", ".join(
+            f"{key}={value}"
+            for key in ("rows", "limit", "dev_size", "train_size")
+            if (value := getattr(self, key)) is not None
+        )
+        message = f"task {self.name} has no {split} rows in {self.origin} with {settings or 'every row in the test'}"
+        advice = f"set task.limit=N or task.rows=A:B so that rows are left over, and task.{split}_size above 0"
+        return message if split == "test" else f"{message}; {advice}"

@@ -1,0 +1,61 @@
+"""What tests of the command line share, importable from child processes too."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+TINY = ("model=tiny", "tracking=none", "task.max_new_tokens=6")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert self.status != 0, f"exit status 0, stderr: {self.err}"
+        assert len(lines) == 1, f"not one line: {self.err}"
+        assert "Traceback" not in self.err + self.out
+        return lines[0]
+
+
+Cli = Callable[..., Finished]
+
+
+def run_quietly(
+    arguments: Sequence[str], folder: str, environment: Mapping[str, str], file_limit: int | None = None
+) -> None:
+    """Run ``python -m harness`` in a folder; stdout and stderr go to files there.
+
+    Args:
+        arguments: the command line.
+        folder: working directory.
+        environment: variables to set.
+        file_limit: no file may grow past so many bytes: writing fails as it does on a full disk.
+    """
+    os.environ.update(environment)
+    os.chdir(folder)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    if file_limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    sys.argv = ["harness", *arguments]
+    from harness.__main__ import console_main
+
+    status = console_main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,81 @@
+"""The command line as a user meets it, in this process or in one of its own that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from child import TINY, Cli, Finished, run_quietly
+from hydra.core.global_hydra import GlobalHydra
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread(_threads: None) -> None:
+    """Two threads on tiny tensors wait for each other more than they compute."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """``python -m harness ARGUMENTS`` in this process, in an empty directory, on the tiny model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str, tiny: bool = True) -> Finished:
+        from harness.__main__ import console_main
+
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["harness", *(TINY if tiny else ()), *arguments])
+        capsys.readouterr()
+        try:
+            status = console_main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        printed = capsys.readouterr()
+        return Finished(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Another entry point in this process: ``tool(main, ARGUMENTS)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(main: Callable[[list[str]], int], *arguments: str) -> Finished:
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        try:
+            status = main(list(arguments))
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        printed = capsys.readouterr()
+        return Finished(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def spawn() -> Callable[..., BaseProcess]:
+    """Starts ``python -m harness ARGUMENTS`` in a process of its own, forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.__main__"])
+
+    def start(
+        *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, file_limit: int | None = None
+    ) -> BaseProcess:
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(environment or {})}
+        process = context.Process(
+            target=run_quietly, args=([*TINY, *arguments], os.fspath(folder), settings, file_limit)
+        )
+        process.start()
+        return process
+
+    return start

@@ -1,0 +1,51 @@
+"""What the doctor says of runs that can start and of runs that cannot."""
+
+import pytest
+from child import TINY, Cli
+
+from harness import doctor
+from harness.build import build, composed
+
+
+def test_a_healthy_run(tool: Cli) -> None:
+    done = tool(doctor.main, *TINY, "method=segmented", "task.limit=3", "search.num_trials=5")
+    assert done.status == 0, done.out
+    for words in ("tiny-llama", "million weights", "GiB free", "3 test items", "off (tracking=none)", "tokens/s"):
+        assert words in done.out
+    assert "18 texts" in done.out, "3 items, 5 trials and the un-steered text each"
+    assert "ready to run" in done.out
+
+
+def test_a_sweep_is_added_up(tool: Cli) -> None:
+    arguments = ("-m", "method=baseline,full_layer", "task.limit=2", "num_trials=3")
+    done = tool(doctor.main, *TINY, *arguments)
+    assert done.status == 0, done.out
+    assert "2 jobs can be built" in done.out
+    assert "10 texts" in done.out, "2 of the baseline, 2 items with 3 trials and the un-steered text each"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["method=nosuch"], "method=nosuch does not exist"),
+        (["method=caa", "method.layer=99"], "layer must be a whole number from 0 to 3"),
+        (["task.path=absent.csv"], "task.path=absent.csv does not exist"),
+        (["evaluator=simpleqa_rubric", "judge=openai"], "no judge key"),
+        (["model=hf", "model.id=some/model"], "cannot fetch some/model"),
+    ],
+)
+def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    done = tool(doctor.main, *TINY, *arguments)
+    assert done.status == 1
+    (last,) = [line for line in done.out.splitlines() if line.startswith("cannot run: ")]
+    assert said in last
+
+
+def test_the_estimate_counts_the_search_on_the_dev_split() -> None:
+    job = build(*composed([*TINY, "method=caa", "task.limit=3", "search.num_trials=4", "search.dev_examples=5"]))
+    assert doctor.rows_of(job) == 3 + 4 * 5
+    work = doctor.estimate(job, doctor.Speed(prefill=100, decode=10, prompt_tokens=50))
+    assert work.tokens == 23 * (50 + 6)
+    assert work.seconds == pytest.approx(23 * (50 / 100 + 6 / 10))

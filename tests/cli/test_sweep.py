@@ -1,0 +1,105 @@
+"""Sweeps on the tiny model: generations are shared, failures are kept apart, finished work is not done again."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from child import TINY, Cli
+
+from harness.records.store import locked
+
+SMALL = ("task.limit=3", "task.dev_size=4", "task.train_size=16", "search.num_trials=2")
+
+
+def finished_runs(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json"))]
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*") if path.parent != folder}
+
+
+def test_a_sweep_shares_generations_and_reports_all_metrics(cli: Cli, tmp_path: Path) -> None:
+    methods = ("baseline", "full_layer", "segmented", "caa")
+    overrides = ("task.limit=3", "task.dev_size=4", "task.train_size=16")
+    done = cli("-m", f"method={','.join(methods)}", "evaluator=token_overlap,perplexity", *overrides)
+    assert done.status == 0, done.err
+    out = tmp_path / "runs"
+    assert len(list((out / "generations").iterdir())) == 4
+    runs = finished_runs(out)
+    assert len(runs) == 8
+    assert {run["labels"]["method"] for run in runs} == set(methods)
+    assert all(run["status"] == "done" and run["num_examples"] == 3 for run in runs)
+    assert (out / "report.html").stat().st_size > 10_000
+    comparison = json.dumps(json.loads((out / "comparison.json").read_text()))
+    assert all(name in comparison for name in (*methods, "overlap", "perplexity"))
+    assert "cannot be compared" not in done.out
+
+    before = stamps(out)
+    again = cli("-m", f"method={','.join(methods)}", "evaluator=token_overlap,perplexity", *overrides)
+    assert again.status == 0
+    assert stamps(out) == before
+
+
+def test_two_evaluators_in_one_run(cli: Cli, tmp_path: Path) -> None:
+    assert cli("method=baseline", "evaluator=[token_overlap,perplexity]", "task.limit=2").status == 0
+    (run,) = finished_runs(tmp_path / "runs")
+    assert {"overlap", "perplexity"} <= set(run["estimates"])
+
+
+def test_one_failing_job_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> None:
+    done = cli("-m", "method=caa", "method.layer=1,99,2", "search=fixed", "evaluator=token_overlap", *SMALL[:3])
+    assert done.status == 1
+    assert "layer must be a whole number from 0 to 3, got 99" in done.error
+    assert [run["status"] for run in finished_runs(tmp_path / "runs")] == ["done", "done"]
+    assert (tmp_path / "runs" / "report.html").is_file()
+
+
+def test_a_job_that_fails_half_way_is_recorded_and_reported(cli: Cli, tmp_path: Path) -> None:
+    """Strength 0 passes every check, but its receipt shows that nothing was steered."""
+    done = cli("-m", "method=caa", "method.strength=0.0,0.3", "search=fixed", "evaluator=token_overlap", *SMALL[:3])
+    assert done.status == 1
+    assert "did not change any hidden state" in done.error
+    statuses = {run["config"]["method"]["strength"]: run["status"] for run in finished_runs(tmp_path / "runs")}
+    assert statuses == {0.0: "failed", 0.3: "done"}
+    assert "did not change any hidden state" in (tmp_path / "runs" / "comparison.json").read_text()
+
+
+def test_the_module_runs_from_any_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness", *TINY, "method=baseline", "evaluator=token_overlap", "task.limit=2"]
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (run,) = finished_runs(tmp_path / "runs")
+    assert run["status"] == "done"
+
+
+def test_a_key_that_another_process_holds_is_waited_for_then_refused(cli: Cli, tmp_path: Path) -> None:
+    common = ("method=baseline", "evaluator=token_overlap", "task.limit=2")
+    assert cli(*common).status == 0
+    (folder,) = (tmp_path / "runs" / "generations").iterdir()
+    for path in (tmp_path / "runs").glob("*/run.json"):
+        path.unlink()
+    with locked(folder, 0):
+        assert "another run is working on" in cli(*common, "lock_wait=0.1").error
+    assert cli(*common, "lock_wait=0.1").status == 0
+
+
+def test_two_runs_on_one_key_at_once_do_the_work_once(spawn: Callable, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    common = ("method=segmented", "evaluator=token_overlap", "task.limit=4", "search.num_trials=4")
+    out = f"out={tmp_path / 'runs'}"
+    children = [spawn(*common, out, folder=folder) for folder in folders]
+    for child, folder in zip(children, folders, strict=True):
+        child.join(240)
+        assert child.exitcode == 0, (folder / "stderr").read_text()
+    (generations,) = (tmp_path / "runs" / "generations").iterdir()
+    for name, key in (("trials", ("example_id", "trial")), ("generations", ("example_id",))):
+        rows = [json.loads(line) for line in (generations / f"{name}.jsonl").read_text().splitlines()]
+        keys = [tuple(row[part] for part in key) for row in rows]
+        assert len(keys) == len(set(keys)) == 4 * (5 if name == "trials" else 1)

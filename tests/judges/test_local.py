@@ -1,0 +1,119 @@
+"""The local judge on tiny models: probabilities that do not hang on the batch, everything kept, nothing asked twice."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.judges.answers import AnswerReader
+from harness.judges.local import LocalJudge
+from harness.judges.prompts import RUBRICS
+from harness.subject.load import Loaded, ModelConfig, load_model
+from harness.subject.tiny import FAMILIES
+from harness.types import Grading
+
+ANSWERS = ["It is Paris.", "No idea.", "Lyon, or perhaps Nice, or a town that nobody has ever heard of.", "", "Paris"]
+
+
+def config(family: str = "llama", **settings: object) -> ModelConfig:
+    options = {"kind": "tiny", "family": family, "dtype": "float64", "chat_template": False} | settings
+    return ModelConfig(**options)  # type: ignore[arg-type]
+
+
+def gradings(rubric: str = "simpleqa") -> list[Grading]:
+    return [Grading(rubric, "What is the capital of France?", "Paris", (), answer) for answer in ANSWERS]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest) -> Loaded:
+    """A tiny model of each family."""
+    return load_model(config(request.param))
+
+
+@pytest.mark.parametrize("shared", [0, 600])
+def test_probabilities_are_the_same_alone_and_in_a_batch_with_shared_instructions(loaded: Loaded, shared: int) -> None:
+    """The longest instructions are longer than the sliding windows of the tiny models."""
+    reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
+    prompts = [("grade this " * 60)[:shared] + answer + " A, B or C?" for answer in ANSWERS]
+    together = reader.read(prompts, ["A", "B", "C"])
+    for prompt, found in list(zip(prompts, together, strict=True))[1:4]:
+        (alone,) = reader.read([prompt], ["A", "B", "C"])
+        assert found is not None
+        assert alone is not None
+        assert found == pytest.approx(alone, abs=1e-9)
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass() -> None:
+    loaded = load_model(config())
+    reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
+    (found,) = reader.read(["Say A or B."], ["A", "B"])
+    ids = loaded.tokenizer("Say A or B.\nGrade:", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        logprobs_V = loaded.model(ids).logits[0, -1].float().log_softmax(-1)
+    assert found is not None
+    for answer, value in found.items():
+        tokens = {loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (answer, f" {answer}")}
+        assert value == pytest.approx(logprobs_V[sorted(tokens)].logsumexp(0).item(), abs=1e-6)
+
+
+def roomy(chosen: ModelConfig) -> Loaded:
+    """The tiny model reads bytes, so that the real prompts are longer than its context; rotary positions go on."""
+    loaded = load_model(chosen)
+    loaded.model.config.max_position_embeddings = 8192
+    return loaded
+
+
+def judge_at(path: Path, **settings: object) -> LocalJudge:
+    options = {"cache": str(path / "c.sqlite"), "load": roomy} | settings
+    return LocalJudge(model=config(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rubric", RUBRICS)
+def test_every_reply_parses_and_keeps_expected_score_and_entropy(tmp_path: Path, rubric: str) -> None:
+    for verdict in judge_at(tmp_path, batch_size=2).grade(gradings(rubric)):
+        shares = verdict.details["probabilities"]
+        assert list(shares) == list(RUBRICS[rubric].answers.values())
+        assert sum(shares.values()) == pytest.approx(1)
+        assert verdict.value == max(shares, key=shares.get)
+        assert verdict.entropy == pytest.approx(-sum(p * math.log(p) for p in shares.values()))
+        assert 0 < verdict.details["mass"] <= 1
+        assert verdict.details["prompt_hash"] == RUBRICS[rubric].hash
+        if RUBRICS[rubric].numeric:
+            assert verdict.expected == pytest.approx(sum(int(score) * p for score, p in shares.items()))
+
+
+def test_a_second_scoring_does_not_even_load_the_model(tmp_path: Path) -> None:
+    first = judge_at(tmp_path)
+    verdicts = first.grade(gradings() * 2)
+    assert first.usage.calls == len(ANSWERS)
+
+    def refuse(_: ModelConfig) -> Loaded:
+        raise AssertionError("the model was loaded for replies that are all cached")
+
+    second = judge_at(tmp_path, load=refuse)
+    assert [v.value for v in second.grade(gradings() * 2)] == [v.value for v in verdicts]
+    assert (second.usage.calls, second.usage.cached) == (0, 2 * len(ANSWERS))
+
+
+def test_a_prompt_longer_than_the_context_is_unscored_and_the_others_are_not(tmp_path: Path) -> None:
+    long = Grading("simpleqa", "Who?", "Ann", (), "word " * 8192)
+    verdicts = judge_at(tmp_path).grade([*gradings()[:2], long])
+    assert [verdict.value is None for verdict in verdicts] == [False, False, True]
+    assert "longer than the judge's context" in verdicts[2].reason
+
+
+def test_answers_that_share_a_token_are_refused() -> None:
+    loaded = load_model(config())
+    with pytest.raises(ValueError, match="tokens of their own"):
+        AnswerReader(loaded.model, loaded.tokenizer, chat=False).read(["x"], ["A", "BA"])
+
+
+def test_identity_tells_weights_and_the_way_they_are_run() -> None:
+    one, other = LocalJudge(model=config()), LocalJudge(model=config(dtype="float32"))
+    assert one.identity != other.identity
+    assert "tiny-llama" in one.identity
+    with pytest.raises(ValueError, match="batch_size must be above 0"):
+        LocalJudge(model=config(), batch_size=0)

@@ -1,0 +1,203 @@
+"""Where laws are checked: a method from its YAML, fitted on a tiny model, with rows of different parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.utils import get_class
+from omegaconf import DictConfig, open_dict
+
+from harness.build import Job, build
+from harness.scorer import open_subject
+from harness.subject.decode import Decoded, EngineConfig, Sampling
+from harness.subject.load import ModelConfig, load_model
+from harness.subject.local import LocalSubject
+from harness.types import Artifact, Intervention, Layout, Parameters, Range
+from harness.workbench import Request, Workbench
+
+CONF = Path(__file__).parents[2] / "conf"
+SHIPPED_TASKS = ("facts", "behaviors", "sentiment")
+"""Tasks that need no download."""
+ROWS, NEW_TOKENS = 6, 4
+_SMALL = (
+    "model=tiny",
+    "model.dtype=float64",
+    "tracking=none",
+    "task.train_size=24",
+    f"task.limit={ROWS}",
+    f"task.max_new_tokens={NEW_TOKENS}",
+)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Tiny products take longer with several threads than with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def names_of(group: str) -> list[str]:
+    """Every YAML of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def class_of(group: str, name: str) -> type:
+    """The class that a YAML names."""
+    return get_class(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["_target_"])
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration that ``python -m harness`` would see, and which YAML each group was taken from."""
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def job_of(overrides: Sequence[str]) -> Job:
+    """The job that the command line ``python -m harness`` with these overrides would run."""
+    return build(*composed(overrides))
+
+
+def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
+    """A small job of a method, on the first shipped task that offers what the method requires."""
+    refusals = []
+    for task in SHIPPED_TASKS:
+        try:
+            return job_of([f"method={method}", *_SMALL, f"model.family={family}", f"task={task}", *overrides])
+        except ValueError as error:
+            if "the method needs" not in str(error):
+                raise
+            refusals.append(str(error))
+    raise AssertionError(f"no shipped task offers what {method} requires: {refusals}")
+
+
+@cache
+def _subject(family: str, dtype: str) -> LocalSubject:
+    config = ModelConfig(kind="tiny", family=family, device="cpu", dtype=dtype)  # pyright: ignore[reportArgumentType]
+    subject = open_subject(load_model(config))
+    # Many tokens stop a completion, so that rows end at different times.
+    stops = frozenset(range(0, subject.network.model.config.get_text_config().vocab_size, 9))
+    return dataclasses.replace(subject, network=dataclasses.replace(subject.network, stop_ids=stops))
+
+
+def workbench_of(job: Job) -> Workbench:
+    """A bench for the job, on a tiny model that is loaded once per session; nothing is fitted yet."""
+    subject = _subject(str(job.model.family), job.model.dtype)
+    bench = Workbench(subject, job.task, job.method, job.control, job.seed)
+    bench.feed(job.task.examples("test"))
+    return bench
+
+
+def spread(parameters: dict[str, float | Range], rows: int) -> list[Parameters]:
+    """Parameters for each row: all over the ranges, but never at their lower end, which may be the identity."""
+    found: list[Parameters] = []
+    for row in range(rows):
+        values = {}
+        for place, (name, value) in enumerate(parameters.items()):
+            share = ((row * (2 * place + 1) + place) % rows + 1) / rows
+            values[name] = _inside(value, share) if isinstance(value, Range) else value
+        found.append(values)
+    return found
+
+
+def _inside(bounds: Range, share: float) -> float:
+    assert bounds.high is not None
+    if bounds.log:
+        value = math.exp(math.log(bounds.low) + share * (math.log(bounds.high) - math.log(bounds.low)))
+    else:
+        value = bounds.low + share * (bounds.high - bounds.low)
+    return float(round(value)) if bounds.integer else value
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """A fitted method and the rows that laws are checked on; the last row asks the first row's question again."""
+
+    job: Job
+    bench: Workbench
+    requests: tuple[Request, ...]
+
+    @classmethod
+    def of(cls, job: Job, artifact: Artifact | None = None) -> Lab:
+        """Fit the job's method, unless fitted tensors are given, and give each row parameters of its own."""
+        bench = workbench_of(job)
+        if artifact is None:
+            bench.fit()
+        else:
+            bench.adopt(artifact)
+        examples = job.task.examples("test")
+        examples = [*examples, examples[0]]
+        sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+        return cls(job, bench, tuple(Request(e, p, 0) for e, p in zip(examples, sets, strict=True)))
+
+    @property
+    def layout(self) -> Layout:
+        """Shape of the tiny model."""
+        return self.bench.subject.layout
+
+    def intervention(self) -> Intervention:
+        """The edits of all rows."""
+        return self.bench.intervention(self.requests)
+
+    def prompts(self) -> list[tuple[int, ...]]:
+        """Token ids of each row's prompt."""
+        return [self.bench.subject.encode(self.bench.prompt(request.example)) for request in self.requests]
+
+    def decode(
+        self,
+        intervention: Intervention,
+        rows: Sequence[int] | None = None,
+        at_once: int = 64,
+        stop_ids: frozenset[int] | None = None,
+    ) -> list[Decoded]:
+        """Greedy completions of the chosen rows; the intervention is row-leading over these."""
+        prompts = self.prompts()
+        chosen = prompts if rows is None else [prompts[row] for row in rows]
+        subject = dataclasses.replace(self.bench.subject, engine=EngineConfig(max_rows=at_once))
+        if stop_ids is not None:
+            subject = dataclasses.replace(subject, network=dataclasses.replace(subject.network, stop_ids=stop_ids))
+        return subject.decode(chosen, intervention, Sampling(NEW_TOKENS))
+
+
+@cache
+def lab_for(method: str, family: str = "llama") -> Lab:
+    """The method of a YAML, fitted once per session and family."""
+    return Lab.of(job_for(method, family=family))
+
+
+def early_stops(rows: Sequence[tuple[int, ...]]) -> frozenset[int]:
+    """Tokens that end rows at different times: the first row after one token, the second after two, and so on."""
+    return frozenset(row[place] for place, row in enumerate(rows[: NEW_TOKENS - 1], start=1))
+
+
+def cut(row: tuple[int, ...], stop_ids: frozenset[int]) -> tuple[int, ...]:
+    """The row up to its first stop."""
+    ends = [place for place, token in enumerate(row) if token in stop_ids]
+    return row[: ends[0]] if ends else row
+
+
+def ids(rows: Sequence[Decoded]) -> list[tuple[int, ...]]:
+    """What was written."""
+    return [row.token_ids for row in rows]
+
+
+def row_index(rows: Sequence[int]) -> torch.Tensor:
+    """Rows as `take` wants them."""
+    return torch.tensor(list(rows), dtype=torch.long)

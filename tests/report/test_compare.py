@@ -1,0 +1,334 @@
+"""Comparing runs from disk: what is refused, what is listed as not counted, what is compared with what."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sample_runs import questions, rewrite, write_run, write_sweep
+
+from harness.report.compare import compare
+from harness.report.entries import Entry
+from harness.report.paired import holm
+from harness.report.runs import find_runs, read_run
+from harness.report.summary import summary
+from harness.report.write import compare_groups
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def generations(run: Path) -> Path:
+    return run / json.loads((run / "run.json").read_text())["generations"] / "generations.jsonl"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_sweep(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path, "baseline"), write_run(tmp_path, "caa", strength=1.0)]
+
+
+def test_oracles_and_deployable_entries_are_kept_apart(sweep: list[Path]) -> None:
+    found = compare(sweep)
+    assert {entry.first.label("method") for entry in found.deployable} == {"baseline", "prompting", "caa"}
+    assert {entry.first.label("method") for entry in found.oracles} == {"full_layer", "segmented"}
+    assert found.entry("segmented").optimised_metrics == {"overlap"}
+    assert not found.entry("prompting").optimised_metrics
+
+
+def test_names_say_no_more_than_is_needed(sweep: list[Path]) -> None:
+    names = {entry.name for entry in compare(sweep).entries}
+    assert {"baseline", "segmented", "segmented · shuffled", "caa (strength=2.0)"} <= names
+
+
+def test_what_is_compared_with_what(sweep: list[Path]) -> None:
+    found = compare(sweep)
+    kinds = {(c.ours, c.theirs): c.kind for c in found.contrasts}
+    assert kinds["segmented", "baseline"] == "baseline"
+    assert kinds["segmented", "segmented · best_of_n"] == "control"
+    assert kinds["full_layer", "segmented"] == "methods"
+    assert ("segmented", "full_layer · shuffled") not in kinds
+    assert ("prompting", "segmented") not in kinds, "a deployable method is not ranked against an oracle"
+    assert ("caa (strength=1.0)", "caa (strength=2.0)") not in kinds
+
+
+def test_holm_counts_every_test_of_the_comparison_and_no_other(sweep: list[Path]) -> None:
+    found = compare(sweep)
+    tested = [c for c in found.contrasts if c.p_holm is not None]
+    assert {c.difference.metric for c in tested} == {"overlap", "correct", "perplexity"} == set(found.headline)
+    assert [c.p_holm for c in tested] == holm([c.difference.p for c in tested])
+    assert all(c.untested for c in found.contrasts if c.p_holm is None)
+
+
+def test_metrics_to_test_can_be_chosen(sweep: list[Path]) -> None:
+    assert compare(sweep, metrics=["repetition"]).headline == ("repetition",)
+    with pytest.raises(ValueError, match=r"no run has the metric sparkle; there are overlap, correct"):
+        compare(sweep, metrics=["sparkle"])
+
+
+def test_a_real_effect_is_found_and_said(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, "baseline", skill=0.1, count=100),
+        write_run(tmp_path, "caa", strength=1.0, skill=0.7, count=100),
+    ]
+    found = compare(runs)
+    contrast = found.contrast("caa", "baseline", "correct")
+    assert contrast is not None
+    assert contrast.significant
+    text = next(finding.text for finding in summary(found) if finding.subject == "caa")
+    assert "Correct: better than baseline" in text
+
+
+def test_other_examples_are_refused(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, "baseline", count=10), write_run(tmp_path, "caa", strength=1.0, count=12)]
+    with pytest.raises(ValueError, match=r"share 10 of 12 examples.*only in the second: q010, q011"):
+        compare(runs)
+
+
+def test_examples_shuffled_between_runs_are_refused(pair: list[Path]) -> None:
+    rows = lines(generations(pair[1]))
+    rows[0]["question"], rows[1]["question"] = rows[1]["question"], rows[0]["question"]
+    write_lines(generations(pair[1]), rows)
+    with pytest.raises(ValueError, match="another question for example q000"):
+        compare(pair)
+
+
+def test_another_gold_is_refused(pair: list[Path]) -> None:
+    rows = lines(generations(pair[1]))
+    rows[3]["answer"] = "23-Oct-18"
+    write_lines(generations(pair[1]), rows)
+    with pytest.raises(ValueError, match=r"another gold for example q003.*23-Oct-18"):
+        compare(pair)
+
+
+def test_another_task_fingerprint_is_refused(pair: list[Path]) -> None:
+    rewrite(pair[1], provenance={"task_fingerprint": "other", "model_identity": "tiny@abc"})
+    with pytest.raises(ValueError, match="task fingerprints facts-40 and other"):
+        compare(pair)
+
+
+def test_another_evaluator_version_is_refused(pair: list[Path]) -> None:
+    evaluators = json.loads((pair[1] / "run.json").read_text())["evaluators"]
+    evaluators["token_overlap"]["version"] = 2
+    rewrite(pair[1], evaluators=evaluators)
+    with pytest.raises(ValueError, match=r"the version of token_overlap is 1 in baseline.* and 2 in caa"):
+        compare(pair)
+
+
+def test_other_evaluator_settings_are_refused(pair: list[Path]) -> None:
+    for run, text in zip(pair, ("completion", "full"), strict=True):
+        config = json.loads((run / "run.json").read_text())["config"]
+        rewrite(run, config=config | {"evaluator": {"token_overlap": {"scored_text": text}}})
+    with pytest.raises(ValueError, match=r"the scored_text of token_overlap is completion in .* and full in"):
+        compare(pair)
+
+
+def test_another_judge_is_refused(pair: list[Path]) -> None:
+    rewrite(pair[0], judge="match@1")
+    rewrite(pair[1], judge="local@7")
+    with pytest.raises(ValueError, match=r"judge is match@1 in .* and local@7"):
+        compare(pair)
+
+
+def test_another_model_is_refused_unless_asked_for(pair: list[Path]) -> None:
+    provenance = json.loads((pair[1] / "run.json").read_text())["provenance"]
+    rewrite(pair[1], provenance=provenance | {"model_identity": "big@xyz"})
+    with pytest.raises(ValueError, match=r"tiny@abc.*big@xyz.*--across-models"):
+        compare(pair)
+    assert len(compare(pair, across_models=True).entries) == 2
+
+
+@pytest.mark.parametrize("part", ["scores", "generations"])
+def test_a_truncated_run_is_refused(pair: list[Path], part: str) -> None:
+    path = pair[1] / "scores.jsonl" if part == "scores" else generations(pair[1])
+    write_lines(path, lines(path)[:-7])
+    with pytest.raises(ValueError, match=r"caa-fixed-none-0-1: truncated"):
+        compare(pair)
+    assert [item.name for item in compare(pair, strict=False).failures] == ["caa-fixed-none-0-1"]
+
+
+def test_a_torn_last_line_is_a_truncation_and_a_broken_middle_an_error(pair: list[Path]) -> None:
+    path = pair[1] / "scores.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    with pytest.raises(ValueError, match="truncated"):
+        compare(pair)
+    path.write_text("{oops\n" + whole)
+    with pytest.raises(ValueError, match=r"scores.jsonl, line 1: not valid JSON"):
+        compare(pair)
+
+
+def test_scores_that_do_not_give_the_estimate_are_refused(pair: list[Path]) -> None:
+    rows = lines(pair[1] / "scores.jsonl")
+    for row in rows:
+        if row["metric"] == "correct":
+            row["value"] = 1.0
+    write_lines(pair[1] / "scores.jsonl", rows)
+    with pytest.raises(ValueError, match=r"scores were changed: run.json says correct"):
+        compare(pair)
+
+
+def test_failed_and_running_runs_are_listed(pair: list[Path], tmp_path: Path) -> None:
+    failed = write_run(tmp_path, "lat", status="failed", error="RuntimeError: no space")
+    running = write_run(tmp_path, "pca", status="running")
+    found = compare([*pair, failed, running])
+    assert [item.reason for item in found.failures] == ["failed: RuntimeError: no space", "running: no reason stored"]
+    assert len(found.entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("receipt", "said"),
+    [
+        (None, "no receipt"),
+        ({"sites_hit": 0, "sites": {}}, "no site was reached"),
+        ({"sites_hit": 2, "sites": {"0.block": {"relative_change": 0.0}}}, "did not change at any of 1 sites"),
+    ],
+)
+def test_a_method_without_proof_of_steering_is_not_a_result(pair: list[Path], receipt: dict | None, said: str) -> None:
+    rewrite(pair[1], receipt=receipt)
+    found = compare(pair)
+    assert [entry.name for entry in found.entries] == ["baseline"]
+    assert said in found.failures[0].reason
+
+
+def test_seeds_are_combined_by_example(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, "baseline", seed=seed) for seed in range(3)]
+    runs += [write_run(tmp_path, "caa", strength=1.0, seed=seed, skill=0.5) for seed in range(3)]
+    found = compare(runs)
+    assert [(entry.name, len(entry.runs)) for entry in found.entries] == [("baseline", 3), ("caa", 3)]
+    assert found.estimates["caa"]["correct"].num_scored == 40
+    contrast = found.contrast("caa", "baseline", "correct")
+    assert contrast is not None
+    assert (contrast.difference.num_pairs, contrast.difference.test) == (40, "permutation")
+
+
+def copied(run: Path) -> Path:
+    copy = run.parent / "copy"
+    copy.mkdir()
+    for name in ("run.json", "scores.jsonl"):
+        (copy / name).write_text((run / name).read_text())
+    return copy
+
+
+def test_the_same_run_twice_counts_once(pair: list[Path]) -> None:
+    found = compare([*pair, copied(pair[0])])
+    assert [len(entry.runs) for entry in found.entries] == [1, 1]
+
+
+def test_two_runs_of_one_seed_that_disagree_are_refused(pair: list[Path]) -> None:
+    copy = copied(pair[0])
+    rows = lines(copy / "scores.jsonl")
+    for row in rows:
+        if row["metric"] == "repetition":
+            row["value"] = 0.5
+    write_lines(copy / "scores.jsonl", rows)
+    rewrite(copy, estimates={})
+    with pytest.raises(ValueError, match="the same run was given 2 times"):
+        compare([*pair, copy])
+
+
+def test_no_p_value_against_a_baseline_that_had_to_fail(pair: list[Path]) -> None:
+    for run in pair:
+        config = json.loads((run / "run.json").read_text())["config"]
+        rewrite(run, config=config | {"task": {"name": "facts", "subset": "baseline_incorrect"}})
+    found = compare(pair)
+    assert {c.p_holm for c in found.contrasts if c.kind == "baseline"} == {None}
+    assert any("0 by construction" in notice for notice in found.notices)
+
+
+def test_a_subset_may_generate_more_than_it_scores(pair: list[Path]) -> None:
+    for run in pair:
+        rows = [row for row in lines(run / "scores.jsonl") if row["example_id"] < "q030"]
+        write_lines(run / "scores.jsonl", rows)
+        rewrite(run, estimates={}, num_examples=30, subset={"name": "baseline_incorrect", "kept": 30, "of": 40})
+    assert len(compare(pair).examples) == 30
+
+
+def test_unequal_budgets_are_pointed_out(tmp_path: Path) -> None:
+    options = {"search": "per_prompt", "oracle": True}
+    runs = [
+        write_run(tmp_path, "segmented", trials=16, **options),
+        write_run(tmp_path, "segmented", control="best_of_n", trials=8, **options),
+    ]
+    found = compare(runs)
+    assert {contrast.unequal_budget for contrast in found.contrasts} == {(640, 320)}
+    assert any(notice.startswith("Unequal budgets: segmented used 640 trials") for notice in found.notices)
+
+
+def test_a_control_without_method_speaks_for_all_methods_that_saw_as_much(tmp_path: Path) -> None:
+    options = {"search": "per_prompt", "oracle": True, "trials": 4}
+    runs = [write_run(tmp_path, method, **options) for method in ("full_layer", "segmented")]
+    runs.append(write_run(tmp_path, "baseline", control="best_of_n", **options))
+    runs.append(write_run(tmp_path, "prompting"))
+    pairs = {(c.ours, c.theirs) for c in compare(runs).contrasts if c.kind == "control"}
+    assert pairs == {("full_layer", "baseline · best_of_n"), ("segmented", "baseline · best_of_n")}
+
+
+def test_a_sweep_over_tasks_gives_one_comparison_each(tmp_path: Path) -> None:
+    for task in ("facts", "triviaqa"):
+        for method in ("baseline", "prompting"):
+            run = write_run(tmp_path / task, method)
+            labels = json.loads((run / "run.json").read_text())["labels"]
+            rewrite(run, labels=labels | {"task": task})
+    assert [item.title for item in compare_groups([tmp_path])] == ["facts on tiny", "triviaqa on tiny"]
+
+
+def test_a_sweep_reports_what_cannot_be_compared(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, "baseline", count=10), write_run(tmp_path, "caa", strength=1.0, count=12)]
+    found = compare_groups(runs, strict=False)
+    assert not found[0].entries
+    assert all("different examples" in failure.reason for failure in found[0].failures)
+
+
+def test_when_every_run_failed_the_reasons_are_given(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "caa", status="failed", error="no memory")
+    with pytest.raises(ValueError, match=r"no run can be compared: .*no memory"):
+        compare([run])
+    assert [failure.reason for failure in compare([run], strict=False).failures] == ["failed: no memory"]
+
+
+def test_missing_optional_parts_are_tolerated(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, method) for method in ("baseline", "prompting")]
+    for run in runs:
+        info = json.loads((run / "run.json").read_text())
+        for key in ("config", "cost", "provenance", "receipt", "derived", "judge_calibration", "access"):
+            info.pop(key)
+        (run / "run.json").write_text(json.dumps(info))
+    assert [entry.name for entry in compare(runs).entries] == ["baseline", "prompting"]
+
+
+def test_places_without_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no run.json here or below"):
+        find_runs([tmp_path])
+    with pytest.raises(ValueError, match="is not a run"):
+        read_run(tmp_path)
+
+
+def test_entries_average_seeds(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path, "baseline", seed=seed)) for seed in range(2)]
+    entry = Entry("baseline", tuple(runs), {})
+    example = questions(1)[0]["example_id"]
+    assert entry.scores("perplexity")[example] == pytest.approx(
+        sum(run.scores["perplexity"][example] for run in runs) / 2
+    )
+
+
+def test_a_doubtful_judge_is_marked_and_a_trusted_one_is_not(pair: list[Path]) -> None:
+    known = {"judge": "match@1", "kappa": 0.66, "low": 0.55, "high": 0.75, "mark": "not trustworthy"}
+    for run in pair:
+        rewrite(run, judge="match@1", judge_calibration=known)
+    cautions = [finding.text for finding in summary(compare(pair)) if finding.subject == "Caution"]
+    assert "‡ correct and incorrect: graded by match@1: not trustworthy, kappa 0.660 [0.550, 0.750]." in cautions
+    for run in pair:
+        rewrite(run, judge_calibration=known | {"mark": "trustworthy"})
+    found = compare(pair)
+    assert not any("graded by" in finding.text for finding in summary(found))
+    assert found.calibration("overlap") is None

@@ -1,0 +1,172 @@
+"""Searches over a real workbench on the tiny model, with an objective whose best point is known."""
+
+from collections.abc import Callable
+
+import pytest
+from toy_search import Marked
+
+from harness.control import BestOfN
+from harness.search.dev_split import DevSplit
+from harness.search.per_prompt import PerPrompt
+from harness.search.proposals import Proposer, grid
+from harness.search.search import Fixed
+from harness.types import Access, Range
+
+PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)
+DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
+
+
+def parameters_of(rows: list[dict]) -> list[dict]:
+    return [row["parameters"] for row in rows]
+
+
+def test_per_prompt_spends_its_budget_and_stores_it(bench: Callable, setting: Callable) -> None:
+    place, subject = setting(), bench()
+    examples = subject.task.examples("test")
+    found = PER_PROMPT.select(subject, examples, {}, place)
+    rows = list(place.store.trials)
+    for example, selection in zip(examples, found, strict=True):
+        mine = [row for row in rows if row["example_id"] == example.id]
+        assert sorted(row["trial"] for row in mine) == [-1, 0, 1, 2, 3, 4, 5]
+        best = max(mine, key=lambda row: row["objective"])
+        assert (selection.trial, selection.objective) == (best["trial"], best["objective"])
+        assert selection.generation.parameters == best["parameters"]
+
+
+def test_the_unsteered_text_wins_where_nothing_is_better(bench: Callable, setting: Callable) -> None:
+    subject = bench()
+    found = PER_PROMPT.select(subject, subject.task.examples("test"), {}, setting(Marked(unsteered=1.0, best=9.0)))
+    assert {(selection.trial, len(selection.generation.parameters)) for selection in found} == {(-1, 0)}
+
+
+def test_of_equals_the_first_wins(bench: Callable, setting: Callable) -> None:
+    class Flat(Marked):
+        def _worth(self, record: object) -> float:
+            return 0.5
+
+    subject = bench()
+    examples = subject.task.examples("test")
+    assert {s.trial for s in PER_PROMPT.select(subject, examples, {}, setting(Flat()))} == {-1}
+
+
+def test_a_continued_search_asks_for_what_is_missing_and_nothing_else(bench: Callable, setting: Callable) -> None:
+    subject = bench()
+    examples = subject.task.examples("test")
+    PER_PROMPT.select(subject, examples, {}, setting())
+    whole = list(setting().store.trials)
+    setting().store.trials.keep(lambda row: row["generation"] < 2)
+    again = bench()
+    PER_PROMPT.select(again, examples, {}, setting())
+    assert len(again.asked) == 2 * len(examples)
+    assert {request.trial for request in again.asked} == {4, 5}
+    assert sorted(map(str, setting().store.trials)) == sorted(map(str, whole))
+
+
+def test_a_finished_search_runs_nothing(bench: Callable, setting: Callable) -> None:
+    subject = bench()
+    examples = subject.task.examples("test")
+    first = PER_PROMPT.select(subject, examples, {}, setting())
+    again = bench()
+    assert PER_PROMPT.select(again, examples, {}, setting()) == first
+    assert again.asked == []
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
+def test_replay_gives_the_same_proposals(sampler: str) -> None:
+    ranges = {"k": Range(0.01, 1.0, 0.1, log=True), "layer": Range(0, 7, 3, integer=True)}
+
+    def proposer() -> Proposer:
+        return Proposer(ranges, sampler, 5, 8, 2)
+
+    def worth(proposal: dict) -> float:
+        return -abs(proposal["k"] - 0.3) - abs(proposal["layer"] - 4)
+
+    straight, asked = proposer(), []
+    for _ in range(4):
+        asked.append(straight.ask(2))
+        straight.tell([worth(proposal) for proposal in asked[-1]])
+    for stop in (1, 2, 3):
+        resumed = proposer()
+        for proposals in asked[:stop]:
+            resumed.replay(proposals, [worth(proposal) for proposal in proposals])
+        assert resumed.ask(2) == asked[stop]
+
+
+def test_a_replay_of_other_proposals_counts_what_was_measured() -> None:
+    proposer = Proposer({"k": Range(0.0, 1.0, 0.5)}, "tpe", 0, 8, 1)
+    proposer.replay([{"k": 0.25}, {"k": 0.75}], [0.0, 1.0])
+    assert 0 <= proposer.ask(1)[0]["k"] <= 1
+
+
+def test_learning_beats_its_random_start() -> None:
+    def best(sampler: str, seed: int) -> float:
+        proposer = Proposer({"a": Range(0.0, 1.0, 0.5), "b": Range(0.0, 1.0, 0.5)}, sampler, seed, 40, 8)
+        values: list[float] = []
+        for _ in range(10):
+            proposals = proposer.ask(4)
+            worths = [-((p["a"] - 0.31) ** 2) - (p["b"] - 0.83) ** 2 for p in proposals]
+            proposer.tell(worths)
+            values += worths
+        return max(values)
+
+    wins = [best("tpe", seed) > best("random", seed) for seed in range(8)]
+    assert sum(wins) >= 6
+
+
+def test_the_grid_walks_along_the_diagonal() -> None:
+    ranges = {"k": Range(0.0, 2.0, 1.0), "g": Range(1.0, 16.0, 4.0, log=True), "layer": Range(0, 4, 2, integer=True)}
+    points = grid(ranges, 2)
+    assert points[0] == pytest.approx({"k": 0.5, "g": 2.0, "layer": 1})
+    assert points[1] == pytest.approx({"k": 1.5, "g": 8.0, "layer": 3})
+
+
+def test_dev_split_never_touches_a_test_item(bench: Callable, setting: Callable) -> None:
+    place, subject = setting(), bench()
+    dev = subject.task.examples("dev")
+    chosen = DEV_SPLIT.prepare(subject, dev, place)
+    asked = {request.example.id for request in subject.asked}
+    assert asked == {example.id for example in dev[:3]}
+    assert not asked & {example.id for example in subject.task.examples("test")}
+    rows = list(place.store.trials)
+    assert len(rows) == 4 * 3
+    best = max(
+        sorted({row["trial"] for row in rows}), key=lambda t: sum(r["objective"] for r in rows if r["trial"] == t)
+    )
+    assert chosen == next(row["parameters"] for row in rows if row["trial"] == best)
+
+
+def test_dev_split_continues_with_the_same_proposals(bench: Callable, setting: Callable) -> None:
+    dev = bench().task.examples("dev")
+    chosen = DEV_SPLIT.prepare(bench(), dev, setting())
+    whole = parameters_of(list(setting().store.trials))
+    lines = setting().store.trials
+    kept = list(lines)[:8]  # the second round of two sets with three items each is torn
+    lines.path.unlink()
+    setting().store.trials.append(kept)
+    again = bench()
+    assert DEV_SPLIT.prepare(again, dev, setting()) == chosen
+    assert parameters_of(list(setting().store.trials)) == whole
+    assert len(again.asked) == 2 * 3
+
+
+def test_what_a_search_sees_is_declared() -> None:
+    assert PerPrompt.access == {Access.GOLD}
+    assert DevSplit.access == Fixed.access == frozenset()
+
+
+def test_fixed_runs_defaults_and_given_values(bench: Callable, setting: Callable) -> None:
+    subject = bench()
+    assert Fixed(parameters={}).prepare(subject, [], setting()) == {"k_all": 0.5}
+    prepared = Fixed(parameters={"k_all": 0.2}).prepare(subject, [], setting())
+    found = Fixed(parameters={}).select(subject, subject.task.examples("test"), prepared, setting())
+    assert [selection.generation.parameters for selection in found] == [{"k_all": 0.2}] * 3
+
+
+def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setting: Callable) -> None:
+    subject = bench(control=BestOfN(temperature=2.0))
+    place = setting()
+    PER_PROMPT.select(subject, subject.task.examples("test")[:1], {}, place)
+    rows = list(place.store.trials)
+    assert [row["trial"] for row in rows] == [-1, 0, 1, 2, 3, 4, 5]
+    assert all(row["parameters"] == {} for row in rows)
+    assert len({tuple(row["token_ids"]) for row in rows}) > 3

@@ -1,0 +1,225 @@
+"""Every YAML composes with the root, builds, and states all that its class can be told; a new one is tried as it is."""
+
+import dataclasses
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from hydra.utils import get_class, instantiate
+from laws.lab import CONF, SHIPPED_TASKS, composed, job_for, job_of, names_of
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from harness.build import build
+from harness.config import expand
+from harness.types import Evaluator, Method
+from methods.dsas import DSAS
+from methods.single_vector import SingleVector
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
+NODES = [(group, name) for group in GROUPS for name in names_of(group)]
+PLUG_INS = [(group, name) for group, name in NODES if group != "experiment"]
+TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
+ROOT_KEYS = {
+    "num_trials",
+    "baseline_prompt",
+    "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
+    "objective", "out", "prune_loops", "scorer", "search", "seed", "task", "tracking",
+}  # fmt: skip
+"""Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a class, however deep."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from targets(node[key], f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from targets(item, f"{path}[{index}]")
+
+
+def filled(config: DictConfig) -> DictConfig:
+    """The configuration with a text wherever the user has to give a value."""
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "given-by-the-user")
+    return config
+
+
+@cache
+def choosing(group: str, name: str) -> tuple[DictConfig, dict[str, Any]]:
+    """The root with one YAML chosen. Shared between tests, so nobody may change it."""
+    return composed([f"{group}=[{name}]" if group == "evaluator" else f"{group}={name}"])
+
+
+def settings_of(found: type) -> set[str]:
+    """What a class can be told in YAML: its fields, less those that only a caller in Python can fill."""
+    fields = [item for item in dataclasses.fields(found) if item.init]
+    return {item.name for item in fields if not callable(item.default)}
+
+
+@pytest.mark.parametrize(("group", "name"), NODES)
+class TestEveryYaml:
+    def test_composes_and_every_class_can_be_imported(self, group: str, name: str) -> None:
+        config, choices = choosing(group, name)
+        if group != "evaluator":
+            assert choices[group] == name
+        found = dict(targets(config))
+        assert {path.split(".")[0] for path in found} >= {"method", "search", "control", "task", "model"}
+        for node in found.values():
+            assert isinstance(get_class(node._target_), type)
+
+    def test_states_every_parameter_of_its_class(self, group: str, name: str) -> None:
+        config, _ = choosing(group, name)
+        for path, node in targets(config):
+            stated, known = {str(key) for key in node} - {"_target_"}, settings_of(get_class(node._target_))
+            assert stated == known, f"{path}: {known - stated} are not stated, {stated - known} do not exist"
+
+
+@pytest.mark.parametrize(("group", "name"), PLUG_INS)
+def test_every_node_becomes_an_object(group: str, name: str) -> None:
+    config = filled(deepcopy(choosing(group, name)[0]))
+    node = config.evaluator[name] if group == "evaluator" else config[group]
+    made = instantiate(node, _convert_="all")
+    assert type(made) is get_class(node._target_)
+
+
+class TestBuild:
+    """The whole way that a command line goes, checks included, up to loading weights."""
+
+    @pytest.mark.parametrize("name", names_of("method"))
+    def test_methods(self, name: str) -> None:
+        job = job_for(name)
+        assert isinstance(job.method, Method)
+        assert job.labels["method"] == name
+        assert job.labels["search"] in names_of("search")
+
+    @pytest.mark.parametrize("name", names_of("evaluator"))
+    def test_evaluators(self, name: str) -> None:
+        judge = ["judge=local", "model@judge.model=tiny"]
+        task = "behaviors" if get_class(_plain("evaluator", name)["_target_"]).choices else "facts"
+        job = job_of([*TINY, f"task={task}", f"evaluator=[{name}]", *judge])
+        assert list(job.evaluators) == [name]
+        assert isinstance(job.evaluators[name], Evaluator)
+
+    @pytest.mark.parametrize("group", ["control", "search", "scorer", "tracking"])
+    def test_other_axes(self, group: str) -> None:
+        for name in names_of(group):
+            others = [item for item in TINY if not item.startswith(f"{group}=")]
+            job = job_of([*others, "method=caa", f"{group}={name}"])
+            assert type(getattr(job, group)) is get_class(_plain(group, name)["_target_"])
+
+    @pytest.mark.parametrize("name", SHIPPED_TASKS)
+    def test_tasks_that_ship(self, name: str) -> None:
+        job = job_of([*TINY, f"task={name}", "method=baseline"])
+        assert job.task.name == name
+        assert len(job.task.examples("test")) == 4
+
+    def test_the_task_chooses_evaluators_and_objective_that_fit_it(self) -> None:
+        job = job_of([*TINY, "task=behaviors", "method=caa"])
+        assert list(job.evaluators) == ["choice"]
+        assert {term.metric for term in job.objective.terms} == {"logit_difference"}
+
+    @pytest.mark.parametrize("name", names_of("experiment"))
+    def test_experiments(self, name: str) -> None:
+        overrides = [f"experiment={name}"]
+        config, choices = composed(overrides)
+        jobs = expand(config, choices, overrides)
+        assert jobs
+        for overridden in jobs:
+            job = [item for item in overridden if not item.startswith(("model=", "tracking="))]
+            one, _ = composed([*job, "model=tiny"])
+            for _, node in targets(filled(one)):
+                get_class(node._target_)
+            if one.task._target_ in {_plain("task", task)["_target_"] for task in SHIPPED_TASKS}:
+                job_of([*job, "model=tiny", "tracking=none"])
+
+
+class TestRoot:
+    def test_options_are_frozen(self) -> None:
+        config, _ = composed([])
+        assert set(config) == ROOT_KEYS
+
+    def test_only_the_root_holds_hydra_settings(self) -> None:
+        assert [path.name for path in CONF.rglob("*.yaml") if "\nhydra:" in path.read_text()] == ["config.yaml"]
+
+    def test_nothing_is_left_for_the_user_to_give(self) -> None:
+        config, _ = composed([])
+        assert not OmegaConf.missing_keys(config)
+
+    def test_an_unknown_option_is_refused(self) -> None:
+        with pytest.raises(Exception, match="metod"):
+            composed(["metod=caa"])
+        with pytest.raises(Exception, match="strenght"):
+            composed(["method=caa", "method.strenght=1"])
+
+
+class TestMethodsSearch:
+    @pytest.mark.parametrize("name", names_of("method"))
+    def test_exists(self, name: str) -> None:
+        assert choosing("method", name)[1]["search"] in names_of("search")
+
+    @pytest.mark.parametrize("search", names_of("search"))
+    def test_gives_way_to_the_command_line(self, search: str) -> None:
+        _, choices = composed([f"search={search}", "method=segmented"])
+        assert choices["search"] == search
+
+    def test_comes_with_the_method(self) -> None:
+        assert composed(["method=caa"])[1]["search"] == "dev_split"
+        assert composed(["method=segmented"])[1]["search"] == "per_prompt"
+        assert composed(["method=baseline"])[1]["search"] == "fixed"
+
+
+class TestEvaluators:
+    def test_several_are_kept(self) -> None:
+        config, _ = composed(["evaluator=[token_overlap,perplexity]"])
+        assert set(config.evaluator) == {"token_overlap", "perplexity"}
+        assert config.evaluator.token_overlap._target_ != config.evaluator.perplexity._target_
+
+    def test_all_at_once(self) -> None:
+        config, _ = composed([f"evaluator=[{','.join(names_of('evaluator'))}]"])
+        assert set(config.evaluator) == set(names_of("evaluator"))
+
+    @pytest.mark.parametrize("name", names_of("evaluator"))
+    def test_says_where_it_belongs(self, name: str) -> None:
+        first = (CONF / "evaluator" / f"{name}.yaml").read_text().splitlines()[0]
+        assert first == f"# @package evaluator.{name}"
+
+    def test_metrics_have_names_of_their_own(self) -> None:
+        config, _ = composed([f"evaluator=[{','.join(names_of('evaluator'))}]"])
+        names = [metric.name for node in config.evaluator.values() for metric in instantiate(node).metrics]
+        assert len(names) == len(set(names))
+
+
+class TestInnerMethod:
+    @pytest.mark.parametrize("inner", ["diffmean", "full_layer", "linear_act"])
+    def test_any_method_goes_behind_the_gate(self, inner: str) -> None:
+        job = job_for("dsas", f"method@method.inner={inner}")
+        assert isinstance(job.method, DSAS)
+        assert type(job.method.inner) is get_class(_plain("method", inner)["_target_"])
+
+    def test_its_settings_can_be_changed(self) -> None:
+        job = job_for("dsas", "method@method.inner=diffmean", "method.inner.layer=2", "method.inner.stream=mlp")
+        assert isinstance(job.method, DSAS)
+        assert isinstance(job.method.inner, SingleVector)
+        assert (job.method.inner.layer, job.method.inner.stream) == (2, "mlp")
+
+    def test_one_that_does_not_steer_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="must steer"):
+            job_for("dsas", "method@method.inner=baseline")
+
+
+def test_a_wrong_value_is_one_line_that_names_the_option() -> None:
+    config, choices = composed([*TINY, "method=caa", "method.layer=99"])
+    with pytest.raises(ValueError, match="layer must be a whole number from 0 to 3, got 99") as caught:
+        build(config, choices)
+    assert "\n" not in str(caught.value)
+
+
+def _plain(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())

@@ -1,0 +1,122 @@
+"""Faults that leave a model un-steered: each one must end as an error, never as a result."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.control import Control
+from harness.receipt import NotSteeredError, demand_effect, measure
+from harness.scorer import open_subject
+from harness.subject.load import Loaded
+from harness.subject.local import LocalSubject
+from harness.subject.sites import Blocks
+from harness.tasks.facts import Facts
+from harness.types import Artifact, Carry, Edit, Intervention, Method, Range, Site, Tokens, Where
+from harness.workbench import Request, Workbench
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Edit):
+    """Adds a strength to every dimension of the chosen tokens."""
+
+    strength: Tensor
+    tokens: Tokens
+
+    def apply(self, h: Tensor, where: Where, carry: Carry) -> tuple[Tensor, Carry]:
+        return where.keep(h + self.strength[:, None, None].to(h.dtype), h, self.tokens), carry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(Method):
+    """Pushes two layers."""
+
+    strength: float | Range = 0.5
+    tokens: Tokens = "all"
+
+    def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
+        return Intervention({Site(layer): Add(parameters["strength"], self.tokens) for layer in (1, 2)})
+
+
+@pytest.fixture
+def subject(load_tiny: Callable[..., Loaded]) -> LocalSubject:
+    return open_subject(load_tiny())
+
+
+def receipt_of(subject: LocalSubject, strength: float = 0.5, tokens: Tokens = "all") -> dict:
+    task = Facts(limit=3, max_new_tokens=4)
+    bench = Workbench(subject, task, Push(tokens=tokens), Control(), 0)
+    requests = [Request(example, {"strength": strength}) for example in task.examples("test")]
+    return measure(bench, requests, [(70, 71, 72)] * 3)
+
+
+def with_hooks_on(subject: LocalSubject, modules: tuple[torch.nn.Module, ...]) -> LocalSubject:
+    blocks = Blocks(modules, subject.network.blocks.family)
+    return dataclasses.replace(subject, network=dataclasses.replace(subject.network, blocks=blocks))
+
+
+def test_a_steered_model_passes_and_the_figures_are_right(subject: LocalSubject) -> None:
+    found = receipt_of(subject)
+    demand_effect(found, "push")
+    prompts = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
+    assert set(found["sites"]) == {"1.block", "2.block"}
+    assert (found["rows"], found["sites_hit"], found["sites_missed"]) == (3, 2, [])
+    assert found["sites"]["1.block"]["tokens_prompt"] == sum(prompts)
+    assert found["sites"]["1.block"]["tokens_completion"] == 9
+    assert 0 < found["kl_mean"] <= found["kl_max"]
+
+
+def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubject) -> None:
+    before: list[Tensor] = []
+    block = subject.network.blocks.modules[1]
+    handle = block.register_forward_hook(lambda module, args, output: before.append(output))
+    try:
+        found = receipt_of(subject, tokens="completion")
+    finally:
+        handle.remove()
+    states = before[0] if isinstance(before[0], Tensor) else before[0][0]
+    lengths = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
+    moved = torch.full((states.shape[-1],), 0.5).norm()
+    shares = [moved / states[row, length : length + 3].float().norm(dim=-1) for row, length in enumerate(lengths)]
+    site = found["sites"]["1.block"]
+    assert (site["tokens_prompt"], site["tokens_completion"]) == (0, 9)
+    assert site["relative_change"] == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)
+    assert found["kl_max"] == 0, "completion tokens come after the prompt's end"
+
+
+def test_a_zero_vector_is_an_error(subject: LocalSubject) -> None:
+    with pytest.raises(NotSteeredError, match="method push did not change any hidden state"):
+        demand_effect(receipt_of(subject, strength=0.0), "push")
+
+
+def test_hooks_on_modules_that_the_model_does_not_use_are_an_error(subject: LocalSubject) -> None:
+    copies = tuple(copy.deepcopy(module) for module in subject.network.blocks.modules)
+    with pytest.raises(NotSteeredError, match=r"never passes through \(1\.block, 2\.block\)"):
+        demand_effect(receipt_of(with_hooks_on(subject, copies)), "push")
+
+
+def test_one_bypassed_layer_is_an_error(load_tiny: Callable[..., Loaded]) -> None:
+    """As a kernel that computes a quantised layer without calling it would: its hooks never fire."""
+    subject = open_subject(copy.deepcopy(load_tiny()))
+    layer = subject.network.blocks.modules[2]
+
+    class Fused(torch.nn.Module):
+        def forward(self, *arguments: object, **options: object) -> object:
+            return layer.forward(*arguments, **options)
+
+    fused = Fused()
+    for name in ("attention_type", "layer_type"):
+        if hasattr(layer, name):
+            setattr(fused, name, getattr(layer, name))
+    subject.network.model.base_model.layers[2] = fused
+    with pytest.raises(NotSteeredError, match=r"never passes through \(2\.block\)"):
+        demand_effect(receipt_of(subject), "push")
+
+
+def test_states_that_are_not_numbers_are_an_error(subject: LocalSubject) -> None:
+    with pytest.raises(NotSteeredError, match="not numbers"):
+        demand_effect(receipt_of(subject, strength=float("inf")), "push")
