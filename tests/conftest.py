@@ -7,6 +7,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -73,14 +74,15 @@ def tiny_family_config(request: pytest.FixtureRequest) -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def load_tiny() -> Callable[..., Loaded]:
-    """Loads a tiny model once per session and set of options. Nobody may change its weights."""
+    """Builds a tiny model once per session and set of options, and gives each caller a copy of its network."""
     loaded: dict[str, Loaded] = {}
 
     def load(family: str = "llama", **options: object) -> Loaded:
         config = _tiny_config(family, **options)
         if repr(config) not in loaded:
             loaded[repr(config)] = load_model(config)
-        return loaded[repr(config)]
+        found = loaded[repr(config)]
+        return dataclasses.replace(found, model=copy.deepcopy(found.model))
 
     return load
 

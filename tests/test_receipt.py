@@ -101,7 +101,7 @@ def test_hooks_on_modules_that_the_model_does_not_use_are_an_error(subject: Loca
 
 def test_one_bypassed_layer_is_an_error(load_tiny: Callable[..., Loaded]) -> None:
     """As a kernel that computes a quantised layer without calling it would: its hooks never fire."""
-    subject = open_subject(copy.deepcopy(load_tiny()))
+    subject = open_subject(load_tiny())
     layer = subject.network.blocks.modules[2]
 
     class Fused(torch.nn.Module):
