@@ -22,7 +22,7 @@ from rich.table import Table
 from harness.build import Job, build, composed
 from harness.config import expand, explain
 from harness.records.store import read_json
-from harness.sweep import attempt, failed, outcome, report
+from harness.sweep import attempt, failed, outcome, published_values, report
 
 DEBUG = "HARNESS_DEBUG" in os.environ
 
@@ -44,6 +44,7 @@ def _run(config: DictConfig, settings: Any) -> None:
     overrides = [*settings.overrides.task, *paths]
     in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
     group = _group(overrides) if in_sweep or config.jobs or config.controls != "none" else None
+    published_values(config)  # a mistake in them must not show at the end only
     jobs = expand(config, settings.runtime.choices, overrides)
     for chosen in jobs:
         label = " ".join(chosen) or "run"
@@ -52,7 +53,7 @@ def _run(config: DictConfig, settings: Any) -> None:
     if in_sweep:
         return
     if len(jobs) > 1:
-        report(outcome.folders, Path(config.out), group)
+        report(config, group)
     elif outcome.folders:
         _print_run(outcome.folders[0])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import explain
 from harness.control import BestOfN, Control
+from harness.evaluate import ScoredTrials
 from harness.records.tracking import Tracking
 from harness.search.objective import Objective
 from harness.search.search import Fixed
@@ -49,6 +50,7 @@ class Job:
     seed: int
     out: Path
     name: str | None
+    scored_trials: ScoredTrials
     prune_loops: bool
     lock_wait: float
     labels: Mapping[str, str]
@@ -64,7 +66,8 @@ class Job:
     def access(self) -> frozenset[Access]:
         """What method, search and control see together."""
         steering = self.method.access if self.control.steers else frozenset()
-        return steering | self.search.access | self.control.access
+        scoring = frozenset({Access.GOLD}) if self.scored_trials == "best" else frozenset()
+        return steering | self.search.access | self.control.access | scoring
 
     def unsteered(self) -> Job:
         """The same job without steering, on all test items."""
@@ -76,6 +79,7 @@ class Job:
                 self.model, prompt_template=self.config["baseline_prompt"] or self.model.prompt_template
             ),
             search=Fixed(parameters={}),
+            scored_trials="selected",
             task=dataclasses.replace(self.task, subset="all"),
             labels={**self.labels, "method": "baseline", "control": "none", "search": "fixed"},
         )
@@ -106,6 +110,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> 
         seed=plain["seed"],
         out=Path(plain["out"]),
         name=plain["name"],
+        scored_trials=plain["scored_trials"],
         prune_loops=plain["prune_loops"],
         lock_wait=float(plain["lock_wait"]),
         labels={axis: str(choices.get(axis, "")) for axis in AXES} | {"seed": str(plain["seed"])},
@@ -144,6 +149,7 @@ class Scoring:
     scorer: Any
     model: ModelConfig
     tracking: Tracking
+    scored_trials: ScoredTrials
     labels: Mapping[str, str]
     """Which YAML judge and scorer were taken from."""
     config: Mapping[str, Any]
@@ -163,7 +169,8 @@ def build_scoring(overrides: Sequence[str]) -> Scoring:
         **parts,
         evaluators=_evaluators(config),
         labels={axis: str(choices[axis]) for axis in ("judge", "scorer")},
-        config={axis: plain[axis] for axis in ("evaluator", "judge", "scorer", "tracking")},
+        scored_trials=plain["scored_trials"],
+        config={axis: plain[axis] for axis in ("evaluator", "judge", "scorer", "tracking", "scored_trials")},
     )
     if not scoring.evaluators:
         raise ValueError("evaluator: choose at least one")
@@ -189,6 +196,7 @@ _ROOT = {
     "out": str,
     "name": str | None,
     "baseline_prompt": str | None,
+    "scored_trials": str,
     "prune_loops": bool,
     "lock_wait": float,
 }
@@ -202,6 +210,8 @@ def _checked(config: DictConfig) -> dict[str, Any]:
         raise ValueError(explain(error)) from error
     assert isinstance(plain, dict)
     check_kinds(plain, _ROOT)
+    if plain["scored_trials"] not in get_args(ScoredTrials):
+        raise ValueError(f"scored_trials must be selected or best, got {plain['scored_trials']!r}")
     if plain["name"] is not None and Path(plain["name"]).name != plain["name"]:
         raise ValueError(f"name must be the name of a folder in out, without /, got {plain['name']!r}")
     return {str(name): value for name, value in plain.items()}

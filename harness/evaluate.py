@@ -6,10 +6,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.report.statistics import estimate
 from harness.types import Estimate, Evaluator, Metric, Record, Score, Tools
+
+ScoredTrials = Literal["selected", "best"]
+"""What of a search is scored: each example's selected trial, or all its trials, of which the best-scored one counts."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,17 @@ class Evaluation:
 
 
 def evaluate(
-    records: Sequence[Record], evaluators: Mapping[str, Evaluator], tools: Callable[[Evaluator], Tools], seed: int
+    records: Sequence[Record],
+    evaluators: Mapping[str, Evaluator],
+    tools: Callable[[Evaluator], Tools],
+    seed: int,
+    trials: Mapping[str, Sequence[Record]] | None = None,
 ) -> Evaluation:
     """Score records with every evaluator.
 
     Args:
         records: what was generated.
+        trials: all trials by example id; an example that has some counts as its best one instead of the selected one.
         evaluators: by name.
         tools: opens what an evaluator needs.
         seed: seed of bootstrap intervals.
@@ -42,7 +50,10 @@ def evaluate(
     derived: dict[str, float] = {}
     problems: list[str] = []
     for name, evaluator in evaluators.items():
-        found = evaluator.score(records, tools(evaluator))
+        if trials:
+            found = _best_of_trials(name, evaluator, records, trials, tools(evaluator))
+        else:
+            found = evaluator.score(records, tools(evaluator))
         columns = _columns(name, evaluator, records, found)
         scores += found
         derived |= evaluator.derived(found)
@@ -51,6 +62,26 @@ def evaluate(
             estimates[metric.name] = estimate(metric, [score.value for score in column], seed)
             problems += _unscored_problem(name, metric, column, evaluator.max_unscored)
     return Evaluation(tuple(scores), estimates, derived, tuple(problems))
+
+
+def _best_of_trials(
+    name: str, evaluator: Evaluator, records: Sequence[Record], trials: Mapping[str, Sequence[Record]], tools: Tools
+) -> list[Score]:
+    """Each example's scores from the trial that is best on the evaluator's first metric; the first of equal ones."""
+    tried = [trial for record in records for trial in trials.get(record.example.id) or (record,)]
+    columns = _columns(name, evaluator, tried, evaluator.score(tried, tools))
+    best: dict[str, int] = {}
+    for index, score in enumerate(columns[evaluator.metrics[0].name]):
+        known = best.setdefault(score.example_id, index)
+        if _worth(evaluator.metrics[0], score) > _worth(evaluator.metrics[0], columns[score.metric][known]):
+            best[score.example_id] = index
+    return [column[best[record.example.id]] for column in columns.values() for record in records]
+
+
+def _worth(metric: Metric, score: Score) -> float:
+    if score.value is None:
+        return -math.inf
+    return score.value if metric.higher_is_better else -score.value
 
 
 def _columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from harness.build import Job
 from harness.progress import progress
 from harness.records.identity import ENGINE_VERSION, key_of, plain
 from harness.records.provenance import peak_memory_bytes
-from harness.records.store import GenerationStore, locked
+from harness.records.store import GenerationStore, Lines, locked
 from harness.scorer import open_subject
 from harness.search.search import Selection, Setting, generation_fields, generation_of
 from harness.subject.load import device_of, load_model, locate
@@ -187,6 +188,17 @@ def _row(bench: Workbench, example: Example, selection: Selection) -> dict[str, 
 def stored_records(store: GenerationStore) -> list[Record]:
     """All records of a folder, made from what stands there alone."""
     return [Record(_example(row), generation_of(row), row["prompt"]) for row in store.generations]
+
+
+def stored_trials(folder: Path, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of all trials of these examples that a search per prompt left in a folder, by example id."""
+    known = {record.example.id: record for record in records}
+    found: dict[str, list[Record]] = {}
+    for row in Lines(folder / "trials.jsonl"):
+        if row["trial"] >= 0 and row["example_id"] in known:
+            record = dataclasses.replace(known[row["example_id"]], generation=generation_of(row))
+            found.setdefault(row["example_id"], []).append(record)
+    return found
 
 
 def _example(row: dict[str, Any]) -> Example:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import Job, first_line
-from harness.evaluate import Evaluation, describe, evaluate
-from harness.generate import Generated, generate, identity, subject_for
+from harness.evaluate import Evaluation, ScoredTrials, describe, evaluate
+from harness.generate import Generated, generate, identity, stored_trials, subject_for
 from harness.records.identity import key_of, plain
 from harness.records.provenance import provenance
 from harness.records.store import Lines, read_json, write_json
@@ -20,17 +20,22 @@ from harness.types import Access, Evaluator, Judge, Record, Scorer, Tools
 
 def run_key(job: Job, made_from: Mapping[str, Any]) -> str:
     """Generations and evaluation together."""
-    return evaluation_key(made_from, job.evaluators, job.judge, job.scorer, job.task.subset)
+    return evaluation_key(made_from, job.evaluators, job.judge, job.scorer, job.task.subset, job.scored_trials)
 
 
 def evaluation_key(
-    made_from: Mapping[str, Any], evaluators: Mapping[str, Evaluator], judge: Judge, scorer: Any, subset: str
+    made_from: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
+    judge: Judge,
+    scorer: Any,
+    subset: str,
+    scored_trials: ScoredTrials,
 ) -> str:
     """The same for parts; a judge or scorer that no evaluator calls on does not count."""
     needs = {need for evaluator in evaluators.values() for need in evaluator.needs}
     identity_of_judge = judge.identity if "judge" in needs else None
     used_scorer = plain(scorer) if "scorer" in needs else None
-    return key_of([made_from, plain(dict(evaluators)), identity_of_judge, used_scorer, subset])
+    return key_of([made_from, plain(dict(evaluators)), identity_of_judge, used_scorer, subset, scored_trials])
 
 
 def run_folder(job: Job, key: str) -> Path:
@@ -107,9 +112,16 @@ def _describe(job: Job, key: str, folder: Path) -> dict[str, Any]:
 
 
 def _optimised(job: Job) -> list[str]:
+    if job.scored_trials == "best":
+        return optimised_by_scoring(job.evaluators)
     if not job.search.needs_objective or Access.GOLD not in job.search.access:
         return []
     return sorted({term.metric for term in job.objective.terms})
+
+
+def optimised_by_scoring(evaluators: Mapping[str, Evaluator]) -> list[str]:
+    """The metrics whose value is that of the best-scored trial: all of them."""
+    return sorted(metric.name for evaluator in evaluators.values() for metric in evaluator.metrics)
 
 
 def _carry_out(job: Job, folder: Path, info: dict[str, Any]) -> dict[str, Any]:
@@ -119,10 +131,11 @@ def _carry_out(job: Job, folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     info["receipt"] = generated.receipt
     chosen, others = select_subset(job, generated.records)
     tools = tools_for(job)
-    evaluation = evaluate(chosen, job.evaluators, tools, job.seed)
+    trials = stored_trials(generated.folder, generated.records) if job.scored_trials == "best" else None
+    evaluation = evaluate(chosen, job.evaluators, tools, job.seed, trials)
     result = info | results(job, folder, generated, evaluation)
     if others:
-        rest = evaluate(generated.records, job.evaluators, tools, job.seed)
+        rest = evaluate(generated.records, job.evaluators, tools, job.seed, trials)
         result["estimates_unselected_set"] = {name: dataclasses.asdict(e) for name, e in rest.estimates.items()}
         result["subset"] = {"name": job.task.subset, "kept": len(chosen), "of": len(generated.records)}
     return result

@@ -14,16 +14,16 @@ from typing import Any
 from harness.build import Scoring, build_scoring
 from harness.config import explain
 from harness.evaluate import describe, evaluate
-from harness.generate import stored_records
+from harness.generate import stored_records, stored_trials
 from harness.records.store import GenerationStore, read_json, write_json
 from harness.report.runs import StoredRun, generations_directory, read_run
-from harness.run import evaluation_key, lazy_tools, scored, usual_name
+from harness.run import evaluation_key, lazy_tools, optimised_by_scoring, scored, usual_name
 from harness.scorer import open_subject
 from harness.subject.load import load_model
 from harness.subject.local import SubjectScorer
-from harness.types import Record, Scorer
+from harness.types import Access, Record, Scorer
 
-CHANGEABLE = ("evaluator", "judge", "scorer", "tracking", "name")
+CHANGEABLE = ("evaluator", "judge", "scorer", "tracking", "scored_trials", "name")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def score(path: Path, overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
 
     Args:
         path: the run's folder.
-        overrides: new settings of evaluators, judge, scorer, tracking or name.
+        overrides: new settings of evaluators, judge, scorer, tracking, scored trials or name.
 
     Returns:
         The new run's folder, beside the old one, and the content of its run.json. Where that run is there already, it
@@ -115,7 +115,7 @@ def _given_name(overrides: Sequence[str]) -> str | None:
 
 def _key(old: StoredRun, scoring: Scoring, made_from: Mapping[str, Any]) -> str:
     subset = old.info["config"]["task"]["subset"]
-    return evaluation_key(made_from, scoring.evaluators, scoring.judge, scoring.scorer, subset)
+    return evaluation_key(made_from, scoring.evaluators, scoring.judge, scoring.scorer, subset, scoring.scored_trials)
 
 
 def _described(old: StoredRun, scoring: Scoring, key: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -128,8 +128,17 @@ def _described(old: StoredRun, scoring: Scoring, key: str, folder: Path, overrid
         "config": {**old.info["config"], **scoring.config},
         "labels": {**old.info["labels"], **scoring.labels},
         "evaluators": describe(scoring.evaluators),
+        **_seen(old, scoring),
         "provenance": {**old.info["provenance"], "command": command, "scored_again_from": old.name},
     }
+
+
+def _seen(old: StoredRun, scoring: Scoring) -> dict[str, Any]:
+    """What the numbers have seen of the answers, where the best-scored trial counts."""
+    if scoring.scored_trials == "selected":
+        return {}
+    access = sorted({*old.info["access"], Access.GOLD})
+    return {"access": access, "oracle": True, "optimised_metrics": optimised_by_scoring(scoring.evaluators)}
 
 
 def _scored(old: StoredRun, scoring: Scoring, store: GenerationStore, folder: Path) -> dict[str, Any]:
@@ -139,10 +148,11 @@ def _scored(old: StoredRun, scoring: Scoring, store: GenerationStore, folder: Pa
     _check_options(chosen, scoring)
     tools = lazy_tools(lambda: _open_scorer(scoring), scoring.judge)
     seed = old.info["config"]["seed"]
-    evaluation = evaluate(chosen, scoring.evaluators, tools, seed)
+    trials = stored_trials(store.folder, records) if scoring.scored_trials == "best" else None
+    evaluation = evaluate(chosen, scoring.evaluators, tools, seed, trials)
     result = scored(folder, evaluation, scoring.evaluators, scoring.judge, store.cost())
     if len(chosen) < len(records):
-        everything = evaluate(records, scoring.evaluators, tools, seed).estimates
+        everything = evaluate(records, scoring.evaluators, tools, seed, trials).estimates
         result["estimates_unselected_set"] = {name: dataclasses.asdict(e) for name, e in everything.items()}
     return result
 

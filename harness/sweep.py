@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness.build import Job, first_line
 from harness.progress import console
 from harness.records.tracking import Tracking
-from harness.report.expect import held_against
+from harness.report.expect import Expectations, check_expectations, held_against
 from harness.report.terminal import print_comparison
-from harness.report.write import compare_groups, report_sweep
+from harness.report.write import compare_groups, write_report
 from harness.run import begun_folder, run
 
 
@@ -65,23 +65,41 @@ def failed(label: str, reason: str) -> None:
     console.print(reason, markup=False, highlight=False, soft_wrap=True)
 
 
-def report(folders: Sequence[Path], out: Path, group: str | None = None, show: bool = True) -> list[Path]:
-    """Compare runs, print the tables and write the report, also when a job failed.
+def published_values(config: DictConfig) -> Expectations:
+    """What ``expect`` says.
+
+    Raises:
+        ValueError: as `check_expectations`.
+    """
+    node = OmegaConf.to_container(config.expect, resolve=True)
+    if not isinstance(node, dict):
+        raise ValueError("expect must be a table of run labels, each with a table of metrics")
+    return check_expectations({str(label): claims for label, claims in node.items()}, "expect")
+
+
+def report(config: DictConfig, group: str | None = None) -> list[Path]:
+    """Compare what ran, print the tables and write the report; what failed or cannot be compared is listed.
+
+    Args:
+        config: ``out`` is where to write, ``expect`` holds published values to hold the results against.
+        group: name of the sweep, for tracking.
 
     Returns:
         The files written; none if there is no run.
     """
-    runs = list(dict.fromkeys(folders))
+    runs = list(dict.fromkeys(outcome.folders))
     if not runs:
         return []
-    written = report_sweep(runs, out)
+    out = Path(config.out)
+    comparisons = compare_groups(runs, strict=False)
+    claims = [held_against(comparison, published_values(config)) for comparison in comparisons]
+    written = write_report(comparisons, out, claims)
     outcome.tracking.publish_report(out / "report.html", group)
-    if show:
-        terminal = Console()
-        for comparison in compare_groups(runs, strict=False):
-            print_comparison(comparison, held_against(comparison, {}), terminal)
-        for path in written:
-            terminal.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    terminal = Console()
+    for comparison, held in zip(comparisons, claims, strict=True):
+        print_comparison(comparison, held, terminal)
+    for path in written:
+        terminal.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return written
 
 
@@ -91,6 +109,6 @@ class WriteReport(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Compare everything that ran."""
         try:
-            report(outcome.folders, Path(config.out))
+            report(config)
         except Exception as error:  # Hydra would turn it into a warning and exit status 0
             failed("report", first_line(error))

@@ -26,7 +26,7 @@ ROOT_KEYS = {
     "num_trials",
     "baseline_prompt",
     "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
-    "objective", "out", "prune_loops", "scorer", "search", "seed", "task", "tracking",
+    "objective", "out", "prune_loops", "scored_trials", "scorer", "search", "seed", "task", "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
 

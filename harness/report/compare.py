@@ -296,6 +296,11 @@ def _notices(entries: Sequence[Entry], baseline: Entry | None, contrasts: Sequen
             "The examples were chosen because the baseline got them wrong: its score is 0 by construction and nothing "
             "can be lost, so differences against it carry no p-value. Report the unselected set as well."
         )
+    if best := [entry.name for entry in entries if entry.settings.get("scored_trials") == "best"]:
+        notices.append(
+            f"Every trial of {', '.join(best)} was scored and each example counts with its best one (per evaluator): "
+            "a choice that nobody without the answers can make, and one that lifts scores by itself."
+        )
     for name in dict.fromkeys(contrast.ours for contrast in contrasts if contrast.unequal_budget):
         budgets = {c.theirs: c.unequal_budget[1] for c in contrasts if c.ours == name and c.unequal_budget}
         ours = next(c.unequal_budget[0] for c in contrasts if c.ours == name and c.unequal_budget)

@@ -13,7 +13,8 @@ import numpy as np
 
 from harness.report.compare import Comparison
 from harness.report.entries import Entry
-from harness.report.statistics import mean_interval
+from harness.report.statistics import estimate, mean_interval
+from harness.types import Estimate, Metric
 
 LOOP_SHARE = 0.5
 _DRAWS = 2_000
@@ -52,6 +53,59 @@ def strength_curves(entries: Sequence[Entry]) -> list[StrengthCurve]:
 
 def _leaf(key: str) -> str:
     return key.removeprefix("method.").removeprefix("search.parameters.").removesuffix(".default")
+
+
+@dataclass(frozen=True)
+class Steerability:
+    """How a metric of single examples follows the strength (Tan et al. 2024, arXiv:2407.12404).
+
+    Args:
+        method: name of the method.
+        setting: the setting that differs.
+        metric: the metric.
+        slope: least-squares slope of an example's metric over the strengths, per unit of strength; mean over examples.
+        anti_steerable: share of examples with a slope on the metric's worse side.
+    """
+
+    method: str
+    setting: str
+    metric: str
+    slope: Estimate
+    anti_steerable: Estimate
+
+
+def steerability(comparison: Comparison) -> list[Steerability]:
+    """For every strength curve of at least three points (the un-steered model stands at 0) and every headline mean."""
+    return [
+        _steerability(curve, comparison.metrics[name], comparison.baseline)
+        for curve in strength_curves(comparison.entries)
+        if "strength" in curve.setting and len(_with_zero(curve, comparison.baseline)) > 2
+        for name in comparison.headline
+        if comparison.metrics[name].kind == "mean"
+    ]
+
+
+def _with_zero(curve: StrengthCurve, baseline: Entry | None) -> list[tuple[float, Entry]]:
+    unsteered = [] if baseline is None or any(strength == 0 for strength, _ in curve.points) else [(0.0, baseline)]
+    return [*unsteered, *curve.points]
+
+
+def _steerability(curve: StrengthCurve, metric: Metric, baseline: Entry | None) -> Steerability:
+    points = [(strength, entry.scores(metric.name)) for strength, entry in _with_zero(curve, baseline)]
+    shared = set.intersection(*(set(scores) for _, scores in points))
+    offsets = np.array([strength for strength, _ in points])
+    offsets -= offsets.mean()
+    slopes = [
+        float(offsets @ [scores[example] for _, scores in points] / (offsets @ offsets)) for example in sorted(shared)
+    ]
+    better = 1 if metric.higher_is_better else -1
+    return Steerability(
+        curve.method,
+        curve.setting,
+        metric.name,
+        estimate(Metric(f"slope of {metric.name}", metric.higher_is_better, -np.inf, np.inf), slopes),
+        estimate(Metric("anti-steerable", False, 0.0, 1.0, "proportion"), [float(better * s < 0) for s in slopes]),
+    )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,12 @@ class Claim:
     note: str = ""
 
 
-def read_expectations(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The ``expect`` node of an experiment: run label -> metric -> value, tolerance, source.
+Expectations = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Run label -> metric -> value, tolerance, source."""
+
+
+def read_expectations(path: Path) -> Expectations:
+    """The ``expect`` node of an experiment.
 
     Raises:
         ValueError: if the file has no such node or a claim lacks its value, tolerance or source.
@@ -47,15 +51,26 @@ def read_expectations(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("expect")
     if not isinstance(node, dict) or not node:
         raise ValueError(f"{path} states no published values: it has no `expect:` node")
+    return check_expectations(node, f"{path}: expect")
+
+
+def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
+    """The same node again.
+
+    Raises:
+        ValueError: if it is not what it should be, or a claim lacks its value, tolerance or source.
+    """
     for label, claims in node.items():
-        for metric, claim in claims.items():
+        for metric, claim in (claims if isinstance(claims, Mapping) else {"": None}).items():
+            if not isinstance(claim, Mapping):
+                raise ValueError(f"{name}.{label} must be a table of metrics, each with value, tolerance and source")
             lacking = {"value", "tolerance", "source"} - set(claim)
             if lacking:
-                raise ValueError(f"{path}: expect.{label}.{metric} lacks {', '.join(sorted(lacking))}")
+                raise ValueError(f"{name}.{label}.{metric} lacks {', '.join(sorted(lacking))}")
     return node
 
 
-def held_against(comparison: Comparison, expectations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Claim]:
+def held_against(comparison: Comparison, expectations: Expectations) -> list[Claim]:
     """Every published value beside ours, in the order of the file."""
     return [
         _claim(comparison, label, metric, stated)

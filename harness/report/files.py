@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.report.compare import Comparison
+from harness.report.curves import steerability
 from harness.report.entries import Entry
 from harness.report.expect import Claim
 
@@ -36,6 +37,7 @@ def as_data(comparison: Comparison, claims: Sequence[Claim] = ()) -> dict[str, A
             "failures": [{"name": f.name, "path": str(f.path), "reason": f.reason} for f in comparison.failures],
             "claims": [dataclasses.asdict(claim) for claim in claims],
             "notices": list(comparison.notices),
+            "steerability": [dataclasses.asdict(item) for item in steerability(comparison)],
         }
     )
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from harness.report.compare import Comparison, Contrast
-from harness.report.curves import is_degenerate
+from harness.report.curves import is_degenerate, steerability
 from harness.report.entries import Entry, flatten
 from harness.report.expect import Claim
 from harness.report.figures import figures
@@ -54,7 +54,13 @@ def render(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]])
     data = [payload(comparison) for comparison in comparisons]
     return environment.from_string(_resource("report.html")).render(
         pages=[
-            {"comparison": comparison, "claims": held, "findings": summary(comparison), "sections": item["figures"]}
+            {
+                "comparison": comparison,
+                "claims": held,
+                "findings": summary(comparison),
+                "sections": item["figures"],
+                "steerability": steerability(comparison),
+            }
             for comparison, held, item in zip(comparisons, claims, data, strict=True)
         ],
         policy=_policy(scripts),

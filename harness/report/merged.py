@@ -29,6 +29,8 @@ def _fit_together(one: StoredRun, other: StoredRun) -> bool:
         return False
     if set(one.scored_examples) != set(other.scored_examples):
         return False
+    if len({run.node("config").get("scored_trials", "selected") for run in (one, other)}) > 1:
+        return False
     judges = {run.info["judge"] for run in (one, other) if run.info.get("judge")}
     shared = one.scores.keys() & other.scores.keys()
     return len(judges) <= 1 and all(one.scores[metric] == other.scores[metric] for metric in shared)

@@ -9,6 +9,8 @@ from harness.report.compare import Comparison, Contrast
 from harness.report.entries import Entry
 from harness.report.wording import is_doubtful, p_text, signed, trust_text
 
+_PAIRS_NAMED = 8
+
 
 class Finding(NamedTuple):
     """One paragraph of the summary: whom it is about ("" for the whole comparison) and what is said."""
@@ -118,7 +120,8 @@ def _between_methods(comparison: Comparison) -> list[Finding]:
         else:
             open_.append(f"{ours} against {theirs}")
     if open_:
-        found.append(Finding("Undecided on every tested metric", f"{'; '.join(open_)}."))
+        pairs = "; ".join(open_) if len(open_) <= _PAIRS_NAMED else f"{len(open_)} of {len(open_) + len(found)} pairs"
+        found.append(Finding("Undecided on every tested metric", f"{pairs}."))
     return found
 
 

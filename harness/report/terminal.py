@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.report.compare import Comparison, Contrast
+from harness.report.curves import Steerability, steerability
 from harness.report.entries import Entry
 from harness.report.expect import Claim
 from harness.report.summary import summary
@@ -28,6 +29,8 @@ def print_comparison(comparison: Comparison, claims: Sequence[Claim], console: C
         contrasts = [c for c in comparison.contrasts if c.kind == kind and c.p_holm is not None]
         if contrasts:
             console.print(contrast_table(title, contrasts, with_power=console.width >= 100))
+    if found := steerability(comparison):
+        console.print(steerability_table(found))
     if claims:
         console.print(claim_table(claims))
     for finding in summary(comparison):
@@ -73,6 +76,17 @@ def contrast_table(title: str, contrasts: Sequence[Contrast], with_power: bool =
         style = "bold" if item.significant else None
         table.add_row(escape(pair) if pair != previous else "", *cells, style=style)
         previous = pair
+    return table
+
+
+def steerability_table(found: Sequence[Steerability]) -> Table:
+    """How single examples follow the strength."""
+    table = _table("Steerability")
+    table.add_column("", overflow="fold")
+    for name in ("metric", "slope per unit of strength", "anti-steerable"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for item in found:
+        table.add_row(escape(item.method), item.metric, estimate_text(item.slope), estimate_text(item.anti_steerable))
     return table
 
 

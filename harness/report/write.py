@@ -58,19 +58,6 @@ def write_report(
     return [*written, page]
 
 
-def report_sweep(paths: Sequence[Path], directory: Path) -> list[Path]:
-    """The report at the end of a sweep: what failed or cannot be compared is listed, the rest is written all the same.
-
-    Args:
-        paths: run directories of the sweep.
-        directory: where to write.
-
-    Returns:
-        The paths of the files.
-    """
-    return write_report(compare_groups(paths, strict=False), directory)
-
-
 def _compare_or_list(group: Sequence[Path], *, across_models: bool, metrics: Sequence[str]) -> Comparison:
     try:
         return compare(group, across_models=across_models, metrics=metrics, strict=False)

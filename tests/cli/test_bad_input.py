@@ -25,6 +25,8 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["method=["], ["method=["]),
         (["method=baseline,caa"], ["method=baseline,caa", "-m"]),
         (["seed=x"], ["seed must be a whole number", "'x'"]),
+        (["scored_trials=all"], ["scored_trials must be selected or best", "'all'"]),
+        (["+expect.caa.overlap.value=0.2"], ["expect.caa.overlap lacks source, tolerance"]),
         (["prune_loops=maybe"], ["prune_loops must be true or false", "'maybe'"]),
         (["task.limit=many"], ["task.limit must be a whole number or null", "'many'"]),
         (["task.max_new_tokens=0"], ["task.max_new_tokens must be a whole number from 1 on", "got 0"]),

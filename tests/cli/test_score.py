@@ -62,7 +62,7 @@ def test_settings_inside_the_old_choice_are_forgotten_with_it() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method=caa"], "only evaluator, judge, scorer, tracking, name can be changed"),
+        (["method=caa"], "only evaluator, judge, scorer, tracking, scored_trials, name can be changed"),
         (["evaluator=nosuch"], "evaluator=nosuch does not exist; choose one of"),
         (["evaluator=composite"], "judge=local"),
         (["evaluator=choice"], "choice scores options"),

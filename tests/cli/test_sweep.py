@@ -44,6 +44,27 @@ def test_a_sweep_shares_generations_and_reports_all_metrics(cli: Cli, tmp_path: 
     assert stamps(out) == before
 
 
+def test_published_values_and_both_protocols_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
+    claim = "+expect.baseline.overlap={value:0.9,tolerance:0.1,source:'a paper'}"
+    searched = "['method=caa','search=per_prompt']"
+    jobs = f"jobs=[['method=baseline'],{searched},{searched[:-1]},'scored_trials=best']]"
+    done = cli(jobs, claim, "evaluator=token_overlap", "num_trials=2", *SMALL[:3])
+    assert done.status == 0, done.err
+    assert "a paper" in done.out
+    assert "outside" in done.out
+    honest, published = (
+        run for chosen in ("selected", "best") for run in finished_runs(tmp_path / "runs")
+        if run["labels"]["method"] == "caa" and run["config"]["scored_trials"] == chosen
+    )  # fmt: skip
+    assert honest["generations"] == published["generations"], "the trials are made once"
+    assert published["estimates"]["overlap"]["value"] >= honest["estimates"]["overlap"]["value"]
+    assert published["oracle"]
+    assert published["optimised_metrics"] == ["contains_gold", "overlap"]
+    comparison = (tmp_path / "runs" / "comparison.json").read_text()
+    assert "scored_trials=best" in comparison
+    assert "each example counts with its best one" in comparison
+
+
 def test_two_evaluators_in_one_run(cli: Cli, tmp_path: Path) -> None:
     assert cli("method=baseline", "evaluator=[token_overlap,perplexity]", "task.limit=2").status == 0
     (run,) = finished_runs(tmp_path / "runs")

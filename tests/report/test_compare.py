@@ -7,11 +7,12 @@ import pytest
 from sample_runs import questions, rewrite, write_run, write_sweep
 
 from harness.report.compare import compare
+from harness.report.curves import steerability
 from harness.report.entries import Entry
 from harness.report.paired import holm
 from harness.report.runs import find_runs, read_run
 from harness.report.summary import summary
-from harness.report.write import compare_groups
+from harness.report.write import compare_groups, write_report
 
 
 def lines(path: Path) -> list[dict]:
@@ -42,6 +43,26 @@ def test_oracles_and_deployable_entries_are_kept_apart(sweep: list[Path]) -> Non
     assert {entry.first.label("method") for entry in found.oracles} == {"full_layer", "segmented"}
     assert found.entry("segmented").optimised_metrics == {"overlap"}
     assert not found.entry("prompting").optimised_metrics
+
+
+def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> None:
+    """Two of four examples gain 0.1 per unit of strength, one nothing, one loses 0.1; the baseline stands at 0."""
+    slopes = {"q000": 0.1, "q001": 0.1, "q002": 0.0, "q003": -0.1}
+    runs = {0.0: write_run(tmp_path, "baseline", count=4)}
+    runs |= {strength: write_run(tmp_path, "caa", strength=strength, count=4) for strength in (1.0, 3.0)}
+    for strength, run in runs.items():
+        values = {example: 0.5 + slope * strength for example, slope in slopes.items()}
+        rows = [row | {"value": values[row["example_id"]]} for row in lines(run / "scores.jsonl")]
+        write_lines(run / "scores.jsonl", [row for row in rows if row["metric"] == "overlap"])
+        mean = sum(values.values()) / 4
+        rewrite(run, estimates={"overlap": {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}})
+    found = compare(list(runs.values()), metrics=["overlap"])
+    (item,) = steerability(found)
+    assert item.slope.value == pytest.approx(0.025)
+    assert item.anti_steerable.value == 0.25
+    page = write_report([found], tmp_path / "out")[-1].read_text()
+    assert "Anti-steerable" in page
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"][0]["steerability"]
 
 
 def test_names_say_no_more_than_is_needed(sweep: list[Path]) -> None:

@@ -22,7 +22,7 @@ from harness.report.figures import figures
 from harness.report.files import finite
 from harness.report.html import embedded_json, render
 from harness.report.runs import read_run
-from harness.report.write import report_sweep
+from harness.report.write import compare_groups, write_report
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028"
 
@@ -52,7 +52,7 @@ def comparison(sweep: Path) -> Comparison:
 
 def test_a_sweep_writes_three_files_although_a_job_failed(small: Path, tmp_path: Path) -> None:
     runs = sorted(file.parent for file in small.glob("*/run.json"))
-    written = report_sweep(runs, tmp_path)
+    written = write_report(compare_groups(runs, strict=False), tmp_path)
     assert [path.name for path in written] == ["comparison.json", "comparison.csv", "report.html"]
     found = json.loads(written[0].read_text())["comparisons"][0]
     assert [item["reason"] for item in found["failures"]] == ["failed: RuntimeError: disk full"]
@@ -221,5 +221,5 @@ def test_the_page_says_what_the_files_say(comparison: Comparison) -> None:
 
 def test_a_page_without_any_result_still_opens(tmp_path: Path) -> None:
     run = write_run(tmp_path, "caa", status="failed", error="<b>no</b> memory")
-    page = report_sweep([run], tmp_path / "out")[-1].read_text()
+    page = write_report(compare_groups([run], strict=False), tmp_path / "out")[-1].read_text()
     assert "&lt;b&gt;no&lt;/b&gt; memory" in page
