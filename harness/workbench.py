@@ -193,9 +193,9 @@ class Workbench:
             for choice in request.example.choices:
                 texts.append(Text(prompt, self.subject.encode(choice)))
                 owners.append(index)
-        steered = intervention.take(torch.tensor(owners))
         with torch.no_grad():
-            sums = [float(row.sum()) for row in loglikelihood(self.subject.network, texts, steered, self.subject.tally)]
+            found = loglikelihood(self.subject.network, texts, intervention, self.subject.tally, owners)
+        sums = [float(row.sum()) for row in found]
         by_row: dict[int, list[float]] = {}
         for owner, value in zip(owners, sums, strict=True):
             by_row.setdefault(owner, []).append(value)

@@ -108,9 +108,21 @@ def _pooled(h: Tensor, where: Where, tokens: Tokens, pool: Literal["mean", "last
 
 
 def loglikelihood(
-    network: Network, texts: Sequence[Text], intervention: Intervention, tally: Tally
+    network: Network,
+    texts: Sequence[Text],
+    intervention: Intervention,
+    tally: Tally,
+    owners: Sequence[int] | None = None,
 ) -> list[Float[Tensor, "C"]]:
     """Log-probability in nats of every completion token. Keeps the graph if gradients are enabled.
+
+    Args:
+        network: the model.
+        texts: prompts with their completions.
+        intervention: row-leading over ``owners``' numbers.
+        tally: where work is counted.
+        owners: the row of the intervention that each text is steered by; by default its own number. Texts of one owner
+            whose completions differ in their last token alone, as the letters of options do, share one pass.
 
     Raises:
         ValueError: a completion is empty.
@@ -120,17 +132,30 @@ def loglikelihood(
     steered = bool(intervention.edits or intervention.probes)
     if not steered and not torch.is_grad_enabled() and 2 * len({text.prompt for text in texts}) <= len(texts):
         return _unsteered_by_prompt(network, texts, tally)
+    # What comes last predicts nothing, but an edit that is not causal may look at it.
+    last = None if steered and not intervention.uses_cache else -1
+    contexts: dict[tuple[int, Text], list[int]] = {}
+    for index, text in enumerate(texts):
+        owner = (index if owners is None else owners[index]) if steered else 0
+        contexts.setdefault((owner, Text(text.prompt, text.completion[:last])), []).append(index)
     found: dict[int, Tensor] = {}
-    for batch in batches([len(text.ids) for text in texts]):
-        chosen = [texts[index] for index in batch]
-        rows = torch.tensor(batch, device=network.device)
-        h, padded = _pass(network, chosen, intervention.take(rows) if steered else intervention, tally)
-        spans = [(len(text.prompt), len(text.ids)) for text in chosen]
-        before = torch.cat([h[row, start - 1 : stop - 1] for row, (start, stop) in enumerate(spans)])
-        targets = torch.cat([padded.ids[row, start:stop] for row, (start, stop) in enumerate(spans)])
-        scored = _token_logprobs(network, before, targets)
-        parts = scored.split([stop - start for start, stop in spans])
-        found.update(zip(batch, parts, strict=True))
+    keys = list(contexts)
+    for batch in batches([len(context.ids) for _, context in keys]):
+        chosen = [keys[number] for number in batch]
+        rows = torch.tensor([owner for owner, _ in chosen], device=network.device)
+        edits = intervention.take(rows) if steered else intervention
+        h, _ = _pass(network, [context for _, context in chosen], edits, tally)
+        members = [(row, index) for row, key in enumerate(chosen) for index in contexts[key]]
+        starts = [len(texts[index].prompt) - 1 for _, index in members]
+        sizes = [len(texts[index].completion) for _, index in members]
+        before = torch.cat(
+            [h[row, start : start + size] for (row, _), start, size in zip(members, starts, sizes, strict=True)]
+        )
+        targets = torch.tensor(
+            [token for _, index in members for token in texts[index].completion], device=network.device
+        )
+        parts = _token_logprobs(network, before, targets).split(sizes)
+        found.update(zip([index for _, index in members], parts, strict=True))
     return [found[index] for index in range(len(texts))]
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.subject.decode import Sampling
+from harness.subject.decode import Sampling, Tally
 from harness.subject.hooks import Steering
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
@@ -153,6 +153,22 @@ def likelihoods_do_not_depend_on_the_batch(lab: Lab) -> None:
         for row, request in enumerate(lab.requests):
             alone = loglikelihood(network, [texts[row]], lab.bench.intervention([request]), tally)
             torch.testing.assert_close(alone[0], together[row], **CLOSE)
+
+
+def options_of_a_row_share_its_pass(lab: Lab) -> None:
+    """Options that differ in their last token score as texts of their own do, for half of the work if edits allow."""
+    network, intervention = lab.bench.subject.network, lab.intervention()
+    options = [(FILLER[0], FILLER[1]), (FILLER[0], FILLER[2])]
+    texts = [Text(prompt, option) for prompt in lab.prompts() for option in options]
+    owners = [row for row in range(len(lab.requests)) for _ in options]
+    shared, single = Tally(), Tally()
+    with torch.no_grad():
+        together = loglikelihood(network, texts, intervention, shared, owners)
+        for text, owner, found in zip(texts, owners, together, strict=True):
+            (alone,) = loglikelihood(network, [text], intervention, single, [owner])
+            torch.testing.assert_close(alone, found, **CLOSE)
+    if intervention.uses_cache and intervention.edits:
+        assert shared.forward_tokens - shared.padding_tokens == single.forward_tokens / 2
 
 
 def hooks_are_gone_afterwards(lab: Lab) -> None:
@@ -368,6 +384,7 @@ GENERAL = (
     identity_at_null,
     batches_and_cache_change_nothing,
     likelihoods_do_not_depend_on_the_batch,
+    options_of_a_row_share_its_pass,
     hooks_are_gone_afterwards,
     runs_whatever_the_task_asks,
 )
