@@ -142,7 +142,8 @@ def search_curve(entry: Entry) -> SearchCurve | None:
 
 def _same_for_all(by_example: Mapping[str, Mapping[int, Mapping[str, Any]]], shared: Sequence[int]) -> bool:
     tried = [[trials[number].get("parameters") for number in shared] for trials in by_example.values()]
-    return len(tried) > 1 and all(parameters == tried[0] for parameters in tried)
+    # Samples of the un-steered model have no parameters to be the same.
+    return len(tried) > 1 and any(tried[0]) and all(parameters == tried[0] for parameters in tried)
 
 
 def _best_for_all(values_NT: np.ndarray) -> np.ndarray:

@@ -182,6 +182,14 @@ def test_a_search_for_all_examples_keeps_the_best_mean(tmp_path: Path) -> None:
     assert (curve.start, curve.mean) == (1, tuple(map(pytest.approx, (0.4, 0.45, 0.5))))
 
 
+def test_samples_without_parameters_are_a_search_for_each_example(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "baseline", search="per_prompt", control="best_of_n", trials=2, count=2)
+    rows = [trial(f"q00{i}", number, (0.4, 0.9, 0.1)[(number + i) % 3], {}) for number in range(2) for i in range(2)]
+    curve = search_curve(searched(run, rows).entries[0])
+    assert curve is not None
+    assert curve.mean == (pytest.approx(0.65), pytest.approx(0.9))
+
+
 def test_fronts_and_loops_by_hand() -> None:
     assert front([(1, 0.2, "a"), (2, 0.1, "b"), (3, 0.5, "c"), (3, 0.4, "d")]) == [(1, 0.2, "a"), (3, 0.5, "c")]
     assert is_degenerate("  ")
