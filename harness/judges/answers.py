@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 _LEAD = "\nGrade:"  # for models without a chat template, which otherwise would go on with the prompt
+_STRETCHED = frozenset({"dynamic", "longrope"})
+"""Rotary positions that hang on a text's length: a beginning alone has other keys than within the whole text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What several prompts begin with, and the model's keys and values for it.
+
+    Args:
+        ids: the tokens.
+        cache: filled with them, one row; not changed by reading on from it.
+    """
+
+    ids: Sequence[int]
+    cache: DynamicCache
+
+    def repeated(self, rows: int) -> DynamicCache:
+        """A cache of its own with the prefix in each of so many rows."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]  # an update puts new tensors into a layer
+        cache.batch_repeat_interleave(rows)
+        return cache
 
 
 class AnswerReader:
     """Reads next-token probabilities of single-token answers, many prompts at once.
 
-    What all prompts of a batch begin with (the instructions of a rubric) is computed once and shared.
+    What all prompts begin with (the instructions of a rubric) can be computed once and shared: see `prefix`.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -28,29 +53,8 @@ class AnswerReader:
         self.model, self.tokenizer, self.chat = model, tokenizer, chat
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
-    def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """Number of tokens of each prompt as the model sees it."""
-        return [len(ids) for ids in self._tokens(prompts)]
-
-    @torch.inference_mode()
-    def read(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Mapping[str, float] | None]:
-        """Log-probability (nats) of each answer, with or without a space before it; None for a prompt that is too long.
-
-        Raises:
-            ValueError: two answers begin with the same token, so that one token cannot tell them apart.
-        """
-        columns = self._columns(answers)
-        tokens = self._tokens(prompts)
-        fitting = [index for index, ids in enumerate(tokens) if not self.context or len(ids) <= self.context]
-        found: list[Mapping[str, float] | None] = [None] * len(prompts)
-        if not fitting:
-            return found
-        logprobs_BV = self._next_token([tokens[index] for index in fitting])
-        for index, row in zip(fitting, logprobs_BV, strict=True):
-            found[index] = {answer: row[ids].logsumexp(0).item() for answer, ids in columns.items()}
-        return found
-
-    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+    def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Each prompt as the model sees it."""
         if not self.chat:
             return [self.tokenizer(prompt + _LEAD)["input_ids"] for prompt in prompts]
         texts = [
@@ -60,6 +64,50 @@ class AnswerReader:
             for prompt in prompts
         ]
         return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+    @torch.inference_mode()
+    def prefix(self, tokens: Sequence[Sequence[int]]) -> Prefix | None:
+        """What all prompts that fit into the context begin with, computed; at least one token is left to each.
+
+        None for a single prompt, where nothing is shared, and for models whose prompts cannot be computed in two parts.
+        """
+        fitting = [ids for ids in tokens if self._fits(ids)]
+        length = _shared_length(fitting)
+        if not length or not _in_parts(self.model.config):
+            return None
+        ids = fitting[0][:length]
+        cache = DynamicCache(config=self.model.config)
+        ids_1P: Int[Tensor, "1 P"] = torch.tensor([ids], device=self.model.device)
+        self.model(input_ids=ids_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return Prefix(ids, cache)
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: Sequence[Sequence[int]], answers: Sequence[str], prefix: Prefix | None = None
+    ) -> list[Mapping[str, float] | None]:
+        """Log-probability (nats) of each answer, with or without a space before it; None for a prompt that is too long.
+
+        Args:
+            tokens: the prompts, from `tokens`.
+            answers: what may come next.
+            prefix: what all these prompts begin with, from `prefix`; None computes them whole.
+
+        Raises:
+            ValueError: two answers begin with the same token, so that one token cannot tell them apart; or a prompt
+                does not begin with the prefix.
+        """
+        columns = self._columns(answers)
+        fitting = [index for index, ids in enumerate(tokens) if self._fits(ids)]
+        found: list[Mapping[str, float] | None] = [None] * len(tokens)
+        if not fitting:
+            return found
+        logprobs_BV = self._next_token([tokens[index] for index in fitting], prefix)
+        for index, row in zip(fitting, logprobs_BV, strict=True):
+            found[index] = {answer: row[ids].logsumexp(0).item() for answer, ids in columns.items()}
+        return found
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return not self.context or len(ids) <= self.context
 
     def _columns(self, answers: Sequence[str]) -> dict[str, list[int]]:
         columns = {}
@@ -71,35 +119,53 @@ class AnswerReader:
             raise ValueError(f"the judge's tokenizer does not give {', '.join(answers)} tokens of their own")
         return columns
 
-    def _next_token(self, tokens: Sequence[Sequence[int]]) -> Float[Tensor, "B V"]:
-        """Padding stands on the right, where nothing attends to it: no mask, and sliding windows count real tokens."""
-        shared = _shared_prefix(tokens)
-        rests = [ids[shared:] for ids in tokens]
+    def _next_token(self, tokens: Sequence[Sequence[int]], prefix: Prefix | None) -> Float[Tensor, "B V"]:
+        """Padding stands on the right, where nothing attends to it: no mask, and sliding windows count real tokens.
+
+        Positions go on from the prefix: the model counts them from its cache.
+        """
+        rests = _without(prefix, tokens)
         device = self.model.device
         ids_BT = torch.zeros((len(rests), max(map(len, rests))), dtype=torch.long, device=device)
         for row, rest in enumerate(rests):
             ids_BT[row, : len(rest)] = torch.tensor(rest, device=device)
         lasts_B = torch.tensor([len(rest) - 1 for rest in rests], device=device)
         wanted_U, column_B = lasts_B.unique(return_inverse=True)
-        cache = self._prefix_cache(tokens[0][:shared], len(rests)) if shared else None
+        cache = prefix.repeated(len(rests)) if prefix else None
         logits_BUV = self.model(
             input_ids=ids_BT, past_key_values=cache, use_cache=cache is not None, logits_to_keep=wanted_U
         ).logits
         rows_B = torch.arange(len(rests), device=device)
         return logits_BUV[rows_B, column_B].float().log_softmax(-1)
 
-    def _prefix_cache(self, ids: Sequence[int], rows: int) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
-        ids_1P: Int[Tensor, "1 P"] = torch.tensor([list(ids)], device=self.model.device)
-        self.model(input_ids=ids_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(rows)
-        return cache
 
-
-def _shared_prefix(tokens: Sequence[Sequence[int]]) -> int:
+def _shared_length(tokens: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with; 0 for a single row, and at least one token is left to every row."""
     if len(tokens) < 2:
         return 0
     shortest = min(map(len, tokens)) - 1
     first = tokens[0]
     return next((at for at in range(shortest) if any(ids[at] != first[at] for ids in tokens)), shortest)
+
+
+def _without(prefix: Prefix | None, tokens: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    if prefix is None:
+        return list(tokens)
+    length = len(prefix.ids)
+    if any(len(ids) <= length or list(ids[:length]) != list(prefix.ids) for ids in tokens):
+        raise ValueError("a prompt does not begin with the prefix that was computed for it")
+    return [ids[length:] for ids in tokens]
+
+
+def _in_parts(config: PretrainedConfig) -> bool:
+    """Whether a text's beginning can be computed by itself: keys and values in every layer, and nothing recurrent."""
+    layers = DynamicCache(config=config).layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return plain and not _STRETCHED & _rotary_types(config)
+
+
+def _rotary_types(config: PretrainedConfig) -> set[str]:
+    """The kinds of rotary positions in use; some models have one per kind of layer."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    several = [value for value in found.values() if isinstance(value, Mapping)] or [found]
+    return {str(one.get("rope_type", "default")) for one in several}

@@ -12,21 +12,29 @@ from harness.judges.phrases import (
     CLAUSE,
     CORRECTION,
     DENIED_AFTER,
+    EMPTY,
     FINAL,
     GRADING,
     GUESS,
     HARMLESS_NEGATION,
+    LABEL,
     NEGATION,
     ORDER,
+    OWN_ANSWER,
     REPORTED,
     RESTATED_QUESTION,
+    STAMP,
     STATES,
     TURN,
     with_day_numbers,
 )
 
 _SPECIAL = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<eos>|<bos>")
-_TAG = re.compile(r"<!--.*?(?:-->|\Z)|</?[A-Za-z][^<>]{0,60}>")
+_TAG = re.compile(r"<!--.*?(?:-->|\Z)|<(?P<closes>/?)(?P<name>[A-Za-z][\w-]*)[^<>]{0,60}>")
+_INLINE_TAGS = frozenset(
+    {"a", "b", "big", "code", "em", "font", "i", "mark", "s", "small", "span", "strong", "sub", "sup", "u"}
+)
+_MARK_TAGS = frozenset({"label", "points", "rating", "result", "score", "status"})
 _FOLLOW_ON = re.compile(r"(?:\A|(?<=\s))(?:Q|Question|User|Human)\s*\d*\s*:", re.IGNORECASE)
 _HEADING = re.compile(
     r"^\s*#*\s*(?:introduction|background|conclusions?|summary|overview|answer|references?|explanation|question|response"
@@ -39,12 +47,13 @@ _CONDITION = re.compile(r"\W*(?:if|please|when|since|because|as|whenever|unless)
 _IF = re.compile(r"\W*(?:if|when|whenever|unless)\b", re.IGNORECASE)
 _SPACED_OUT = re.compile(r"(?<![^\s])(?:[A-Za-z][ .-]){3,}[A-Za-z](?![^\s.,!?])")
 _ABBREVIATION = re.compile(r"(?:\b(?:Dr|Mr|Mrs|Ms|St|Jr|Sr|Prof|vs|No|etc|approx|ca|c|e\.g|i\.e)|\b[A-Z]|\.[A-Za-z])\Z")
+_GRADE = re.compile(r"\b[A-D]\.\Z")
 _END = re.compile(r"(?<=[.!?\u3002])[\"')\]]*\s+|\n+|[\[\]]|(?<=[!?])(?=\w)")
 
 
 def cleaned(answer: str) -> str:
     """The answer without markup, chat tokens, and questions and answers that a model added of its own."""
-    text = _TAG.sub(" ", _SPECIAL.sub("\n", unicodedata.normalize("NFC", answer)))
+    text = _TAG.sub(_as_text, _SPECIAL.sub("\n", unicodedata.normalize("NFC", answer)))
     starts = [match.start() for match in _FOLLOW_ON.finditer(text)]
     if starts and not text[: starts[0]].strip():
         starts = starts[1:]
@@ -57,13 +66,24 @@ def cleaned(answer: str) -> str:
     return with_day_numbers(re.sub(r"[ \t]+", " ", text)).strip()
 
 
+def _as_text(tag: re.Match[str]) -> str:
+    """What a tag says: nothing if it is inline, else that a part ends, and what comes next if that is about grading."""
+    heading = re.sub("[_-]", " ", tag["name"] or "").lower()
+    if not heading or heading in _INLINE_TAGS:
+        return " "
+    if tag["closes"] or tag[0].endswith("/>"):
+        return "\n"
+    return f"\n{heading}: " if GRADING.search(f"{heading}:") else "\ngrade: " if heading in _MARK_TAGS else "\n"
+
+
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; initials and usual abbreviations do not end one."""
+    """The sentences of a text; initials and usual abbreviations do not end one, a grade such as "A." does."""
     found: list[str] = []
     held = ""
     for piece in _END.split(text):
         held = f"{held} {piece}".strip() if held else piece.strip()
-        if held and not (held.endswith(".") and _ABBREVIATION.search(held[:-1]) and len(held) > 3):
+        shortened = held.endswith(".") and _ABBREVIATION.search(held[:-1]) and len(held) > 3
+        if held and (not shortened or (_GRADE.search(held) and GRADING.search(held))):
             found.append(held)
             held = ""
     return found + ([held] if held else [])
@@ -94,7 +114,7 @@ class Claim:
     @property
     def abstains(self) -> bool:
         """It declines, does not know, or asks back."""
-        return bool(ABSTENTION.search(self.text))
+        return bool(ABSTENTION.search(self.text) or EMPTY.match(self.text))
 
     @property
     def guesses(self) -> bool:
@@ -119,7 +139,7 @@ class Claim:
     @property
     def after_turn(self) -> str:
         """What follows the last "but" or the like; "" if there is none."""
-        turns = list(TURN.finditer(self.text))
+        turns = list(TURN.finditer(self.text.rstrip(" .;")))
         return self.text[turns[-1].end() :].strip() if turns else ""
 
     def clause_before(self, start: int) -> str:
@@ -141,13 +161,39 @@ class Claim:
 
 def claims(answer: str, matters: Callable[[str], object] = lambda text: False) -> list[Claim]:
     """The claims of an answer, in order; ``matters`` as for `without_grading_talk`."""
-    spoken = (RESTATED_QUESTION.sub("It is", sentence) for sentence in sentences(cleaned(answer)))
-    kept = [sentence for sentence in spoken if not ORDER.search(sentence)]
-    parts = [part for sentence in kept if re.search(r"\w", part := without_grading_talk(sentence, matters))]
-    if not parts:  # all of it runs together with such talk: what is left may still hold the answer
-        clauses = (clause for sentence in kept if not _IF.match(sentence) for clause in CLAUSE.split(sentence))
-        parts = [clause.strip() for clause in clauses if clause and not GRADING.search(clause) and matters(clause)]
-    return [Claim(part) for part in parts]
+    parts = (without_grading_talk(sentence, matters) for sentence in _spoken(answer))
+    return [Claim(part) for part in parts if re.search(r"\w", part)]
+
+
+def asides(answer: str, matters: Callable[[str], object]) -> list[Claim]:
+    """What stands between talk about grading, for an answer that says nothing outside of it.
+
+    What the talk calls the answer that is handed in goes before all else.
+
+    Args:
+        answer: the whole answer.
+        matters: whether words hold what is looked for; others are left out.
+    """
+    spoken = [sentence for sentence in _spoken(answer) if not _IF.match(sentence)]
+    own = [without_grading_talk(part, matters) for sentence in spoken for part in OWN_ANSWER.split(sentence)[1:]]
+    if any(re.search(r"\w", part) for part in own):
+        return [Claim(part) for part in own if re.search(r"\w", part)]
+    pieces = (piece for sentence in spoken for part in CLAUSE.split(sentence) for piece in LABEL.split(part))
+    kept = (piece.strip() for piece in pieces if not GRADING.search(piece) and not _IF.match(piece))
+    return [Claim(piece) for piece in kept if matters(piece)]
+
+
+def _spoken(answer: str) -> list[str]:
+    """The sentences of an answer but for orders to the reader."""
+    bare = (_without_stamps(sentence) for sentence in sentences(cleaned(answer)))
+    every = (RESTATED_QUESTION.sub("It is", sentence) for sentence in bare)
+    return [sentence for sentence in every if not ORDER.search(sentence)]
+
+
+def _without_stamps(sentence: str) -> str:
+    while stamp := STAMP.match(sentence):
+        sentence = sentence[stamp.end() :]
+    return sentence
 
 
 def final_part(text: str) -> str | None:

@@ -22,6 +22,18 @@ _PREDICATE = re.compile(
     r"\b(?:is|are|was|were|called|named)\s+(?:\w+ly\s+)?(?:a|an|the)?\s*(?:[\w'-]+\s+){0,4}?(?P<noun>[\w'-]+)"
     r"(?=\s+(?:that|who|which|of|in|for|from|used|set|known|on|with|to|native|found)\b|[,.;:!?]|\s*\Z)"
 )
+_PARTICIPLE = re.compile(
+    r"(?:\w+(?<!e)ed|born|built|confused|found|given|held|kept|known|made|mistaken|seen|set|shown|taken|thought|used)\Z"
+)
+_ASKS_WHERE = re.compile(
+    r"\bwhere\b|\b(?:what|which) (?:continent|country|county|nation|province|region|state)\b", re.IGNORECASE
+)
+_ASKS_IN_WHICH = re.compile(r"\b(?:at|from|in|on|to) (?:what|which)\b", re.IGNORECASE)
+_PLACED = re.compile(r"\b(?:at|from|in|near|of|to)\s+(?:the\s+)?(?P<it>[A-Z][\w'-]*)\s*,\s*\Z")
+_SETTING = re.compile(
+    r"\A(?P<subject>.*?)\b(?:is|was|are|were)\s+(?:a|an|the|one of)\s[^,.;:]*?\b(?:across|at|in|near|on|within)\s+"
+    r"(?:the\s+)?\Z"
+)
 _COLOURS_TEXT = """
 red green blue yellow white black orange purple pink brown grey gray gold silver violet turquoise beige golden
 crimson scarlet indigo maroon cyan magenta
@@ -32,6 +44,13 @@ example character thing kind type term concept creature figure name play part fo
 group set number one member element
 """
 _GENERIC = frozenset(_GENERIC_TEXT.split())
+_KINDS_TEXT = """
+actor actress animal artist author band bird book building capital city colour color company composer continent country
+director film game inventor island king lake language leader man metal mountain movie musician novel ocean painter
+painting person philosopher plant poet politician president queen river scientist sea singer song state town village
+woman writer
+"""
+_KINDS = frozenset(_KINDS_TEXT.split())
 _NO_NAMES_TEXT = """
 american british english french german dutch italian spanish russian greek roman chinese japanese indian irish
 scottish european african asian swedish polish baroque renaissance gothic classical romantic medieval soviet latin
@@ -130,7 +149,7 @@ class Gold:
         Short sentences do with any new word. Longer ones need a colour where one is asked for, or a new name, or, where
         the gold is no name, a new noun at the end of "is a ...".
         """
-        new = [word for word in content_words(text) if not self._is_old(word, text)]
+        new = [word for word in content_words(text) if not self._is_old(word, text) and not self._is_kind(word)]
         if not new:
             return False
         if len(content_words(text)) <= 3 or (len(split_words(text)) <= 8 and POINTS.search(text)):
@@ -141,7 +160,8 @@ class Gold:
             return True
         if self.is_name:
             return False
-        ends = {part for match in _PREDICATE.finditer(text) for part in match["noun"].split("-")}
+        nouns = [match["noun"] for match in _PREDICATE.finditer(text) if not _PARTICIPLE.match(match["noun"])]
+        ends = {part for noun in nouns for part in noun.split("-")}
         if text.endswith(".") and self.is_repeated_by(text):
             ends.add(content_words(text)[-1].raw)
         return not ends or any(word.raw in ends and word.text not in _GENERIC for word in new)
@@ -150,6 +170,10 @@ class Gold:
         """Whether a sentence takes up the question's words, as a full answer would."""
         words = content_words(text)
         return sum(among(word, words) for word in self.asked) >= max(1, 0.75 * len(self.asked))
+
+    def _is_kind(self, word: Word) -> bool:
+        """Only says what sort of thing it is, where a name is asked for: "a city"."""
+        return self.is_name and word.raw in _KINDS
 
     def _is_old(self, word: Word, text: str) -> bool:
         """It stood in the question, or is the beginning of a word of it where the text was cut off."""
@@ -166,8 +190,24 @@ class Gold:
         initials = "".join(asked.text[0] for asked in split_words(self.question))
         if word.raw.isupper() and len(word.text) > 1 and word.text in initials:
             return False  # "Department of Defense (DOD)"
+        if self._is_scenery(word, text):
+            return False
         begins = not re.search(r"\w", text[: word.start])
         return not begins or bool(re.match(r",?\s+[A-Z]", text[word.end :]))
+
+    def _is_scenery(self, word: Word, text: str) -> bool:
+        """Whether a name only says where something of the question lies: "in Bath, England", "is a town in England"."""
+        before = text[: word.start]
+        run = re.search(r"(?:[A-Z][\w'-]*\s+)*\Z", before)
+        lead = before[: run.start()] if run else before
+        if _ASKS_WHERE.search(self.question):
+            return False
+        if placed := _PLACED.search(lead):
+            return any(among(place, self.asked) for place in split_words(placed["it"]))
+        setting = _SETTING.match(lead)
+        if not setting or _ASKS_IN_WHICH.search(self.question):
+            return False
+        return all(among(other, self.asked) for other in content_words(setting["subject"]))
 
     def same_kind(self, other: str, mine: str) -> bool:
         """Whether two things side by side can be rivals: two names, or two plain nouns."""

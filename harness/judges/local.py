@@ -116,18 +116,19 @@ class LocalJudge:
 
     def _read(self, rubric: Rubric, calls: list[Call], advance: Callable[[int, str], None]) -> dict[str, Reply]:
         reader = self._reader()
-        lengths = reader.lengths([call.prompt for call in calls])
-        order = sorted(range(len(calls)), key=lambda index: -lengths[index])  # equal lengths together: little padding
+        tokens = reader.tokens([call.prompt for call in calls])
+        prefix = reader.prefix(tokens)
+        order = sorted(range(len(calls)), key=lambda index: -len(tokens[index]))  # like lengths together: less padding
         replies: dict[str, Reply] = {}
         for start in range(0, len(order), self.batch_size):
-            some = [calls[index] for index in order[start : start + self.batch_size]]
-            found = reader.read([call.prompt for call in some], list(rubric.answers))
-            fresh = [(call, _reply(logprobs)) for call, logprobs in zip(some, found, strict=True)]
+            batch = order[start : start + self.batch_size]
+            found = reader.read([tokens[index] for index in batch], list(rubric.answers), prefix)
+            fresh = [(calls[index], _reply(logprobs)) for index, logprobs in zip(batch, found, strict=True)]
             self._replies.keep_all((call, reply) for call, reply in fresh if reply.text)
             replies |= {call.key: reply for call, reply in fresh}
-            self.usage.calls += len(some)
-            self.usage.prompt_tokens += sum(lengths[index] for index in order[start : start + self.batch_size])
-            advance(len(some), "")
+            self.usage.calls += len(batch)
+            self.usage.prompt_tokens += sum(len(tokens[index]) for index in batch)
+            advance(len(batch), "")
         return replies
 
     def _verdict(self, rubric: Rubric, reply: Reply, cached: bool) -> Verdict:

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
-from harness.judges.claims import Claim, claims, corrected_part, final_part
+from harness.judges.claims import Claim, asides, claims, corrected_part, final_part
 from harness.judges.golds import Gold, among, content_words, gold_of
 from harness.judges.names import split_words
 from harness.judges.phrases import (
     BEGINS_WITH_OR,
+    CONNECTS,
     DENIES_THE_LAST,
     DOUBT,
     LETTERED,
@@ -31,7 +33,7 @@ from harness.judges.usage import Usage
 from harness.types import Grading, Verdict
 
 Label = Literal["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]
-_RULES = 1
+_RULES = 2
 """Bump by hand whenever a verdict changes."""
 
 _NOT_A_RIVAL = frozenset(
@@ -39,11 +41,14 @@ _NOT_A_RIVAL = frozenset(
 )
 _NAMES_A_THING = re.compile(r"\A\W*(?:[A-Z]\w+(?:\s\w+)?\W*\Z|[A-Z]\w+ (?:is|was) the\b)")
 """A thing and no more, or "Australia is the capital": a claim, even if all its words stood in the question."""
+_LONE_LETTER = re.compile(r"\A\W*[A-D]\W*\Z")
+"""The letter of a grade or of an option, which is no answer by itself."""
 _FILLERS = """
 difficult hard tricky good great interesting important complex topic information help question fact thing things
 something someone way time glad happy assist assistant sure let step steps start begin look check search find moment
 second minute later next thank thanks welcome hello hi hey conversation discuss talk subject user chat give tell
 explain provide share ask true right accepted valid perfect exactly absolutely indeed agreed try want need here
+hm hmm uh um er ah oh eh huh oops yeah yep nope alright lol haha grader judge final result conclusion
 """
 _FILLER = frozenset(_FILLERS.split())
 
@@ -138,8 +143,16 @@ class Reading:
 
     @cached_property
     def said(self) -> list[Claim]:
-        """What the answer claims."""
-        return claims(self.grading.answer, self.gold.find)
+        """What the answer claims; where that is nothing, what it says in passing while it talks about its grading."""
+        found = claims(self.grading.answer, self.gold.find)
+        says = any(claim.abstains or self._novel(claim.text) for claim in found)
+        return found if says else [*found, *asides(self.grading.answer, self.gold.find)]
+
+    @cached_property
+    def _options(self) -> dict[str, str]:
+        """The options that the answer lists, by letter."""
+        _, *found = LETTERED.split("\n".join(claim.text for claim in self.said))
+        return dict(zip(found[::2], (text.partition("\n")[0] for text in found[1::2]), strict=True))
 
     def label(self) -> tuple[Label, str]:
         """The label, and the rule that gave it."""
@@ -154,15 +167,19 @@ class Reading:
         return self._with_gold(mentions) if mentions else self._without_gold()
 
     def _mentions(self, said: Sequence[Claim]) -> list[Mention]:
-        pairs = zip(said, [*said[1:], None], strict=True)
+        pairs = zip_longest(said, said[1:])
         return [Mention(claim, s, e, following) for claim, following in pairs for s, e in self.gold.find(claim.text)]
 
     def _settled(self, part: str, name: str) -> tuple[Label, str] | None:
         """The label if the answer itself says which of its parts is its answer."""
+        chosen = bool(_LONE_LETTER.match(part)) and not self.gold.find(part)
+        part = self._options.get(part.strip(" .)(\n"), "") if chosen else part
         said = claims(part)
         mentions = [mention for mention in self._mentions(said) if not mention.denied]
         if mentions:
             return self._with_gold(mentions)
+        if chosen and said:
+            return "INCORRECT", f"the {name} answer is another option"
         first = said[0] if said else None
         if first is None or first.abstains or not self._novel(first.text) or not self.gold.has_kind(first.text):
             return None
@@ -188,8 +205,7 @@ class Reading:
         return "NOT_ATTEMPTED" if self.grading.rubric == "simpleqa_verified" else "INCORRECT", "several candidates"
 
     def _is_one_of_several(self, asserted: Sequence[Mention]) -> bool:
-        whole = " ".join(claim.text for claim in self.said)
-        if len(LETTERED.findall(whole)) >= 3 and not final_part(whole):
+        if len(self._options) >= 3 and not final_part(" ".join(claim.text for claim in self.said)):
             return True
         listed = any(NAMES_AFTER.match(mention.claim.text[mention.end :]) for mention in asserted)
         if listed and self.gold.is_name and not self.gold.parts:
@@ -207,11 +223,15 @@ class Reading:
         for match in (OR_AFTER.match(after), OR_BEFORE.search(before)):
             if match and self._is_rival(match, mine, text):
                 return True
-        if len(OPTIONS.findall(text)) >= 2 or (mention.following and BEGINS_WITH_OR.match(mention.following.text)):
+        if len(OPTIONS.findall(text)) >= 2 or self._goes_on_with_or(mention):
             return True
         items = [item for item in re.split(r",|\band\b", text) if item.strip()]
         names = all(item.strip()[:1].isupper() and len(item.split()) <= 3 for item in items)
         return len(items) >= 3 and names and not self.gold.parts and not mention.claim.states
+
+    def _goes_on_with_or(self, mention: Mention) -> bool:
+        following = mention.following.text if mention.following else ""
+        return bool(BEGINS_WITH_OR.match(following)) and self._novel(following)
 
     def _is_rival(self, match: re.Match[str], mine: str, text: str) -> bool:
         other = match["other"]
@@ -246,12 +266,18 @@ class Reading:
         if all(claim.asks and not claim.guesses for claim in self.said):
             return "NOT_ATTEMPTED", "only asks"
         if not self._novel(whole):
-            if _NAMES_A_THING.match(whole) and not self.said[0].asks:
+            means = any(word.text not in _FILLER for word in content_words(whole))
+            if means and _NAMES_A_THING.match(whole) and not self.said[0].asks:
                 return "INCORRECT", "a word of the question is given as the answer"
             return "NOT_ATTEMPTED", "only repeats the question"
-        if not any(self.gold.has_kind(claim.text) for claim in self.said):
+        if not any(self.gold.has_kind(claim.text) for claim in self.said if not self._breaks_off(claim)):
             return "NOT_ATTEMPTED", "nothing of the kind asked for"
         return "INCORRECT", "the gold answer is not there"
+
+    def _breaks_off(self, claim: Claim) -> bool:
+        """Whether the answer was cut off where this began to say something more: "However, the exact title"."""
+        last = len(self.said) > 1 and claim is self.said[-1]
+        return last and bool(CONNECTS.match(claim.text)) and not claim.states and claim.text[-1].isalpha()
 
     def _commits_to_another(self, besides: Sequence[Claim]) -> bool:
         return any(self._commits(claim) for claim in self.said if claim not in besides)
@@ -268,4 +294,4 @@ class Reading:
             return False
         if claim.guesses or POINTS.search(bare.text) or len(split_words(bare.text)) <= 3:
             return True
-        return bare.states and self.gold.rivals(bare.text)
+        return bare.states and (self.gold.rivals(bare.text) or self.gold.is_repeated_by(bare.text))

@@ -124,7 +124,7 @@ def test_the_shipped_answers_are_enough() -> None:
     assert sum(item.kind not in ("injection", "generated") for item in every) >= 60
     assert {item.label for item in load_items("held-out")} == set(LABELS)
     assert len({item.id for item in every}) == len(every)
-    assert len(load_items("held-out")) >= len(every) / 3 - 1
+    assert len(load_items("held-out")) >= 0.3 * len(every), "injections that were looked at went to the open part"
 
 
 def test_the_rule_judge_on_the_open_part_and_against_injections_everywhere() -> None:

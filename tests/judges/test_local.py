@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,23 +34,79 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
     return load_model(config(request.param))
 
 
-@pytest.mark.parametrize("shared", [0, 600])
-def test_probabilities_are_the_same_alone_and_in_a_batch_with_shared_instructions(loaded: Loaded, shared: int) -> None:
+@pytest.mark.parametrize("shared", [0, 100, 600])
+def test_shared_instructions_and_batches_change_no_log_probability(loaded: Loaded, shared: int) -> None:
     """The longest instructions are longer than the sliding windows of the tiny models."""
     reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
-    prompts = [("grade this " * 60)[:shared] + answer + " A, B or C?" for answer in ANSWERS]
-    together = reader.read(prompts, ["A", "B", "C"])
-    for prompt, found in list(zip(prompts, together, strict=True))[1:4]:
-        (alone,) = reader.read([prompt], ["A", "B", "C"])
-        assert found is not None
-        assert alone is not None
-        assert found == pytest.approx(alone, abs=1e-9)
+    tokens = reader.tokens([("grade this " * 60)[:shared] + answer + " A, B or C?" for answer in ANSWERS])
+    prefix = reader.prefix(tokens)
+    assert (len(prefix.ids) if prefix else 0) in (shared, shared + 1), "the text, and the mark that begins it"
+    alone = [reader.read([ids], ["A", "B", "C"])[0] for ids in tokens]
+    for start, stop in ((0, 5), (0, 3), (3, 5), (4, 5)):  # one prefix serves batches of any size
+        for found, wanted in zip(
+            reader.read(tokens[start:stop], ["A", "B", "C"], prefix), alone[start:stop], strict=True
+        ):
+            assert found is not None
+            assert wanted is not None
+            assert found == pytest.approx(wanted, abs=1e-9)
+
+
+def test_a_prefix_leaves_a_token_to_the_shortest_prompt_and_needs_two_prompts() -> None:
+    loaded = load_model(config())
+    reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
+    tokens = [[5, 6, 7], [5, 6, 7], [5, 6, 7, 8]]
+    prefix = reader.prefix(tokens)
+    assert prefix is not None
+    assert list(prefix.ids) == [5, 6]
+    same, again, _ = reader.read(tokens, ["A"], prefix)
+    assert same == again == pytest.approx(reader.read(tokens[:1], ["A"])[0], abs=1e-9)
+    assert reader.prefix(tokens[:1]) is None
+    assert reader.prefix([[5], [5, 6]]) is None
+    with pytest.raises(ValueError, match="does not begin with the prefix"):
+        reader.read([[5, 7, 6]], ["A"], prefix)
+    with pytest.raises(ValueError, match="does not begin with the prefix"):
+        reader.read([[5, 6]], ["A"], prefix)
+
+
+def test_prompts_too_long_for_the_context_do_not_count_for_the_prefix() -> None:
+    loaded = load_model(config("gpt2"))
+    reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
+    prefix = reader.prefix([[7] * 2000, [7] * 2001, [5, 6, 7], [5, 6, 8]])
+    assert prefix is not None
+    assert list(prefix.ids) == [5, 6]
+    assert reader.prefix([[7] * 2000, [7] * 2001]) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"layer_types": ["full_attention", "linear_attention"] * 2},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        {"rope_parameters": {"full_attention": {"rope_type": "longrope", "rope_theta": 1e4}}},
+    ],
+)
+def test_models_that_cannot_compute_a_prompt_in_two_parts_compute_it_whole(changed: dict[str, Any]) -> None:
+    loaded = load_model(config())
+    for name, value in changed.items():
+        setattr(loaded.model.config, name, value)
+    assert AnswerReader(loaded.model, loaded.tokenizer, chat=False).prefix([[5, 6, 7], [5, 6, 8]]) is None
+
+
+@pytest.mark.real
+def test_the_default_model_reads_the_same_from_a_shared_prefix(default_model: Loaded) -> None:
+    reader = AnswerReader(default_model.model, default_model.tokenizer, chat=True)
+    tokens = reader.tokens([f"{'Grade strictly. ' * 20}\nAnswer: {answer}\nA, B or C?" for answer in ANSWERS])
+    prefix = reader.prefix(tokens)
+    assert prefix is not None
+    assert len(prefix.ids) > 60
+    for ids, found in zip(tokens, reader.read(tokens, ["A", "B", "C"], prefix), strict=True):
+        assert found == pytest.approx(reader.read([ids], ["A", "B", "C"])[0], abs=1e-4)
 
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass() -> None:
     loaded = load_model(config())
     reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
-    (found,) = reader.read(["Say A or B."], ["A", "B"])
+    (found,) = reader.read(reader.tokens(["Say A or B."]), ["A", "B"])
     ids = loaded.tokenizer("Say A or B.\nGrade:", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         logprobs_V = loaded.model(ids).logits[0, -1].float().log_softmax(-1)
@@ -85,6 +142,26 @@ def test_every_reply_parses_and_keeps_expected_score_and_entropy(tmp_path: Path,
             assert verdict.expected == pytest.approx(sum(int(score) * p for score, p in shares.items()))
 
 
+def test_a_scoring_computes_the_shared_instructions_once(tmp_path: Path) -> None:
+    fed: list[int] = []
+
+    def counting(chosen: ModelConfig) -> Loaded:
+        loaded = roomy(chosen)
+        loaded.model.register_forward_pre_hook(
+            lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        return loaded
+
+    whole = judge_at(tmp_path, batch_size=2)
+    expected = whole.grade(gradings())
+    judge = judge_at(tmp_path, batch_size=2, cache=str(tmp_path / "other.sqlite"), load=counting)
+    found = judge.grade(gradings())
+    shared, *batches = fed
+    assert len(batches) == 3
+    assert shared > 4 * max(batches), "the instructions are fed for one row, and to no batch"
+    assert [verdict.raw for verdict in found] == [verdict.raw for verdict in expected]
+
+
 def test_a_second_scoring_does_not_even_load_the_model(tmp_path: Path) -> None:
     first = judge_at(tmp_path)
     verdicts = first.grade(gradings() * 2)
@@ -108,7 +185,7 @@ def test_a_prompt_longer_than_the_context_is_unscored_and_the_others_are_not(tmp
 def test_answers_that_share_a_token_are_refused() -> None:
     loaded = load_model(config())
     with pytest.raises(ValueError, match="tokens of their own"):
-        AnswerReader(loaded.model, loaded.tokenizer, chat=False).read(["x"], ["A", "BA"])
+        AnswerReader(loaded.model, loaded.tokenizer, chat=False).read([[5]], ["A", "BA"])
 
 
 def test_identity_tells_weights_and_the_way_they_are_run() -> None:
