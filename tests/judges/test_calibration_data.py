@@ -93,7 +93,10 @@ def test_the_part_set_aside_follows_from_the_ids(rows: list[Row], held: list[Row
 
 def test_at_least_300_answers_cover_models_labels_and_steering(rows: list[Row]) -> None:
     assert len(rows) >= 300
-    assert {row["model"] for row in rows} >= {"SmolLM2-135M-Instruct", "Gemma-3-270m", "Qwen2.5-0.5B-Instruct"}
+    assert {row["model"] for row in rows} >= {
+        *(m + "-Instruct" for m in ("SmolLM2-135M", "Qwen2.5-0.5B", "Qwen2.5-Coder-1.5B")),
+        "Gemma-3-270m",
+    }
     assert all(count >= 60 for count in Counter(row["label"] for row in rows).values())
     assert sum(row["steered"] for row in rows) >= 100
     assert sum(not row["steered"] for row in rows) >= 100
