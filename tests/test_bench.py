@@ -101,17 +101,19 @@ def test_peak_memory_holds_the_weights() -> None:
     assert found["peak_bytes"] > found["weights_bytes"] > 0
 
 
+NAMES = ("baseline", "caa", "mean_act", "cast", "segmented", "no_such_method")
+
+
+@pytest.fixture(scope="module")
+def found(jobs: Jobs) -> dict[str, dict]:
+    timed, failed = methods.side_by_side(jobs, NAMES, rows=3, new_tokens=4, repeats=2, note=lambda _: None)
+    assert {len(steered.timings) for steered in timed.values()} == {2}
+    return methods.figures(timed, failed, 4)
+
+
 class TestMethods:
-    NAMES = ("baseline", "caa", "mean_act", "cast", "segmented", "no_such_method")
-
-    @pytest.fixture(scope="class")
-    def found(self, jobs: Jobs) -> dict[str, dict]:
-        timed, failed = methods.side_by_side(jobs, self.NAMES, rows=3, new_tokens=4, repeats=2, note=lambda _: None)
-        assert {len(steered.timings) for steered in timed.values()} == {2}
-        return methods.figures(timed, failed, 4)
-
     def test_all_that_can_be_set_up_are_timed(self, found: dict[str, dict]) -> None:
-        for name in (methods.UNSTEERED, *self.NAMES[:-1]):
+        for name in (methods.UNSTEERED, *NAMES[:-1]):
             assert found[name]["decode_seconds"] > 0
             assert found[name]["decode_speed_over_unsteered"] > 0
         assert found[methods.UNSTEERED]["decode_speed_over_unsteered"] == 1
@@ -121,14 +123,14 @@ class TestMethods:
         assert "no_such_method cannot be set up: ValueError" in methods.table(found)
 
     def test_edits_act_where_there_are_any(self, found: dict[str, dict]) -> None:
-        sites = {name: found[name]["sites"] for name in self.NAMES[:-1]}
+        sites = {name: found[name]["sites"] for name in NAMES[:-1]}
         assert sites["baseline"] == found["baseline"]["rows_changed"] == 0
         assert sites["mean_act"] == sites["segmented"] == 4
         assert found["mean_act"]["rows_changed"] > 0
 
     def test_every_yaml_is_a_method(self) -> None:
         names = methods.method_names()
-        assert set(self.NAMES[:-1]) < set(names)
+        assert set(NAMES[:-1]) < set(names)
         assert names == sorted(set(names))
 
     def test_table_has_a_line_for_each(self, found: dict[str, dict]) -> None:

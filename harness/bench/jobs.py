@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.bench.suite import Models
 from harness.build import Job, build, composed
 from harness.subject.local import LocalSubject
+from harness.tasks.task import Task
 from harness.types import Example
 from harness.workbench import Workbench
 
@@ -32,9 +33,9 @@ class Jobs:
         """
         return build(*composed([*self.overrides, "tracking=none", *overrides]))
 
-    def workbench(self, job: Job, subject: LocalSubject | None = None) -> Workbench:
-        """Where the job's method meets the loaded model (or another view of it)."""
-        return Workbench(subject or self.models.subject(), job.task, job.method, job.control, job.seed)
+    def workbench(self, job: Job, *, task: Task | None = None, subject: LocalSubject | None = None) -> Workbench:
+        """Where the job's method meets its task, or another one, and the loaded model, or another view of it."""
+        return Workbench(subject or self.models.subject(), task or job.task, job.method, job.control, job.seed)
 
 
 def questions(job: Job, count: int) -> list[Example]:

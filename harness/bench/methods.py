@@ -56,7 +56,7 @@ def side_by_side(
 ) -> tuple[dict[str, Steered], dict[str, str]]:
     """Decode un-steered and with every method in each repeat, after a short run of each that is not counted.
 
-    Methods learn from the task ``behaviors``, which offers all that a method may require; the batch is made of
+    Methods learn from the task ``sentiment``, which offers all that a method may require; the batch is made of
     questions of the task ``facts``, since some methods need a gold answer. Parameters are the methods' defaults.
 
     Args:
@@ -93,12 +93,11 @@ def side_by_side(
 
 
 def _prepared(jobs: Jobs, name: str, asked: Job, examples: Sequence[Example]) -> Steered:
-    job = jobs.job(f"method={name}", "search=fixed", "task=behaviors", f"task.train_size={FIT_ROWS}")
-    bench, watch = jobs.workbench(job), jobs.models.watch
+    job = jobs.job(f"method={name}", "search=fixed", "task=sentiment", f"task.train_size={FIT_ROWS}")
+    watch, bench = jobs.models.watch, jobs.workbench(job, task=asked.task)
     start = watch.now()
-    bench.fit()
+    bench.adopt(jobs.workbench(job).fit())
     seconds = watch.now() - start
-    bench = dataclasses.replace(bench, task=asked.task)
     parameters = job.method.defaults(job.layout)
     intervention = bench.intervention([Request(example, parameters) for example in examples])
     return Steered(encoded(bench, examples), intervention, seconds)

@@ -140,7 +140,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     ledger = Ledger(jobs.models.watch)
     plain, tally = jobs.models.subject(), Tally(clock=ledger.watch.seconds)
     subject = TimedSubject(plain.network, plain.tokenizer, plain.template, plain.name, job.engine, tally, ledger=ledger)
-    bench = jobs.workbench(job, subject)
+    bench = jobs.workbench(job, subject=subject)
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
     tools = Tools(scorer=TimedScorer(job.scorer.open(subject), ledger), judge=job.judge)
     with tempfile.TemporaryDirectory() as folder, progress("search", job.search.num_trials_of(prompts)) as advance:
