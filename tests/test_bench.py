@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.bench import growth, methods, report, search
+from harness.bench import batching, growth, methods, report, search
 from harness.bench.__main__ import arguments, asked_tables, main
 from harness.bench.growth import Point
 from harness.bench.jobs import Jobs, questions
@@ -94,6 +94,13 @@ class TestWays:
         work = Work.of(loaded, 2, 3)
         assert len(Products.of(loaded.model).blocks) == 4 * loaded.layout.num_layers
         assert Products.of(loaded.model).timing(work, Stopwatch(loaded.device)).total > 0
+
+
+def test_small_and_large_batches_write_the_same(models: Models) -> None:
+    found = batching.measure(models, 70, 3)
+    assert (found["rows"], found["tokens"], found["batches"]) == (70, 210, [64, 16])
+    assert found["rows_that_differ"] == found["of_them_at_a_near_tie"] == 0
+    assert "70 rows in batches of 64 and of 16: 0 differ" in batching.table(found)
 
 
 def test_peak_memory_holds_the_weights() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.bench import growth, methods, report, search
+from harness.bench import batching, growth, methods, report, search
 from harness.bench.jobs import Jobs
 from harness.bench.memory import peak_memory
 from harness.bench.suite import WAYS, Models, side_by_side
@@ -61,6 +61,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
         metavar=("PROMPTS", "TRIALS", "NEW_TOKENS"),
         help="a whole search per prompt, and what its time goes to",
     )
+    tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
     tables.add_argument("--memory", action="store_true", help="peak memory of 64 rows x 128 tokens")
 
 
@@ -127,6 +128,12 @@ def _search(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
     return found
 
 
+def _batching(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+    found = batching.measure(jobs.models, options.batching, options.new_tokens)
+    _show("Batches of different sizes", batching.table(found))
+    return found
+
+
 def _memory(options: argparse.Namespace, _jobs: Jobs) -> dict[str, Any]:
     found = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
     weights, peak = (found[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
@@ -139,6 +146,7 @@ TABLES: Mapping[str, Callable[[argparse.Namespace, Jobs], Any]] = {
     "methods": _methods,
     "growth": _growth,
     "search": _search,
+    "batching": _batching,
     "memory": _memory,
 }
 

@@ -17,7 +17,7 @@ from harness.search.search import searchable
 from harness.types import Example, Intervention
 from harness.workbench import Request, Workbench
 
-AT_ONCE = 16
+AT_ONCE = 64
 """Rows at once; the usual points are multiples of it, so that all of them fill the batch."""
 LABELS = {
     "prompts": "prompts",
@@ -66,18 +66,18 @@ class Timed:
 
 
 def usual_base(num_layers: int) -> Point:
-    """The point from which one factor at a time is changed: 32 rows of 16 tokens, all layers steered."""
-    return Point(prompts=16, trials=2, layers=num_layers, new_tokens=16)
+    """The point from which one factor at a time is changed: 256 rows of 8 tokens, all layers steered."""
+    return Point(prompts=16, trials=16, layers=num_layers, new_tokens=8)
 
 
 def usual_factors(num_layers: int) -> dict[str, tuple[int, ...]]:
     """The values that each factor takes besides its base's."""
     return {
-        "prompts": (8, 32, 64),
-        "trials": (1, 4, 8),
-        "layers": (0, num_layers // 3, 2 * num_layers // 3),
-        "new_tokens": (8, 32, 64),
-        "distinct": (1, 4, 16),
+        "prompts": (4, 8),
+        "trials": (4, 8),
+        "layers": (0, num_layers // 2),
+        "new_tokens": (4, 16),
+        "distinct": (1, 16, 64),
     }
 
 
