@@ -84,7 +84,7 @@ class Objective:
         """The objective of each record, and the metrics it was made from."""
         values: list[dict[str, float | None]] = [{} for _ in records]
         for evaluator in dict.fromkeys(term.evaluator for term in self.terms):
-            names = [term.metric for term in self.terms if term.evaluator is evaluator]
+            names = [term.metric for term in self.terms if term.evaluator == evaluator]
             scores = evaluator.score(records, tools)
             for name in names:
                 column = [score.value for score in scores if score.metric == name]
