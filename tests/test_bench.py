@@ -1,5 +1,6 @@
 """The bench on a tiny model: every way does the same work, and what is reported follows from what was timed."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.bench import report
-from harness.bench.__main__ import arguments, main
+from harness.bench import growth, methods, report, search
+from harness.bench.__main__ import arguments, asked_tables, main
+from harness.bench.growth import Point
+from harness.bench.jobs import Jobs, questions
 from harness.bench.memory import measure
-from harness.bench.ours import Products, take_over
+from harness.bench.ours import Products
 from harness.bench.plain import hooked
-from harness.bench.suite import WAYS, Models, distinct_configurations, pool, side_by_side, way
+from harness.bench.suite import WAYS, Models, side_by_side, way
 from harness.bench.timing import Stopwatch, Timing, median, ratio
-from harness.bench.work import Work, model_config
+from harness.bench.work import Work, model_config, model_overrides
 from harness.subject.load import ModelConfig, load_model
 from harness.types import Site
 
@@ -32,6 +35,11 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def models() -> Models:
     return Models(TINY)
+
+
+@pytest.fixture(scope="module")
+def jobs(models: Models) -> Jobs:
+    return Jobs(models, model_overrides("tiny", "cpu", None))
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +96,113 @@ class TestWays:
         assert Products.of(loaded.model).timing(work, Stopwatch(loaded.device)).total > 0
 
 
-class TestFurtherFigures:
-    def test_distinct_strengths(self, models: Models) -> None:
-        found = distinct_configurations(models, 6, 3, 2, 2, [1, 6])
-        assert {count: len(runs) for count, runs in found.items()} == {1: 2, 6: 2}
-        assert Work.of(models.plain(), 6, 2, 2).strengths.unique().numel() == 2
+def test_peak_memory_holds_the_weights() -> None:
+    found = measure("tiny", "cpu", None, 2, 3, torch.get_num_threads())
+    assert found["peak_bytes"] > found["weights_bytes"] > 0
 
-    def test_a_pool_has_every_prompt_with_every_trial(self, models: Models) -> None:
-        timing = pool(models, prompts=3, trials=2, new_tokens=3, at_once=4)
-        assert timing.trials == len(timing.completions) == 6
 
-    def test_peak_memory_holds_the_weights(self) -> None:
-        found = measure("tiny", "cpu", None, 2, 3, torch.get_num_threads())
-        assert found["peak_bytes"] > found["weights_bytes"] > 0
+NAMES = ("baseline", "caa", "mean_act", "cast", "segmented", "no_such_method")
+
+
+@pytest.fixture(scope="module")
+def found(jobs: Jobs) -> dict[str, dict]:
+    timed, failed = methods.side_by_side(jobs, NAMES, rows=3, new_tokens=4, repeats=2, note=lambda _: None)
+    assert {len(steered.timings) for steered in timed.values()} == {2}
+    return methods.figures(timed, failed, 4)
+
+
+class TestMethods:
+    def test_all_that_can_be_set_up_are_timed(self, found: dict[str, dict]) -> None:
+        for name in (methods.UNSTEERED, *NAMES[:-1]):
+            assert found[name]["decode_seconds"] > 0
+            assert found[name]["decode_speed_over_unsteered"] > 0
+        assert found[methods.UNSTEERED]["decode_speed_over_unsteered"] == 1
+
+    def test_one_that_cannot_is_reported(self, found: dict[str, dict]) -> None:
+        assert "method=no_such_method does not exist" in found["no_such_method"]["failed"]
+        assert "no_such_method cannot be set up: ValueError" in methods.table(found)
+
+    def test_edits_act_where_there_are_any(self, found: dict[str, dict]) -> None:
+        sites = {name: found[name]["sites"] for name in NAMES[:-1]}
+        assert sites["baseline"] == found["baseline"]["rows_changed"] == 0
+        assert sites["mean_act"] == sites["segmented"] == 4
+        assert found["mean_act"]["rows_changed"] > 0
+
+    def test_every_yaml_is_a_method(self) -> None:
+        names = methods.method_names()
+        assert set(NAMES[:-1]) < set(names)
+        assert names == sorted(set(names))
+
+    def test_table_has_a_line_for_each(self, found: dict[str, dict]) -> None:
+        lines = methods.table(found).splitlines()
+        assert sum(line.startswith("| ") for line in lines) == 1 + len(found) - 1
+
+
+BASE = Point(prompts=2, trials=2, layers=4, new_tokens=3)
+FACTORS = {"prompts": (1, 3), "layers": (0, 2), "distinct": (1, 4)}
+
+
+class TestGrowth:
+    def test_one_factor_changes_at_a_time(self) -> None:
+        found = growth.points(BASE, FACTORS)
+        assert {name: [point.value(name) for point in some] for name, some in found.items()} == {
+            "prompts": [1, 2, 3],
+            "layers": [0, 2, 4],
+            "distinct": [1, 4],
+        }
+        assert all(BASE in some for some in found.values())
+
+    def test_usual_points_fill_the_batch(self) -> None:
+        base = growth.usual_base(30)
+        for some in growth.points(base, growth.usual_factors(30)).values():
+            assert all(point.rows % growth.AT_ONCE == 0 for point in some)
+
+    def test_every_point_is_timed(self, jobs: Jobs) -> None:
+        timings = growth.measure(jobs, BASE, FACTORS, repeats=2, note=lambda _: None, at_once=3)
+        found = growth.figures(timings, BASE, FACTORS)
+        assert [(row["factor"], row["rows"]) for row in found[:3]] == [("prompts", 2), ("prompts", 4), ("prompts", 6)]
+        assert found[1]["seconds_over_base"] == 1
+        assert all(row["seconds"] > 0 and len(row["repeats"]) == 2 for row in found)
+        assert len(growth.table(found).splitlines()) == 2 + len(found)
+        one_set = timings[growth.points(BASE, FACTORS)["distinct"][0]][0].completions
+        assert len(one_set) == 4
+        assert one_set[0] == one_set[1]
+
+    def test_without_layers_nothing_is_steered(self, jobs: Jobs) -> None:
+        job = jobs.job("method=segmented", "search=per_prompt", "task=facts")
+        bench, examples = jobs.workbench(job), questions(job, 2)
+        edits = [growth._ready(bench, examples, Point(2, 2, layers, 3)).intervention.edits for layers in (0, 3)]
+        assert [list(found) for found in edits] == [[], [Site(0), Site(1), Site(2)]]
+
+
+class TestSearch:
+    def test_parts_make_up_the_whole(self, jobs: Jobs) -> None:
+        found = search.measure(jobs, prompts=2, trials=3, new_tokens=4)
+        assert found["texts"] == 2 * (3 + 1)
+        assert 0 < found["tokens"] <= found["texts"] * 4
+        assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
+        assert all(part["seconds"] > 0 for part in found["parts"].values())
+        assert "2 prompts x 3 trials" in search.table(found)
+
+    def test_more_questions_than_there_are(self, jobs: Jobs) -> None:
+        with pytest.raises(ValueError, match="wanted 100000"):
+            search.measure(jobs, prompts=100_000, trials=1, new_tokens=2)
+
+    def test_inner_parts_are_not_counted_twice(self) -> None:
+        ledger = search.Ledger(_Ticks())
+        with ledger.part("outer"), ledger.part("inner"):
+            pass
+        assert ledger.seconds == {"outer": 2.0, "inner": 1.0}
+
+
+class _Ticks(Stopwatch):
+    """One second passes between two looks."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "ticks", itertools.count())
+
+    def now(self) -> float:
+        return float(next(self.ticks))
 
 
 class TestReport:
@@ -131,11 +233,36 @@ class TestCommandLine:
         options = ["--model", "tiny", "--batch", "2", "--new-tokens", "3", "--repeats", "1", "--ways", "d", "e", "f"]
         assert main([*options, "--threads", "1", "--output", str(output)]) == 0
         found = json.loads(output.read_text())
-        assert set(found["batches"]["2"]["ways"]) == {"d", "e", "f"}
+        assert set(found["ways"]["2"]["ways"]) == {"d", "e", "f"}
         assert found["settings"]["new_tokens"] == 3
         assert "| (e) / (f) | decoding |" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("option", [["--batch", "0"], ["--new-tokens", "1"], ["--ways", "z"], ["--clock", "sun"]])
+    def test_the_other_tables(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(growth, "usual_base", lambda layers: Point(2, 1, layers, 2))
+        monkeypatch.setattr(growth, "usual_factors", lambda _layers: {"trials": (2,)})
+        output = tmp_path / "bench.json"
+        options = ["--model", "tiny", "--batch", "2", "--new-tokens", "2", "--repeats", "1", "--threads", "1"]
+        tables = ["--methods", "segmented", "--growth", "--search", "1", "2", "2", "--output", str(output)]
+        assert main([*options, *tables]) == 0
+        found = json.loads(output.read_text())
+        assert set(found) == {"settings", "machine", "methods", "growth", "search"}
+        assert set(found["methods"]) == {"un-steered", "segmented"}
+        shown = capsys.readouterr().out
+        for line in ("| method | edited sites |", "| trials per prompt | 2 |", "| scorer's passes |"):
+            assert line in shown
+
+    def test_which_tables(self) -> None:
+        assert asked_tables(arguments([])) == ["ways"]
+        assert arguments([]).ways == list(WAYS)
+        assert asked_tables(arguments(["--methods", "--memory"])) == ["methods", "memory"]
+        assert asked_tables(arguments(["--ways", "--growth"])) == ["ways", "growth"]
+
+    @pytest.mark.parametrize(
+        "option",
+        [["--search", "1", "0", "4"], ["--batch", "0"], ["--new-tokens", "1"], ["--ways", "z"], ["--clock", "sun"]],
+    )
     def test_refuses(self, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             arguments(option)
@@ -145,8 +272,11 @@ class TestCommandLine:
         assert model_config("smollm2", "cpu", "bfloat16").dtype == "bfloat16"
         assert model_config("some/model", "cpu", None).kind == "hub"
 
+    def test_a_folder_on_the_harness_command_line(self) -> None:
+        assert model_overrides("tiny", "cpu", "bfloat16") == ["model=tiny", "model.device=cpu", "model.dtype=bfloat16"]
+        assert "model.id='some/model'" in model_overrides("some/model", "auto", None)
 
-def test_taking_over_leaves_a_plain_copy_alone(models: Models) -> None:
-    network = take_over(load_model(TINY))
-    assert network.model is not models.plain().model
+
+def test_the_harness_copy_leaves_the_plain_one_alone(models: Models) -> None:
+    assert models.subject().network.model is not models.plain().model
     assert models.plain().model.config._attn_implementation == "sdpa"

@@ -6,25 +6,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.bench import report
+from harness.bench import growth, methods, report, search
+from harness.bench.jobs import Jobs
 from harness.bench.memory import peak_memory
-from harness.bench.suite import WAYS, Models, distinct_configurations, pool, side_by_side
-from harness.bench.timing import Timing, median
-from harness.bench.work import Work, model_config
-
-DISTINCT = (1, 16, 64, 256)
+from harness.bench.suite import WAYS, Models, side_by_side
+from harness.bench.work import Work, model_config, model_overrides
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m harness.bench", description=__doc__)
-    ways = "; ".join(f"{name}: {label}" for name, label in WAYS.items())
     parser.add_argument("--model", default="smollm2", help="a YAML in conf/model, a folder or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", help="float32 or bfloat16; the model's own setting if left out")
@@ -37,16 +34,34 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-scoring", action="store_true", help="leave out the log-likelihood of completions")
     parser.add_argument("--singles", type=_positive, default=1, help="trials of the ways that take one at a time")
-    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY", help=ways)
-    parser.add_argument("--distinct", action="store_true", help="also: 1, 16, 64, 256 distinct strengths in a batch")
-    parser.add_argument("--memory", action="store_true", help="also: peak memory of 64 rows x 128 tokens")
-    parser.add_argument("--pool", type=_positive, nargs=2, metavar=("PROMPTS", "TRIALS"), help="also: a whole search")
     parser.add_argument("--write-work", type=Path, help="only write the work down, for harness/bench/libraries.py")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    _add_tables(parser)
     found = parser.parse_args(argv)
     if found.new_tokens < 2:
         parser.error("--new-tokens must be at least 2: the first one belongs to the prompt's pass")
+    if not asked_tables(found):
+        found.ways = list(WAYS)
     return found
+
+
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+    tables = parser.add_argument_group("tables", "any of them; --ways if none is asked for")
+    ways = "; ".join(f"{name}: {label}" for name, label in WAYS.items())
+    told = f"steered and un-steered decoding, all if bare. {ways}"
+    tables.add_argument("--ways", nargs="*", choices=tuple(WAYS), metavar="WAY", help=told)
+    tables.add_argument(
+        "--methods", nargs="*", metavar="NAME", help="cost of steering with these choices of conf/method, all if bare"
+    )
+    tables.add_argument("--growth", action="store_true", help="time against prompts, trials, layers, tokens, strengths")
+    tables.add_argument(
+        "--search",
+        type=_positive,
+        nargs=3,
+        metavar=("PROMPTS", "TRIALS", "NEW_TOKENS"),
+        help="a whole search per prompt, and what its time goes to",
+    )
+    tables.add_argument("--memory", action="store_true", help="peak memory of 64 rows x 128 tokens")
 
 
 def _positive(text: str) -> int:
@@ -57,7 +72,7 @@ def _positive(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print tables, write JSON."""
+    """Run, print tables, write JSON after each of them."""
     options = arguments(argv)
     torch.set_num_threads(options.threads)
     models = Models(model_config(options.model, options.device, options.dtype), options.clock, not options.no_scoring)
@@ -65,45 +80,76 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = Work.of(models.plain(), options.batch[0], options.new_tokens)
         options.write_work.write_text(json.dumps(work.plain()), encoding="utf-8")
         return 0
+    jobs = Jobs(models, model_overrides(options.model, options.device, options.dtype))
     result: dict[str, Any] = {
-        "settings": {k: v for k, v in vars(options).items() if not isinstance(v, Path)},
-        "batches": {},
+        "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
+        "machine": report.machine(str(models.watch.device)),
     }
-    result["machine"] = report.machine(str(models.plain().device))
     _say(json.dumps(result["machine"]))
-    for rows in options.batch:
-        work = Work.of(models.plain(), rows, options.new_tokens)
-        timings = side_by_side(options.ways, models, work, options.repeats, min(options.singles, rows), _say)
-        result["batches"][rows] = report.figures(timings, options.new_tokens)
-        print(
-            f"\n{rows} rows x {options.new_tokens} new tokens\n\n{report.table(result['batches'][rows])}\n", flush=True
-        )
-    _extras(options, models, result)
-    if options.output is not None:
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name in asked_tables(options):
+        result[name] = TABLES[name](options, jobs)
+        if options.output is not None:
+            options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _extras(options: argparse.Namespace, models: Models, result: dict[str, Any]) -> None:
-    at_once = options.batch[0]
-    if options.distinct:
-        found = distinct_configurations(models, max(DISTINCT), at_once, 16, options.repeats, DISTINCT)
-        result["distinct"] = {count: median(runs, lambda run: run.generation) for count, runs in found.items()}
-        for count, seconds in result["distinct"].items():
-            print(f"{max(DISTINCT)} rows x 16 tokens, {count} distinct strengths: {seconds:.2f} s", flush=True)
-    if options.pool:
-        timing: Timing = pool(models, *options.pool, 64, at_once)
-        result["pool"] = {
-            "trials": timing.trials,
-            "prefill": timing.prefill,
-            "decode": timing.decode,
-            "scoring": timing.scoring,
-        }
-        print(f"{timing.trials} trials x 64 tokens: {timing.trials / timing.generation:.2f} trials/s", flush=True)
-    if options.memory:
-        result["memory"] = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
-        weights, peak = (result["memory"][name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
-        print(f"64 rows x 128 tokens: peak {peak:.2f} GiB, weights {weights:.2f} GiB", flush=True)
+def _ways(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+    found = {}
+    for rows in options.batch:
+        work = Work.of(jobs.models.plain(), rows, options.new_tokens)
+        names, singles = options.ways or list(WAYS), min(options.singles, rows)
+        timings = side_by_side(names, jobs.models, work, options.repeats, singles, _say)
+        found[str(rows)] = report.figures(timings, options.new_tokens)
+        _show(f"{rows} rows x {options.new_tokens} new tokens", report.table(found[str(rows)]))
+    return found
+
+
+def _methods(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+    rows, names = options.batch[0], options.methods or methods.method_names()
+    timed, failed = methods.side_by_side(jobs, names, rows, options.new_tokens, options.repeats, _say)
+    found = methods.figures(timed, failed, options.new_tokens)
+    _show(f"{rows} rows x {options.new_tokens} new tokens with each method", methods.table(found))
+    return found
+
+
+def _growth(options: argparse.Namespace, jobs: Jobs) -> list[dict[str, Any]]:
+    layers = jobs.models.subject().layout.num_layers
+    base, factors = growth.usual_base(layers), growth.usual_factors(layers)
+    timings = growth.measure(jobs, base, factors, options.repeats, _say)
+    found = growth.figures(timings, base, factors)
+    _show(f"Segmented steering, {growth.AT_ONCE} rows at once, one factor changed at a time", growth.table(found))
+    return found
+
+
+def _search(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+    found = search.measure(jobs, *options.search)
+    _show(f"Search per prompt, at most {found['new_tokens']} new tokens", search.table(found))
+    return found
+
+
+def _memory(options: argparse.Namespace, _jobs: Jobs) -> dict[str, Any]:
+    found = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
+    weights, peak = (found[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
+    _show("Memory", f"64 rows x 128 tokens: peak {peak:.2f} GiB, weights {weights:.2f} GiB")
+    return found
+
+
+TABLES: Mapping[str, Callable[[argparse.Namespace, Jobs], Any]] = {
+    "ways": _ways,
+    "methods": _methods,
+    "growth": _growth,
+    "search": _search,
+    "memory": _memory,
+}
+
+
+def asked_tables(options: argparse.Namespace) -> list[str]:
+    """The tables that were asked for; an option without its names asks for all of them."""
+    return [name for name in TABLES if getattr(options, name) not in (None, False)]
+
+
+def _show(title: str, text: str) -> None:
+    print(f"\n{title}\n\n{text}\n", flush=True)
 
 
 def _say(line: str) -> None:

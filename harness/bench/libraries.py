@@ -2,7 +2,7 @@
 
 It imports nothing of the harness, so that it runs wherever the libraries do, also with an older transformers::
 
-    python -m venv .libraries && .libraries/bin/pip install steering-vectors repeng pyvene nnsight
+    python -m venv .libraries && .libraries/bin/pip install steering-vectors repeng pyvene nnsight 'torch==2.13.*'
     .libraries/bin/python harness/bench/libraries.py --model FOLDER --work WORK.json --output libraries.json
 
 FOLDER holds the model in the hub's format. WORK.json is what ``python -m harness.bench --write-work WORK.json`` writes:
@@ -140,16 +140,20 @@ def pyvene(bench: Bench) -> Generate:
 
 
 def nnsight(bench: Bench) -> Generate:
-    """A ``generate`` trace that adds to every block's output in every pass."""
+    """A trace of ``generate`` that replaces every block's output in every pass."""
     library = importlib.import_module("nnsight")
-    wrapped = library.LanguageModel(bench.model, tokenizer=bench.tokenizer)
+    wrapped = library.TransformersModel(bench.model, task="text-generation", tokenizer=bench.tokenizer)
+    # With a tokenizer that pads on the left it hands over positions of the prompt, and transformers 4 keeps the last of
+    # them for every later token; without, generate counts them itself.
+    wrapped.tokenizer.padding_side = "right"
 
     def generate(inputs: dict[str, torch.Tensor], strength: float) -> torch.Tensor:
         with wrapped.generate(inputs, **bench.options) as tracer:
-            with tracer.all():
-                for layer, direction in zip(wrapped.model.layers, bench.directions, strict=True):
-                    layer.output = layer.output + strength * direction
-            out = wrapped.generator.output.save()
+            for _ in tracer.iter[: bench.new_tokens]:
+                for index, direction in enumerate(bench.directions):
+                    layer = wrapped.model.layers[index]
+                    layer.output = _shifted(layer.output, strength * direction)
+            out = tracer.result.save()
         return out
 
     return generate
@@ -167,28 +171,43 @@ WAYS: dict[str, Callable[[Bench], Generate]] = {
 def measure(
     make: Callable[[Bench], Generate], bench: Bench, singles: int, repeats: int, clock: Clock, wanted: Any
 ) -> dict[str, Any]:
-    """Trials per second one by one and in one batch, and whether the tokens are those of plain hooks."""
+    """Trials per second one by one and in one batch, and whether all tokens are those of plain hooks."""
     generate = make(bench)
     rows = list(range(len(bench.prompts)))
-    one, batch = bench.inputs([0]), bench.inputs(rows)
-    generate(one, bench.strengths[0])
+    batch = bench.inputs(rows)
+    generate(bench.inputs([0]), bench.strengths[0])
     alone = [
-        _seconds(lambda row=row: generate(bench.inputs([row]), bench.strengths[row]), clock) for row in rows[:singles]
+        _timed(lambda row=row: generate(bench.inputs([row]), bench.strengths[row]), clock) for row in rows[:singles]
     ]
-    together = [_seconds(lambda: generate(batch, bench.strengths[0]), clock) for _ in range(repeats)]
-    tokens = generate(one, bench.strengths[0])[:, -bench.new_tokens :].tolist()
+    together = [_timed(lambda: generate(batch, bench.strengths[0]), clock) for _ in range(repeats)]
+    tokens = [out[:, -bench.new_tokens :].tolist() for _, out in (*alone, together[0])]
     return {
-        "trials_per_second": 1 / statistics.median(alone),
-        "trials_per_second_one_strength": len(rows) / statistics.median(together),
+        "trials_per_second": 1 / statistics.median(seconds for seconds, _ in alone),
+        "trials_per_second_one_strength": len(rows) / statistics.median(seconds for seconds, _ in together),
         "tokens_as_plain_hooks": wanted is None or tokens == wanted,
         "tokens": tokens,
     }
 
 
-def _seconds(call: Callable[[], Any], clock: Clock) -> float:
+def _timed(call: Callable[[], torch.Tensor], clock: Clock) -> tuple[float, torch.Tensor]:
     start = clock()
-    call()
-    return clock() - start
+    out = call()
+    return clock() - start, out
+
+
+def _table(libraries: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| library | version | trials/s, one by one | trials/s, one batch, one strength | tokens as plain hooks |",
+        "|---|---|---:|---:|---|",
+    ]
+    for name, row in libraries.items():
+        if "failed" in row:
+            cells = ["", "", row["failed"]]
+        else:
+            speeds = (row["trials_per_second"], row["trials_per_second_one_strength"])
+            cells = [*(f"{speed:.3g}" for speed in speeds), "yes" if row["tokens_as_plain_hooks"] else "no"]
+        lines.append(f"| {name} | {row['version'] or ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _version(name: str) -> str | None:
@@ -228,6 +247,7 @@ def main() -> int:
             result = {"failed": f"{type(error).__name__}: {error}"[:300]}
         found["libraries"][name] = {"version": _version(name)} | result
         print(name, json.dumps(found["libraries"][name]), flush=True)
+    print(_table(found["libraries"]))
     if options.output is not None:
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -13,6 +13,7 @@ import torch
 from harness.bench import ours
 from harness.bench.timing import Stopwatch
 from harness.bench.work import Work, model_config
+from harness.scorer import open_subject
 from harness.subject.load import load_model
 
 
@@ -31,7 +32,7 @@ def measure(model: str, device: str, dtype: str | None, rows: int, new_tokens: i
     torch.set_num_threads(threads)
     loaded = load_model(model_config(model, device, dtype))
     weights = sum(parameter.nbytes for parameter in loaded.model.parameters())
-    network, work = ours.take_over(loaded), Work.of(loaded, rows, new_tokens)
+    network, work = open_subject(loaded).network, Work.of(loaded, rows, new_tokens)
     ours.engine(network, work, work.intervention(network.device, network.dtype), Stopwatch(network.device))
     on_gpu = network.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -15,15 +15,25 @@ from transformers.pytorch_utils import Conv1D
 from harness.bench.timing import Stopwatch, Timing
 from harness.bench.work import Work
 from harness.subject.decode import Decoder, EngineConfig, Sampling, Tally
-from harness.subject.load import Loaded
 from harness.subject.network import Network
 from harness.subject.passes import LOGIT_ROWS, PASS_TOKENS, Text, loglikelihood
 from harness.types import Intervention
 
 
-def take_over(loaded: Loaded) -> Network:
-    """The network that the harness makes of a loaded model."""
-    return Network.of(loaded.model, loaded.layout, loaded.device, loaded.stop_ids, loaded.config.blocks_path)
+def decoded(
+    network: Network,
+    prompts: Sequence[Sequence[int]],
+    intervention: Intervention,
+    new_tokens: int,
+    watch: Stopwatch,
+    at_once: int | None = None,
+) -> Timing:
+    """Greedy completions of one length in one pool, ``at_once`` rows (all, if None) together; nothing is scored."""
+    tally = Tally(clock=watch.seconds)
+    sampling = Sampling(new_tokens, ignore_stop=True)
+    decoder = Decoder(network, prompts, intervention, sampling, [0] * len(prompts), tally)
+    rows = decoder.run(EngineConfig(max_rows=at_once or len(prompts), token_budget=10**9))
+    return Timing(len(prompts), tally.prefill_seconds, tally.decode_seconds, 0.0, tuple(row.token_ids for row in rows))
 
 
 def engine(
@@ -32,17 +42,11 @@ def engine(
     intervention: Intervention,
     watch: Stopwatch,
     *,
-    at_once: int | None = None,
     score: bool = True,
 ) -> Timing:
-    """All rows in one pool, ``at_once`` of them together; then their completions scored un-steered."""
-    tally = Tally(clock=watch.seconds)
-    sampling = Sampling(work.new_tokens, ignore_stop=True)
-    decoder = Decoder(network, work.prompts, intervention, sampling, [0] * work.rows, tally)
-    rows = decoder.run(EngineConfig(max_rows=at_once or work.rows, token_budget=10**9))
-    completions = tuple(row.token_ids for row in rows)
-    seconds = scoring(network, work, completions, watch) if score else 0.0
-    return Timing(work.rows, tally.prefill_seconds, tally.decode_seconds, seconds, completions)
+    """All rows together; then their completions scored un-steered."""
+    timing = decoded(network, work.prompts, intervention, work.new_tokens, watch)
+    return timing.scored_in(scoring(network, work, timing.completions, watch)) if score else timing
 
 
 @torch.inference_mode()

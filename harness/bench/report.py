@@ -89,25 +89,36 @@ def _share_that_differs(one: Timing, other: Timing) -> float:
     return sum(a != b for a, b in pairs) / len(pairs)
 
 
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table; the first ``texts`` columns stand on the left, numbers on the right."""
+    marks = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join([_line(header), f"|{'|'.join(marks)}|", *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: one line per way, then one per ratio."""
-    lines = [
-        "| way | trials | prefill s | decode s | scoring s | decoded tokens/s | trials/s | with scoring |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    header = ("way", "trials", "prefill s", "decode s", "scoring s", "decoded tokens/s", "trials/s", "with scoring")
+    ways = []
     for name, row in result["ways"].items():
         speeds = (row["decode_tokens_per_second"], row["trials_per_second"], row["trials_per_second_scored"])
         seconds = (row["prefill_seconds"], row["decode_seconds"], row["scoring_seconds"])
         cells = [f"({name}) {WAYS[name]}", str(row["trials"]), *(f"{value:.2f}" for value in seconds)]
-        lines.append("| " + " | ".join([*cells, f"{speeds[0]:.0f}", *(f"{v:.3g}" for v in speeds[1:])]) + " |")
-    lines += ["", "| ratio | what | value | wanted |", "|---|---|---:|---:|"]
-    for item in result["ratios"]:
-        wanted = "" if item["wanted"] is None else f"{item['wanted']:g}"
-        lines.append(
-            f"| ({item['of']}) / ({item['over']}) | {_MEANING[item['figure']]} | {item['value']:.3g} | {wanted} |"
+        ways.append([*cells, f"{speeds[0]:.0f}", *(f"{value:.3g}" for value in speeds[1:])])
+    ratios = [
+        (
+            f"({item['of']}) / ({item['over']})",
+            _MEANING[item["figure"]],
+            f"{item['value']:.3g}",
+            "" if item["wanted"] is None else f"{item['wanted']:g}",
         )
+        for item in result["ratios"]
+    ]
     differ = [
         f"{share:.1%} of rows of ({pair.replace(' from ', ') differ from (')})"
         for pair, share in result["rows_that_differ"].items()
     ]
-    return "\n".join([*lines, "", *differ])
+    return "\n".join([grid(header, ways), "", grid(("ratio", "what", "value", "wanted"), ratios, 2), "", *differ])

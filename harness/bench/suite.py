@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from harness.bench import ours, plain
 from harness.bench.timing import Clock, Stopwatch, Timing
 from harness.bench.work import Work
-from harness.subject.load import Loaded, ModelConfig, load_model
+from harness.scorer import open_subject
+from harness.subject.load import Loaded, ModelConfig, device_of, load_model
+from harness.subject.local import LocalSubject
 from harness.subject.network import Network
 from harness.types import Intervention
 
@@ -37,7 +37,7 @@ class Models:
     clock: Clock = "wall"
     scores: bool = True
     _loaded: dict[str, Loaded] = field(default_factory=dict)
-    _networks: dict[str, Network] = field(default_factory=dict)
+    _subjects: dict[str, LocalSubject] = field(default_factory=dict)
 
     def plain(self) -> Loaded:
         """As transformers loads it, with torch's attention; it never stops by itself."""
@@ -49,15 +49,14 @@ class Models:
     @property
     def watch(self) -> Stopwatch:
         """What times everything."""
-        return Stopwatch(self.plain().device, self.clock)
+        return Stopwatch(device_of(self.config), self.clock)
 
-    def network(self, dtype: str | None = None) -> Network:
+    def subject(self, dtype: str | None = None) -> LocalSubject:
         """As the harness holds it."""
         name = dtype or self.config.dtype
-        if name not in self._networks:
-            config = dataclasses.replace(self.config, dtype=name)
-            self._networks[name] = ours.take_over(load_model(config))
-        return self._networks[name]
+        if name not in self._subjects:
+            self._subjects[name] = open_subject(load_model(dataclasses.replace(self.config, dtype=name)))
+        return self._subjects[name]
 
 
 def way(name: str, models: Models, work: Work, singles: int) -> Callable[[], Timing]:
@@ -80,15 +79,17 @@ def way(name: str, models: Models, work: Work, singles: int) -> Callable[[], Tim
         case "c":
             return lambda: _batched(models, work)
         case "d":
-            return lambda: _engine(models, models.network(), work, Intervention())
+            return lambda: _engine(models, models.subject().network, work, Intervention())
         case "e" | "e16":
-            network = models.network("bfloat16" if name == "e16" else None)
+            network = models.subject("bfloat16" if name == "e16" else None).network
             intervention = work.intervention(network.device, network.dtype)
             return lambda: _engine(models, network, work, intervention)
         case "f":
             return ours.Products.of(models.plain().model).bound(work, models.watch, models.scores)
         case "fp":
-            return ours.Products.of(models.network().model, packed=True).bound(work, models.watch, models.scores)
+            return ours.Products.of(models.subject().network.model, packed=True).bound(
+                work, models.watch, models.scores
+            )
     raise ValueError(f"way must be one of {', '.join(WAYS)}, got '{name}'")
 
 
@@ -118,29 +119,3 @@ def side_by_side(
             found[name].append(call())
             note(f"repeat {repeat + 1} of {repeats}, ({name}): {found[name][-1].total:.1f} s")
     return found
-
-
-def distinct_configurations(
-    models: Models, rows: int, at_once: int, new_tokens: int, repeats: int, counts: Sequence[int]
-) -> dict[int, list[Timing]]:
-    """Steered decoding of the same rows with 1, 16, … distinct strengths among them."""
-    loaded, network = models.plain(), models.network()
-    works = {count: Work.of(loaded, rows, new_tokens, count) for count in counts}
-    found: dict[int, list[Timing]] = {count: [] for count in counts}
-    for _ in range(repeats):
-        for count, work in works.items():
-            intervention = work.intervention(network.device, network.dtype)
-            found[count].append(ours.engine(network, work, intervention, models.watch, at_once=at_once))
-    return found
-
-
-def pool(models: Models, prompts: int, trials: int, new_tokens: int, at_once: int) -> Timing:
-    """Every prompt with several trials, all in one pool of rows that leave and join."""
-    loaded, network = models.plain(), models.network()
-    one = Work.of(loaded, prompts, new_tokens)
-    rows = dataclasses.replace(
-        one,
-        prompts=[prompt for prompt in one.prompts for _ in range(trials)],
-        strengths=torch.linspace(0.1, 1.0, prompts * trials),
-    )
-    return ours.engine(network, rows, rows.intervention(network.device, network.dtype), models.watch, at_once=at_once)

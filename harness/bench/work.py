@@ -61,6 +61,15 @@ def model_config(name: str, device: str, dtype: str | None) -> ModelConfig:
     return ModelConfig(**(options | {"device": device} | ({"dtype": dtype} if dtype else {})))
 
 
+def model_overrides(name: str, device: str, dtype: str | None) -> list[str]:
+    """The same model on the harness's command line."""
+    if (_CONF / f"{name}.yaml").is_file():
+        chosen = [f"model={name}"]
+    else:
+        chosen = ["model=hf", f"model.id='{name}'", "model.chat_template=false"]
+    return [*chosen, f"model.device={device}", *([f"model.dtype={dtype}"] if dtype else [])]
+
+
 def encoded_prompts(loaded: Loaded, count: int) -> list[list[int]]:
     """Questions of four lengths, as the model reads them; distinct up to 308."""
     template = Template(chat=bool(loaded.tokenizer.chat_template))
@@ -86,9 +95,9 @@ class Work:
     strengths: Float[Tensor, "B"]
 
     @classmethod
-    def of(cls, loaded: Loaded, rows: int, new_tokens: int, distinct: int | None = None) -> Work:
-        """Rows of the bench's own questions; ``distinct`` strengths (as many as rows, if None) in turn."""
-        strengths = torch.linspace(0.1, 1.0, distinct or rows)[torch.arange(rows) % (distinct or rows)]
+    def of(cls, loaded: Loaded, rows: int, new_tokens: int) -> Work:
+        """Rows of the bench's own questions, each with a strength of its own."""
+        strengths = torch.linspace(0.1, 1.0, rows)
         return cls(encoded_prompts(loaded, rows), new_tokens, directions(loaded.layout), strengths)
 
     @property
