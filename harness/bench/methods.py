@@ -86,7 +86,8 @@ def side_by_side(
         found[name] = steered
         note(f"{name}: fitted in {steered.fit_seconds:.1f} s")
     for repeat in range(repeats):
-        for name, steered in found.items():
+        # Back and forth, so that what comes first in a repeat is not always the same.
+        for name, steered in list(found.items())[:: 1 if repeat % 2 == 0 else -1]:
             steered.timings.append(_timed(jobs, steered, new_tokens))
             note(f"repeat {repeat + 1} of {repeats}, {name}: {steered.timings[-1].generation:.1f} s")
     return found, failed
