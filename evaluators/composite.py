@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness.text import overlap
 from harness.types import Evaluator, Grading, Metric, Record, Score, Tools, Verdict
 
 _PARTS = {"factual_accuracy": "accuracy", "coherence": "coherence", "relevance": "relevance"}
@@ -17,8 +16,7 @@ _WHOLE = {"quality": "quality"}
 class Composite(Evaluator):
     """Half token overlap with the gold, half judged quality.
 
-    - ``composite`` = 0.5 * overlap + 0.5 * quality / 5; 0.1 to 1; higher is better. The overlap is that of evaluator
-      token_overlap with its default settings.
+    - ``composite`` = 0.5 * overlap + 0.5 * quality / 5; 0.1 to 1; higher is better.
     - ``accurate``: 1 if the composite reaches the threshold, else 0.
     - ``quality``: 1 to 5: the mean of the three sub-scores, or the judge's one score under ``single_score``.
     - ``factual_accuracy``, ``coherence``, ``relevance``: the judge's sub-scores, each 1 to 5; not under
@@ -28,10 +26,11 @@ class Composite(Evaluator):
     ``single_score``. A search that optimised the overlap has optimised half of this number.
 
     Source: Chang & Yasin 2025 (arXiv:2505.22572). Deviations: grader prompts of our own; the paper's text names the
-    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the overlap is that of the
-    completion alone.
+    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the paper's overlap is that
+    of prompt and completion together in NLTK's tokens, ours by default that of the completion (see token_overlap).
 
     Args:
+        overlap: the evaluator that gives ``overlap``.
         single_score: ask for one score in place of three.
         threshold: composite from which an answer counts as accurate.
         max_unscored: largest share of records that may stay unscored.
@@ -39,6 +38,7 @@ class Composite(Evaluator):
 
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
 
+    overlap: Evaluator
     single_score: bool = False
     threshold: float = 0.6
     max_unscored: float = 0.2
@@ -83,26 +83,28 @@ class Composite(Evaluator):
             for example, record in zip(examples, records, strict=True)
         ]
         verdicts = tools.judge.grade(gradings)
+        overlaps = [score for score in self.overlap.score(records, Tools()) if score.metric == "overlap"]
         scores = []
-        for index, record in enumerate(records):
+        for index, (record, overlap) in enumerate(zip(records, overlaps, strict=True)):
             own = verdicts[index :: len(records)]
-            scores += self._scores(record, dict(zip(self._asked, own, strict=True)))
+            scores += self._scores(record, overlap, dict(zip(self._asked, own, strict=True)))
         return scores
 
-    def _scores(self, record: Record, verdicts: dict[str, Verdict]) -> list[Score]:
+    def _scores(self, record: Record, overlap: Score, verdicts: dict[str, Verdict]) -> list[Score]:
         example = record.example
         judged = [_judged(example.id, name, verdict) for name, verdict in verdicts.items()]
         values = [score.value for score in judged if score.value is not None]
         missing = "; ".join(f"{score.metric}: {score.reason}" for score in judged if score.value is None)
         about = {name: dict(verdicts[name].details) for name in verdicts}
-        if missing:
+        if overlap.value is None:
+            missing = "; ".join(filter(None, (missing, f"overlap: {overlap.reason}")))
+        if missing or overlap.value is None:
             totals = [Score(example.id, name, None, missing, about) for name in ("composite", "accurate")]
             quality = [] if self.single_score else [Score(example.id, "quality", None, missing, about)]
             return totals + quality + judged
         quality_mean = sum(values) / len(values)
-        found = overlap(example.answer, example.aliases, record.generation.text)
-        composite = 0.5 * found + 0.5 * quality_mean / 5
-        about |= {"overlap": found, "quality": quality_mean}
+        composite = 0.5 * overlap.value + 0.5 * quality_mean / 5
+        about |= {"overlap": overlap.value, "quality": quality_mean}
         totals = [
             Score(example.id, "composite", composite, details=about),
             Score(example.id, "accurate", float(composite >= self.threshold - 1e-12), details=about),

@@ -66,8 +66,7 @@ class Job:
     def access(self) -> frozenset[Access]:
         """What method, search and control see together."""
         steering = self.method.access if self.control.steers else frozenset()
-        scoring = frozenset({Access.GOLD}) if self.scored_trials == "best" else frozenset()
-        return steering | self.search.access | self.control.access | scoring
+        return steering | self.search.access | self.control.access
 
     def unsteered(self) -> Job:
         """The same job without steering, on all test items."""
@@ -251,13 +250,24 @@ def check(job: Job) -> None:
     if job.steers:
         job.task.fit_data(job.method.requires)
     _check_choices(job)
-    check_judge(job.evaluators, job.judge, job.labels["judge"])
+    _check_metrics(job.evaluators)
+    terms = job.objective.terms if job.search.needs_objective else ()
+    judged = {**job.evaluators, **{f"objective {term.metric}": term.evaluator for term in terms}}
+    check_judge(judged, job.judge, job.labels["judge"])
 
 
 def _check_choices(job: Job) -> None:
     wanted = [name for name, evaluator in job.evaluators.items() if evaluator.choices]
     if wanted and job.task.kind == "generate":
         raise ValueError(f"evaluator {wanted[0]} scores options; task {job.task.name} has none")
+
+
+def _check_metrics(evaluators: Mapping[str, Evaluator]) -> None:
+    owners: dict[str, str] = {}
+    for name, evaluator in evaluators.items():
+        for metric in evaluator.metrics:
+            if (owner := owners.setdefault(metric.name, name)) != name:
+                raise ValueError(f"evaluator: {owner} and {name} both report {metric.name}; choose one of them")
 
 
 def check_judge(evaluators: Mapping[str, Evaluator], judge: Judge, label: str) -> None:

@@ -13,6 +13,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 _UNSTEERED = ("baseline", "prompting")
+_NOTHING_TO_SHUFFLE = ("actadd",)
+"""Methods that are fed neither data nor answers."""
 
 
 def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> list[list[str]]:
@@ -31,33 +33,48 @@ def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
     jobs = OmegaConf.to_container(config.jobs, resolve=True)
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
         raise ValueError("jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]]")
-    # The command line comes last, so that it can change what an experiment says.
-    listed = [[*overrides, *map(str, job)] for job in jobs] if jobs else [list(overrides)]
+    listed = [_joined(overrides, list(map(str, job))) for job in jobs] if jobs else [list(overrides)]
     if config.controls == "none":
         return listed
-    return _unique([job for item in listed for job in (item, *_with_controls(item, choices))] + _shared(listed))
+    steering = [job for job in listed if _steers(job, choices)]
+    own = [job for item in listed for job in (item, *(_with_controls(item, choices) if item in steering else ()))]
+    return _unique([*own, *(job for item in steering for job in _unsteered_controls(item))])
+
+
+def _joined(overrides: Sequence[str], job: list[str]) -> list[str]:
+    """What the command line sets wins over what a job sets; each job keeps its own method, search and control."""
+    given = {_key(item) for item in overrides} - {"method", "search", "control"}
+    return [*overrides, *(item for item in job if _key(item) not in given)]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _value(job: Sequence[str], group: str) -> str | None:
-    found = [item.partition("=")[2] for item in job if item.startswith(f"{group}=")]
+    found = [item.partition("=")[2] for item in job if _key(item) == group]
     return found[-1] if found else None
+
+
+def _steers(job: Sequence[str], choices: Mapping[str, Any]) -> bool:
+    method = _value(job, "method") or str(choices.get("method"))
+    return method not in _UNSTEERED and _value(job, "control") in (None, "none")
 
 
 def _with_controls(job: list[str], choices: Mapping[str, Any]) -> list[list[str]]:
     method = _value(job, "method") or str(choices.get("method"))
-    if method in _UNSTEERED or _value(job, "control") not in (None, "none"):
-        return []
-    return [[*job, f"control={control}"] for control in ("shuffled", "random")]
+    fitting = ("random",) if method in _NOTHING_TO_SHUFFLE else ("shuffled", "random")
+    return [[*job, f"control={control}"] for control in fitting]
 
 
-def _shared(jobs: Sequence[list[str]]) -> list[list[str]]:
-    """Controls that do not depend on the method: un-steered, run once."""
-    bare = [item for item in jobs[0] if item.split("=")[0] not in ("method", "search", "control")]
-    bare = [item for item in bare if not item.startswith(("method.", "search."))]
-    return [
-        [*bare, "method=baseline", "search=per_prompt", "control=best_of_n"],
-        [*bare, "method=baseline", "search=fixed", "control=gold_in_prompt"],
-    ]
+def _unsteered_controls(job: Sequence[str]) -> list[list[str]]:
+    """Controls that do not depend on the method, on the job's own task, model and prompt and with its budget."""
+    kept = [item for item in job if re.split("[.@=]", _key(item))[0] not in ("method", "search", "control")]
+    kept += [f"method.instruction={value}" for value in (_value(job, "method.instruction"),) if value is not None]
+    budget = [item for item in job if _key(item) == "search.num_trials"]
+    searched_for_all = _value(job, "search") in ("dev_split", "fixed", "equal_kl")
+    best = [] if searched_for_all else [[*kept, "method=baseline", "search=per_prompt", *budget, "control=best_of_n"]]
+    return [*best, [*kept, "method=baseline", "search=fixed", "control=gold_in_prompt"]]
 
 
 def _unique(jobs: Sequence[list[str]]) -> list[list[str]]:

@@ -57,19 +57,22 @@ class Control:
 class Shuffled(Control):
     """The right amount of the wrong information: another item's reference, and contrasts whose labels are shuffled.
 
-    Rows get the condition of the next example in a seeded circular order. Pairs are swapped, labels permuted and source
-    and target texts re-dealt at random.
+    Rows get the condition of the next example in a seeded circular order. Half of the pairs of each group are swapped,
+    half of the labelled answers of each kind change their label, source and target texts are dealt anew. Texts of the
+    *control* role stay what they are, so a gate that tells source from control texts is still informed.
     """
+
+    version: ClassVar[int] = 2
 
     def fit_data(self, data: FitData, seed: int) -> FitData:
         """Shuffle whatever tells the two sides apart."""
         rng = np.random.default_rng(stable_seed(seed, "shuffled"))
-        swap = rng.random(len(data.pairs)) < 0.5
+        swap = _half_of_each([pair.group for pair in data.pairs], rng)
         pairs = tuple(_swapped(pair) if flip else pair for pair, flip in zip(data.pairs, swap, strict=True))
         texts = [*data.source, *data.target]
         dealt = [texts[index] for index in rng.permutation(len(texts))]
-        labels = rng.permutation([wanted for _, _, wanted in data.labelled])
-        labelled = tuple((p, c, bool(label)) for (p, c, _), label in zip(data.labelled, labels, strict=True))
+        flips = _half_of_each([str(wanted) for _, _, wanted in data.labelled], rng)
+        labelled = tuple((p, c, w != flip) for (p, c, w), flip in zip(data.labelled, flips, strict=True))
         source, target = tuple(dealt[: len(data.source)]), tuple(dealt[len(data.source) :])
         return dataclasses.replace(data, pairs=pairs, source=source, target=target, labelled=labelled)
 
@@ -84,6 +87,16 @@ class Shuffled(Control):
         order = np.random.default_rng(stable_seed(seed, "fed")).permutation(len(examples))
         following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
         return [examples[following[index]] for index in range(len(examples))]
+
+
+def _half_of_each(kinds: Sequence[str], rng: np.random.Generator) -> list[bool]:
+    """True for a random half of each kind: with a coin for each, a part of the true contrast would be left over."""
+    chosen = [False] * len(kinds)
+    for kind in dict.fromkeys(kinds):
+        members = [index for index, other in enumerate(kinds) if other == kind]
+        for index in rng.permutation(members)[: len(members) // 2]:
+            chosen[index] = True
+    return chosen
 
 
 def _swapped(pair: Pair) -> Pair:
@@ -108,18 +121,31 @@ class SameNorm(Edit):
 class RandomDirection(Control):
     """The same distance in a random direction, fixed for each example and site."""
 
+    version: ClassVar[int] = 2
+
     def wrap(self, intervention: Intervention, ids: Sequence[str], layout: Layout, seed: int) -> Intervention:
         """Replace every edit's direction."""
-        sites = sorted(intervention.edits)
-        draws: dict[str, dict[str, Tensor]] = {}
-        for name in set(ids):
-            generator = torch.Generator().manual_seed(stable_seed(seed, "direction", name))
-            draws[name] = {str(site): torch.randn(layout.site_width(site), generator=generator) for site in sites}
+        streams = {site.stream: layout.site_width(site) for site in intervention.edits}
+        drawn = {
+            (name, stream): _directions(layout.num_layers, width, stable_seed(seed, *_named(name, stream)))
+            for name in set(ids)
+            for stream, width in streams.items()
+        }
         edits: dict = {}
-        for site in sites:
-            stacked = torch.stack([draws[name][str(site)] for name in ids])
-            edits[site] = SameNorm(intervention.edits[site], torch.nn.functional.normalize(stacked, dim=-1))
+        for site, edit in intervention.edits.items():
+            stacked = torch.stack([drawn[name, site.stream][site.layer] for name in ids])
+            edits[site] = SameNorm(edit, torch.nn.functional.normalize(stacked, dim=-1))
         return dataclasses.replace(intervention, edits=edits)
+
+
+def _named(name: str, stream: str) -> tuple[str, ...]:
+    return ("direction", name) if stream == "block" else ("direction", name, stream)
+
+
+def _directions(num_layers: int, width: int, seed: int) -> Float[Tensor, "L D"]:
+    """One for each layer, whichever of them are steered: what one row gets must not depend on the rows beside it."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(width, generator=generator) for _ in range(num_layers)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,8 +67,8 @@ def evaluate(
 def _best_of_trials(
     name: str, evaluator: Evaluator, records: Sequence[Record], trials: Mapping[str, Sequence[Record]], tools: Tools
 ) -> list[Score]:
-    """Each example's scores from the trial that is best on the evaluator's first metric; the first of equal ones."""
-    tried = [trial for record in records for trial in trials.get(record.example.id) or (record,)]
+    """Each example's scores from the text that is best on the evaluator's first metric; of equal ones the selected."""
+    tried = [text for record in records for text in (record, *trials.get(record.example.id, ()))]
     columns = _columns(name, evaluator, tried, evaluator.score(tried, tools))
     best: dict[str, int] = {}
     for index, score in enumerate(columns[evaluator.metrics[0].name]):

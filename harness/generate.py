@@ -16,7 +16,7 @@ from harness.progress import progress
 from harness.records.identity import ENGINE_VERSION, key_of, plain
 from harness.records.provenance import peak_memory_bytes
 from harness.records.store import GenerationStore, Lines, locked
-from harness.scorer import open_subject
+from harness.scorer import open_subject, scorer_identity
 from harness.search.search import Selection, Setting, generation_fields, generation_of
 from harness.subject.load import device_of, load_model, locate
 from harness.subject.local import LocalSubject
@@ -43,6 +43,7 @@ def identity(job: Job) -> dict[str, Any]:
     """Everything that the generations depend on."""
     model = job.model
     used = job.method if job.control.steers else None
+    needs = job.objective.needs if job.search.needs_objective else frozenset()
     splits = ["test", *(["train"] if used and used.requires else []), *(["dev"] if job.search.uses_dev else [])]
     return {
         "engine": ENGINE_VERSION,
@@ -63,7 +64,8 @@ def identity(job: Job) -> dict[str, Any]:
         "method": plain(job.method) if job.control.steers else {"instruction": job.method.instruction},
         "search": plain(job.search),
         "objective": plain(job.objective) if job.search.needs_objective else None,
-        "scorer": plain(job.scorer) if job.search.needs_objective and job.objective.needs else None,
+        "scorer": scorer_identity(job.scorer, model) if "scorer" in needs else None,
+        "judge": job.judge.identity if "judge" in needs else None,
         "control": plain(job.control),
         "seed": job.seed,
         "prune_loops": job.prune_loops,
@@ -113,8 +115,7 @@ def _read(folder: Path, key: str, store: GenerationStore, examples: Sequence[Exa
     by_id = {row["example_id"]: row for row in store.generations}
     rows = [by_id[example.id] for example in examples]
     records = [Record(e, generation_of(row), row["prompt"]) for e, row in zip(examples, rows, strict=True)]
-    cost = store.cost() | {"trials": sum(row["trial"] >= 0 for row in store.trials)}
-    return Generated(folder, key, tuple(records), tuple(rows), store.receipt, cost)
+    return Generated(folder, key, tuple(records), tuple(rows), store.receipt, store.cost())
 
 
 def _produce(job: Job, store: GenerationStore, examples: Sequence[Example]) -> None:

@@ -14,28 +14,53 @@ from harness.generate import Generated, generate, identity, stored_trials, subje
 from harness.records.identity import key_of, plain
 from harness.records.provenance import provenance
 from harness.records.store import Lines, read_json, write_json
+from harness.scorer import scorer_identity
 from harness.subject.load import device_of
 from harness.types import Access, Evaluator, Judge, Record, Scorer, Tools
 
 
 def run_key(job: Job, made_from: Mapping[str, Any]) -> str:
     """Generations and evaluation together."""
-    return evaluation_key(made_from, job.evaluators, job.judge, job.scorer, job.task.subset, job.scored_trials)
+    scorer = _scorer_of(job)
+    return evaluation_key(made_from, job.evaluators, job.judge, scorer, subset_decision(job), job.scored_trials)
+
+
+def _scorer_of(job: Job) -> list[Any] | None:
+    needed = any("scorer" in evaluator.needs for evaluator in job.evaluators.values())
+    return scorer_identity(job.scorer, job.model) if needed else None
+
+
+def subset_decision(job: Job) -> list[Any]:
+    """The subset and, if it is one, everything that decides which examples are in it."""
+    if job.task.subset == "all":
+        return ["all"]
+    return [job.task.subset, key_of([identity(job.unsteered()), job.judge.identity, plain(_grader(job))])]
+
+
+def _grader(job: Job) -> dict[str, Evaluator]:
+    """The evaluator that says which answers are incorrect, by its name.
+
+    Raises:
+        ValueError: none does.
+    """
+    for name, evaluator in job.evaluators.items():
+        if any(metric.name == "incorrect" for metric in evaluator.metrics):
+            return {name: evaluator}
+    raise ValueError("task.subset=baseline_incorrect is decided by evaluator simpleqa_rubric; add it")
 
 
 def evaluation_key(
     made_from: Mapping[str, Any],
     evaluators: Mapping[str, Evaluator],
     judge: Judge,
-    scorer: Any,
-    subset: str,
+    scorer: list[Any] | None,
+    subset: Sequence[Any],
     scored_trials: ScoredTrials,
 ) -> str:
-    """The same for parts; a judge or scorer that no evaluator calls on does not count."""
+    """The same for parts; a judge that no evaluator calls on does not count, a scorer is only given if one does."""
     needs = {need for evaluator in evaluators.values() for need in evaluator.needs}
     identity_of_judge = judge.identity if "judge" in needs else None
-    used_scorer = plain(scorer) if "scorer" in needs else None
-    return key_of([made_from, plain(dict(evaluators)), identity_of_judge, used_scorer, subset, scored_trials])
+    return key_of([made_from, plain(dict(evaluators)), identity_of_judge, scorer, list(subset), scored_trials])
 
 
 def run_folder(job: Job, key: str) -> Path:
@@ -92,7 +117,10 @@ def run(job: Job, group: str | None = None) -> tuple[Path, dict[str, Any]]:
 
 def begun_folder(job: Job) -> Path | None:
     """The folder of a job that failed on the way, if it came far enough to have one."""
-    folder = run_folder(job, run_key(job, identity(job)))
+    try:
+        folder = run_folder(job, run_key(job, identity(job)))
+    except Exception:  # what made the job fail may be what its key is made from
+        return None
     return folder if (folder / "run.json").exists() else None
 
 
@@ -108,14 +136,22 @@ def _describe(job: Job, key: str, folder: Path) -> dict[str, Any]:
         "optimised_metrics": _optimised(job),
         "evaluators": describe(job.evaluators),
         "error": None,
+        "provenance": provenance(
+            device_of(job.model),
+            dtype=job.model.dtype,
+            model_identity=identity(job)["model"]["identity"],
+            task_fingerprint=job.task.fingerprint(["test"]),
+            seed=job.seed,
+            command=job.command,
+        ),
     }
 
 
 def _optimised(job: Job) -> list[str]:
-    if job.scored_trials == "best":
-        return optimised_by_scoring(job.evaluators)
     if not job.search.needs_objective or Access.GOLD not in job.search.access:
         return []
+    if job.scored_trials == "best":
+        return optimised_by_scoring(job.evaluators)
     return sorted({term.metric for term in job.objective.terms})
 
 
@@ -130,14 +166,17 @@ def _carry_out(job: Job, folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     info["generations"] = f"../generations/{generated.key}"
     info["receipt"] = generated.receipt
     chosen, others = select_subset(job, generated.records)
+    if job.task.subset != "all":
+        decision = {"decision": subset_decision(job), "kept": len(chosen), "of": len(generated.records)}
+        info["subset"] = {"name": job.task.subset, "ids": [record.example.id for record in chosen]} | decision
     tools = tools_for(job)
     trials = stored_trials(generated.folder, generated.records) if job.scored_trials == "best" else None
+    info["scored_trials"] = "best" if trials else "selected"
     evaluation = evaluate(chosen, job.evaluators, tools, job.seed, trials)
     result = info | results(job, folder, generated, evaluation)
     if others:
         rest = evaluate(generated.records, job.evaluators, tools, job.seed, trials)
         result["estimates_unselected_set"] = {name: dataclasses.asdict(e) for name, e in rest.estimates.items()}
-        result["subset"] = {"name": job.task.subset, "kept": len(chosen), "of": len(generated.records)}
     return result
 
 
@@ -153,12 +192,9 @@ def select_subset(job: Job, records: Sequence[Record]) -> tuple[list[Record], li
 
 
 def _baseline_incorrect(job: Job) -> set[str]:
-    if "simpleqa" not in job.judge.rubrics or "simpleqa_rubric" not in job.evaluators:
-        raise ValueError("task.subset=baseline_incorrect is decided by evaluator simpleqa_rubric; add it")
     baseline = job.unsteered()
     records = generate(baseline).records
-    rubric = {"simpleqa_rubric": job.evaluators["simpleqa_rubric"]}
-    scores = evaluate(records, rubric, tools_for(baseline), job.seed).scores
+    scores = evaluate(records, _grader(job), tools_for(baseline), job.seed).scores
     return {score.example_id for score in scores if score.metric == "incorrect" and score.value == 1}
 
 
@@ -188,14 +224,6 @@ def results(job: Job, folder: Path, generated: Generated, evaluation: Evaluation
         **scored(folder, evaluation, job.evaluators, job.judge, generated.cost),
         "near_ties": sum(record.generation.near_ties for record in generated.records),
         "receipt": generated.receipt,
-        "provenance": provenance(
-            device_of(job.model),
-            dtype=job.model.dtype,
-            model_identity=identity(job)["model"]["identity"],
-            task_fingerprint=job.task.fingerprint(["test"]),
-            seed=job.seed,
-            command=job.command,
-        ),
     }
 
 

@@ -18,10 +18,9 @@ from harness.generate import stored_records, stored_trials
 from harness.records.store import GenerationStore, read_json, write_json
 from harness.report.runs import StoredRun, generations_directory, read_run
 from harness.run import evaluation_key, lazy_tools, optimised_by_scoring, scored, usual_name
-from harness.scorer import open_subject
+from harness.scorer import open_subject, scorer_identity
 from harness.subject.load import load_model
-from harness.subject.local import SubjectScorer
-from harness.types import Access, Record, Scorer
+from harness.types import Record, Scorer
 
 CHANGEABLE = ("evaluator", "judge", "scorer", "tracking", "scored_trials", "name")
 
@@ -114,8 +113,11 @@ def _given_name(overrides: Sequence[str]) -> str | None:
 
 
 def _key(old: StoredRun, scoring: Scoring, made_from: Mapping[str, Any]) -> str:
-    subset = old.info["config"]["task"]["subset"]
-    return evaluation_key(made_from, scoring.evaluators, scoring.judge, scoring.scorer, subset, scoring.scored_trials)
+    needed = any("scorer" in evaluator.needs for evaluator in scoring.evaluators.values())
+    scorer = scorer_identity(scoring.scorer, scoring.model) if needed else None
+    # Which examples count was decided when the run was made, and stays so.
+    subset = old.node("subset").get("decision", ["all"])
+    return evaluation_key(made_from, scoring.evaluators, scoring.judge, scorer, subset, scoring.scored_trials)
 
 
 def _described(old: StoredRun, scoring: Scoring, key: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -128,29 +130,32 @@ def _described(old: StoredRun, scoring: Scoring, key: str, folder: Path, overrid
         "config": {**old.info["config"], **scoring.config},
         "labels": {**old.info["labels"], **scoring.labels},
         "evaluators": describe(scoring.evaluators),
-        **_seen(old, scoring),
+        "optimised_metrics": _optimised(old, scoring),
         "provenance": {**old.info["provenance"], "command": command, "scored_again_from": old.name},
     }
 
 
-def _seen(old: StoredRun, scoring: Scoring) -> dict[str, Any]:
-    """What the numbers have seen of the answers, where the best-scored trial counts."""
-    if scoring.scored_trials == "selected":
-        return {}
-    access = sorted({*old.info["access"], Access.GOLD})
-    return {"access": access, "oracle": True, "optimised_metrics": optimised_by_scoring(scoring.evaluators)}
+def _optimised(old: StoredRun, scoring: Scoring) -> list[str]:
+    """The metrics that were chosen by, knowing the answers: those of the search, or all where the best trial counts."""
+    if not old.info["optimised_metrics"]:
+        return []
+    if scoring.scored_trials == "best":
+        return optimised_by_scoring(scoring.evaluators)
+    return sorted({term["metric"] for term in old.info["config"]["objective"]["terms"]})
 
 
 def _scored(old: StoredRun, scoring: Scoring, store: GenerationStore, folder: Path) -> dict[str, Any]:
     records = stored_records(store)
-    counted = old.scored_examples if old.info.get("subset") else old.examples
+    counted = set(old.node("subset").get("ids", old.examples))
     chosen = [record for record in records if record.example.id in counted]
     _check_options(chosen, scoring)
     tools = lazy_tools(lambda: _open_scorer(scoring), scoring.judge)
     seed = old.info["config"]["seed"]
     trials = stored_trials(store.folder, records) if scoring.scored_trials == "best" else None
     evaluation = evaluate(chosen, scoring.evaluators, tools, seed, trials)
-    result = scored(folder, evaluation, scoring.evaluators, scoring.judge, store.cost())
+    result = {"scored_trials": "best" if trials else "selected"} | scored(
+        folder, evaluation, scoring.evaluators, scoring.judge, store.cost()
+    )
     if len(chosen) < len(records):
         everything = evaluate(records, scoring.evaluators, tools, seed, trials).estimates
         result["estimates_unselected_set"] = {name: dataclasses.asdict(e) for name, e in everything.items()}
@@ -164,7 +169,7 @@ def _check_options(records: Sequence[Record], scoring: Scoring) -> None:
 
 
 def _open_scorer(scoring: Scoring) -> Scorer:
-    return SubjectScorer(open_subject(load_model(scoring.scorer.model_of(scoring.model))))
+    return scoring.scorer.around(open_subject(load_model(scoring.scorer.model_of(scoring.model))))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from harness.subject.load import Loaded, ModelConfig, load_model
+from harness.records.identity import plain
+from harness.subject.load import Loaded, ModelConfig, load_model, locate
 from harness.subject.local import LocalSubject, SubjectScorer, Template
 from harness.subject.network import Network
 from harness.types import Scorer
@@ -19,6 +21,11 @@ def open_subject(loaded: Loaded) -> LocalSubject:
     )
 
 
+def scorer_identity(scorer: Any, subject: ModelConfig) -> list[Any]:
+    """What scores depend on: the scorer's settings and the exact weights of its model."""
+    return [plain(scorer), locate(scorer.model_of(subject))[1]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SubjectItself:
     """The subject without any hooks: no second model to load."""
@@ -29,7 +36,11 @@ class SubjectItself:
 
     def open(self, subject: LocalSubject) -> Scorer:
         """The scorer, next to a loaded subject."""
-        return SubjectScorer(subject)
+        return self.around(subject)
+
+    def around(self, opened: LocalSubject) -> Scorer:
+        """The scorer that its own loaded model makes."""
+        return SubjectScorer(opened)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +49,11 @@ class OtherModel:
 
     Args:
         model: which one. Prompts are given to it as the subject read them, without its own chat template.
+        skipped: cut from the start of prompts, such as the subject's "<bos>", which is plain text to another model.
     """
 
     model: ModelConfig
+    skipped: str = ""
 
     def model_of(self, subject: ModelConfig) -> ModelConfig:
         """The model to load when scoring from disk."""
@@ -48,4 +61,8 @@ class OtherModel:
 
     def open(self, subject: LocalSubject) -> Scorer:
         """The scorer, next to a loaded subject."""
-        return SubjectScorer(open_subject(load_model(self.model)))
+        return self.around(open_subject(load_model(self.model)))
+
+    def around(self, opened: LocalSubject) -> Scorer:
+        """The scorer that its own loaded model makes."""
+        return SubjectScorer(opened, self.skipped)

@@ -103,7 +103,8 @@ class DSAS(Method):
         regression, whose L2 penalty is 1; classes and accuracy are balanced, so that sets of unequal size count the
         same (for equal sets this is plain accuracy); the accuracy that decides is cross-validated, with components
         that were found once on all texts, without their labels (``accuracy="training"`` takes the training texts').
-        Maps and gates are fitted apart; training them jointly (E2E-DSAS) is not offered.
+        Texts are averaged without their first token (``pooled``), whose norm is many times that of others, though the
+        gate is asked at every token. Maps and gates are fitted apart; training them jointly (E2E-DSAS) is not offered.
 
     Parameters:
         strength: the paper's lambda, 0 changes nothing, 1 lets the inner edit through where the gate is fully open,

@@ -60,7 +60,8 @@ class FusionSteering(Method):
         step, without cache. (2) ``parametrization="product"`` (default) searches k = alpha * gamma directly; only that
         product acts. (3) The reference span is exact; the notebook finds the gold's first occurrence anywhere in the
         text and stops one character early. (4) With ``enriched_prompt=None`` the reference is read in the run's own
-        prompt, not in the notebook's raw text.
+        prompt, not in the notebook's raw text. (5) ``explanation_tokens=0`` (default) reads the reference over the gold
+        answer alone; the notebook adds up to 100 greedy tokens of the model's own explanation.
 
     Parameters:
         ``k_<segment>`` (product) or ``alpha_<segment>``, ``gamma_<segment>`` (paper): dimensionless, 0 changes

@@ -59,6 +59,7 @@ class ITI(Method):
         Checked against the authors' values: probe accuracies, chosen heads, directions, both sigmas, edit.
     """
 
+    version: ClassVar[int] = 2
     requires: ClassVar = frozenset({"labelled"})
     access: ClassVar = frozenset({Access.LABELS})
 
@@ -115,11 +116,15 @@ class ITI(Method):
 
 
 def held_out(prompts: tuple[str, ...], share: float, seed: int) -> Bool[Tensor, "N"]:
-    """True for the answers to a random share of the questions, at least one; a question is never split."""
-    questions = sorted(set(prompts))
+    """True for the answers to a random share of the questions, at least one; a question is never split.
+
+    Prompts of the same words are one question: options come in several orders.
+    """
+    asked = [" ".join(sorted(prompt.split())) for prompt in prompts]
+    questions = sorted(set(asked))
     order = torch.randperm(len(questions), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = {questions[i] for i in order[: max(1, round(share * len(questions)))]}
-    return torch.tensor([prompt in chosen for prompt in prompts])
+    return torch.tensor([question in chosen for question in asked])
 
 
 def train_probes(

@@ -45,7 +45,8 @@ class SingleVector(Method):
         layer: whole number from 0; the layer that is steered, free per row.
         strength: any sign, 0 changes nothing, positive steers towards the wanted completions. With
             ``normalise="activation"`` it is a share of the layer's usual activation norm, so that it means the same in
-            every layer and model; with "peak" it is AxBench's factor, with "groups" or "none" CAA's multiplier.
+            every layer and model; with "peak" it is like AxBench's factor (relative to the largest token of a held-out
+            set there, to the largest pooled training text here), with "groups" or "none" CAA's multiplier.
 
     Steers:
         ``stream`` of one layer, on ``tokens``: "completion" is CAA's text and first code (strictly after the

@@ -89,6 +89,42 @@ def test_every_node_becomes_an_object(group: str, name: str) -> None:
     assert type(made) is get_class(node._target_)
 
 
+class TestControls:
+    """Which jobs ``controls=auto`` adds."""
+
+    def jobs(self, *overrides: str) -> list[list[str]]:
+        config, choices = composed(["controls=auto", *overrides])
+        return expand(config, choices, overrides)
+
+    def test_unsteered_ones_have_the_budget_and_the_prompt_of_the_method(self) -> None:
+        own = "'model.prompt_template=\"Q: {question}\"'"
+        jobs = f"jobs=[['method=baseline','name=b'],['method=segmented',{own},'search.num_trials=5','+method.x=1']]"
+        added = self.jobs(jobs)[2:]
+        assert [job[-1] for job in added] == [
+            f"control={c}" for c in ("shuffled", "random", "best_of_n", "gold_in_prompt")
+        ]
+        best, gold = (set(job) for job in added[2:])
+        assert {"method=baseline", "search=per_prompt", "search.num_trials=5"} <= best
+        assert "search.num_trials=5" not in gold
+        for job in (best, gold):
+            assert 'model.prompt_template="Q: {question}"' in job
+            assert not {"name=b", "+method.x=1", "method=segmented"} & job
+
+    def test_the_same_one_is_added_once(self) -> None:
+        added = [job[-1] for job in self.jobs("jobs=[['method=segmented'],['method=full_layer']]")]
+        assert added.count("control=best_of_n") == added.count("control=gold_in_prompt") == 1
+        assert added.count("control=random") == 2
+
+    def test_what_is_fed_nothing_is_not_shuffled_and_a_tuned_one_needs_no_samples(self) -> None:
+        added = [job[-1] for job in self.jobs("jobs=[['method=actadd','search=dev_split']]")]
+        assert added == ["search=dev_split", "control=random", "control=gold_in_prompt"]
+
+    def test_the_command_line_wins_over_a_job(self) -> None:
+        config, choices = composed(["task.limit=3", "jobs=[['method=baseline','task.limit=9']]"])
+        (job,) = expand(config, choices, ["task.limit=3", "method=caa"])
+        assert job == ["task.limit=3", "method=caa", "method=baseline"]
+
+
 class TestBuild:
     """The whole way that a command line goes, checks included, up to loading weights."""
 
@@ -192,8 +228,13 @@ class TestEvaluators:
 
     def test_metrics_have_names_of_their_own(self) -> None:
         config, _ = composed([f"evaluator=[{','.join(names_of('evaluator'))}]"])
-        names = [metric.name for node in config.evaluator.values() for metric in instantiate(node).metrics]
+        by_class = {node._target_: instantiate(node).metrics for node in config.evaluator.values()}
+        names = [metric.name for metrics in by_class.values() for metric in metrics]
         assert len(names) == len(set(names))
+
+    def test_two_that_report_one_metric_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="simpleqa_rubric and simpleqa_verified_rubric both report correct"):
+            job_of([*TINY, "evaluator=[simpleqa_rubric,simpleqa_verified_rubric]"])
 
 
 class TestInnerMethod:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.control import BestOfN, Control, GoldInPrompt, RandomDirection, Shuffled, stable_seed
+from harness.control import BestOfN, Control, GoldInPrompt, RandomDirection, SameNorm, Shuffled, stable_seed
 from harness.scorer import open_subject
 from harness.subject.load import Loaded
 from harness.tasks.facts import Facts
@@ -48,12 +48,12 @@ def test_shuffled_needs_another_example() -> None:
 
 
 def test_shuffled_contrasts_keep_their_texts_and_lose_their_labels() -> None:
-    pairs = tuple(Pair(f"p{i}", f"+{i}", f"-{i}") for i in range(40))
+    pairs = tuple(Pair(f"p{i}", f"+{i}", f"-{i}", group="ab"[i % 2]) for i in range(40))
     labelled = tuple((f"p{i}", f"c{i}", i % 2 == 0) for i in range(40))
     data = FitData(pairs=pairs, source=tuple("abcd"), target=tuple("ABCD"), labelled=labelled)
     found = Shuffled().fit_data(data, 3)
     swapped = [pair.positive.startswith("-") for pair in found.pairs]
-    assert 8 < sum(swapped) < 32
+    assert sum(swapped[0::2]) == sum(swapped[1::2]) == 10, "half of each group, so that nothing of the contrast is left"
     for old, new in zip(pairs, found.pairs, strict=True):
         assert {new.positive, new.negative} == {old.positive, old.negative}
     assert sorted(found.source + found.target) == sorted("abcdABCD")
@@ -95,6 +95,18 @@ def test_a_random_direction_moves_as_far_at_every_token_and_somewhere_else() -> 
     assert torch.equal(passed(again, Site(0), h), passed(wrapped, Site(0), h))
     rows = torch.tensor([2, 1])
     assert torch.equal(passed(wrapped.take(rows), Site(0), h[rows]), passed(wrapped, Site(0), h)[rows])
+
+
+def test_a_random_direction_does_not_depend_on_the_other_sites_and_rows() -> None:
+    def direction(ids: list[str], layers: list[int]) -> Tensor:
+        edits = {Site(layer): MeanShift(torch.ones(len(ids), 8), torch.ones(len(ids))) for layer in layers}
+        wrapped = RandomDirection().wrap(Intervention(edits), ids, LAYOUT, 0).edits[Site(2)]
+        assert isinstance(wrapped, SameNorm)
+        return wrapped.direction[-1]
+
+    alone = direction(["b"], [2])
+    assert torch.equal(alone, direction(["a", "b"], [0, 2, 3]))
+    assert not torch.equal(alone, direction(["a"], [2]))
 
 
 def test_a_random_direction_leaves_alone_what_the_edit_leaves_alone() -> None:

@@ -151,8 +151,8 @@ class GenerationStore:
         write_json(self.folder / "receipt.json", receipt)
 
     def cost(self) -> dict[str, float]:
-        """Work of all sessions so far: sums, and the largest peak memory."""
-        total: dict[str, float] = {}
+        """Work of all sessions so far: sums, the largest peak memory, and the number of trials."""
+        total: dict[str, float] = {"trials": sum(row["trial"] >= 0 for row in self.trials)}
         for line in self.costs:
             for name, value in line.items():
                 total[name] = max(total.get(name, 0), value) if name.startswith("peak") else total.get(name, 0) + value

@@ -104,6 +104,11 @@ class Comparison:
         """The entry of this name."""
         return next(entry for entry in self.entries if entry.name == name)
 
+    def against_baseline(self, entry: Entry, metric: str) -> Contrast | None:
+        """An entry against the un-steered run of its own model."""
+        found = (c for c in self.contrasts if c.kind == "baseline" and c.ours == entry.name)
+        return next((c for c in found if c.difference.metric == metric), None)
+
     def contrast(self, ours: str, theirs: str, metric: str) -> Contrast | None:
         """The planned comparison of two entries, if there is one."""
         wanted = (ours, theirs, metric)
@@ -136,7 +141,7 @@ def compare(
     declared = {name: metric for name, metric in declared.items() if any(entry.scores(name) for entry in entries)}
     headline = _headline(runs, declared, metrics)
     baseline = next((entry for entry in entries if entry.is_baseline), None)
-    contrasts = planned_contrasts(entries, baseline, declared, headline)
+    contrasts = planned_contrasts(entries, declared, headline)
     estimates = {entry.name: _estimates(entry, declared) for entry in entries}
     notices = _notices(entries, baseline, contrasts)
     title = " · ".join(sorted({f"{run.label('task') or 'task'} on {run.label('model') or 'model'}" for run in runs}))
@@ -188,12 +193,12 @@ def _estimates(entry: Entry, declared: Mapping[str, Metric]) -> dict[str, Estima
     return {name: estimate(declared[name], column) for name, column in columns.items() if column}
 
 
-def planned_pairs(entries: Sequence[Entry], baseline: Entry | None) -> Iterator[tuple[Kind, Entry, Entry]]:
+def planned_pairs(entries: Sequence[Entry]) -> Iterator[tuple[Kind, Entry, Entry]]:
     """Which entries are compared with which; what is not planned is not tested."""
-    methods = [entry for entry in entries if not entry.control and entry is not baseline]
+    methods = [entry for entry in entries if not entry.control and not entry.is_baseline]
     for entry in entries:
-        if baseline is not None and entry is not baseline:
-            yield "baseline", entry, baseline
+        if (unsteered := baseline_of(entry, entries)) is not None and entry is not unsteered:
+            yield "baseline", entry, unsteered
     for index, entry in enumerate(methods):
         for control in entries:
             if control.control and _controls(control, entry):
@@ -205,8 +210,16 @@ def planned_pairs(entries: Sequence[Entry], baseline: Entry | None) -> Iterator[
 
 def _controls(control: Entry, entry: Entry) -> bool:
     """Whether a control speaks about an entry: its own, or one run without any method that saw as much."""
+    if control.first.label("model") != entry.first.label("model"):
+        return False
     unsteered = control.first.label("method") == "baseline" and control.oracle == entry.oracle
     return unsteered or _same_method(entry, control)
+
+
+def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The un-steered run of the entry's own model."""
+    model = entry.first.label("model")
+    return next((other for other in entries if other.is_baseline and other.first.label("model") == model), None)
 
 
 def _same_method(entry: Entry, other: Entry) -> bool:
@@ -226,7 +239,6 @@ def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
 
 def planned_contrasts(
     entries: Sequence[Entry],
-    baseline: Entry | None,
     declared: Mapping[str, Metric],
     headline: Sequence[str],
     draws: int = DRAWS,
@@ -235,13 +247,12 @@ def planned_contrasts(
 
     Args:
         entries: entries on the same examples.
-        baseline: the un-steered one among them, if there is one.
         declared: metrics by name.
         headline: names of those that are tested.
         draws: resamples of the intervals.
     """
     found = []
-    for kind, ours, theirs in planned_pairs(entries, baseline):
+    for kind, ours, theirs in planned_pairs(entries):
         for name, metric in declared.items():
             difference = paired_difference(metric, ours.scores(name), theirs.scores(name), draws=draws)
             if difference is not None:
@@ -296,7 +307,7 @@ def _notices(entries: Sequence[Entry], baseline: Entry | None, contrasts: Sequen
             "The examples were chosen because the baseline got them wrong: its score is 0 by construction and nothing "
             "can be lost, so differences against it carry no p-value. Report the unselected set as well."
         )
-    if best := [entry.name for entry in entries if entry.settings.get("scored_trials") == "best"]:
+    if best := [entry.name for entry in entries if entry.first.info.get("scored_trials") == "best"]:
         notices.append(
             f"Every trial of {', '.join(best)} was scored and each example counts with its best one (per evaluator): "
             "a choice that nobody without the answers can make, and one that lifts scores by itself."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.compare import Comparison
+from harness.report.compare import Comparison, baseline_of
 from harness.report.entries import Entry
 from harness.report.statistics import estimate, mean_interval
 from harness.types import Estimate, Metric
@@ -76,10 +76,12 @@ class Steerability:
 
 def steerability(comparison: Comparison) -> list[Steerability]:
     """For every strength curve of at least three points (the un-steered model stands at 0) and every headline mean."""
+    curves = [curve for curve in strength_curves(comparison.entries) if curve.setting.endswith("strength")]
+    points = [(curve, _with_zero(curve, baseline_of(curve.points[0][1], comparison.entries))) for curve in curves]
     return [
-        _steerability(curve, comparison.metrics[name], comparison.baseline)
-        for curve in strength_curves(comparison.entries)
-        if "strength" in curve.setting and len(_with_zero(curve, comparison.baseline)) > 2
+        _steerability(curve, found, comparison.metrics[name])
+        for curve, found in points
+        if len(found) > 2
         for name in comparison.headline
         if comparison.metrics[name].kind == "mean"
     ]
@@ -90,8 +92,8 @@ def _with_zero(curve: StrengthCurve, baseline: Entry | None) -> list[tuple[float
     return [*unsteered, *curve.points]
 
 
-def _steerability(curve: StrengthCurve, metric: Metric, baseline: Entry | None) -> Steerability:
-    points = [(strength, entry.scores(metric.name)) for strength, entry in _with_zero(curve, baseline)]
+def _steerability(curve: StrengthCurve, found: Sequence[tuple[float, Entry]], metric: Metric) -> Steerability:
+    points = [(strength, entry.scores(metric.name)) for strength, entry in found]
     shared = set.intersection(*(set(scores) for _, scores in points))
     offsets = np.array([strength for strength, _ in points])
     offsets -= offsets.mean()

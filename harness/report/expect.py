@@ -67,6 +67,9 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
             lacking = {"value", "tolerance", "source"} - set(claim)
             if lacking:
                 raise ValueError(f"{name}.{label}.{metric} lacks {', '.join(sorted(lacking))}")
+            for part in ("value", "tolerance"):
+                if isinstance(claim[part], bool) or not isinstance(claim[part], int | float):
+                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {claim[part]!r}")
     return node
 
 

@@ -84,8 +84,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
     estimate = comparison.estimates[entry.name][metric]
-    baseline = comparison.baseline.name if comparison.baseline else ""
-    contrast = comparison.contrast(entry.name, baseline, metric)
+    contrast = comparison.against_baseline(entry, metric)
     against = {} if contrast is None else {
         "against_baseline": contrast.difference.value,
         "against_baseline_low": contrast.difference.low,

@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
 def summary(comparison: Comparison) -> list[Finding]:
     """The comparison in sentences: what was compared, each method's result, method against method, cautions."""
-    methods = [entry for entry in comparison.entries if not entry.control and entry is not comparison.baseline]
+    methods = [entry for entry in comparison.entries if not entry.control and not entry.is_baseline]
     return [
         Finding("", _opening(comparison)),
         *(Finding(entry.name, text) for entry in methods if (text := _about_method(comparison, entry))),
@@ -89,11 +89,9 @@ def _and(words: Sequence[str]) -> str:
 
 
 def _made_worse(comparison: Comparison, entry: Entry) -> str:
-    if comparison.baseline is None:
-        return ""
     shares = []
     for metric in (name for name in comparison.headline if comparison.metrics[name].higher_is_better):
-        contrast = comparison.contrast(entry.name, comparison.baseline.name, metric)
+        contrast = comparison.against_baseline(entry, metric)
         if contrast is not None and not contrast.untested:
             shares.append(f"{contrast.difference.share_worse:.0%} on {metric}")
     return f"Examples made worse than un-steered: {_and(shares)}." if shares else ""

@@ -27,6 +27,7 @@ class PerPrompt:
         sampler: tpe, random, cmaes, gp, qmc (Optuna's) or grid (all strengths at the same share of their range).
         startup_trials: random trials before the sampler learns.
         rows_per_round: rows in one pool; decides how many prompts make a chunk.
+        incumbent: whether the un-steered text can be the selected one, as the first of equal trials.
     """
 
     access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
@@ -37,6 +38,7 @@ class PerPrompt:
     sampler: Sampler
     startup_trials: int
     rows_per_round: int = 256
+    incumbent: bool = True
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget or sampler that cannot work."""
@@ -183,6 +185,8 @@ class _Chunk:
         return [trial.objective for trial in trials]
 
     def _best(self, example: Example) -> Selection:
-        trials = sorted(self.trials[example.id], key=lambda trial: trial.number)
+        first = -1 if self.search_.incumbent else 0
+        known = (trial for trial in self.trials[example.id] if trial.number >= first)
+        trials = sorted(known, key=lambda trial: trial.number)
         best = max(trials, key=lambda trial: trial.objective)  # the first of equals
         return Selection(best.generation, best.number, best.objective)

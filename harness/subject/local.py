@@ -166,9 +166,15 @@ class LocalSubject:
 
 @dataclass(frozen=True, eq=False)
 class SubjectScorer:
-    """The un-steered subject as a scorer. Implements `harness.types.Scorer`."""
+    """The un-steered subject as a scorer. Implements `harness.types.Scorer`.
+
+    Args:
+        subject: the model.
+        skipped: cut from the start of texts that begin with it.
+    """
 
     subject: LocalSubject
+    skipped: str = ""
 
     @property
     def name(self) -> str:
@@ -177,8 +183,10 @@ class SubjectScorer:
 
     def loglikelihood(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float, int]]:
         """Summed log-probability in nats and number of tokens of each completion, prompts as they are."""
-        subject = self.subject
-        texts = [_scored_text(subject.encode(p), subject.encode(c)) for p, c in zip(prompts, completions, strict=True)]
+        subject, pairs = self.subject, zip(prompts, completions, strict=True)
+        # Without a prompt, the completion is the whole text.
+        cut = [(p.removeprefix(self.skipped), c if p else c.removeprefix(self.skipped)) for p, c in pairs]
+        texts = [_scored_text(subject.encode(p), subject.encode(c)) for p, c in cut]
         scored = [index for index, text in enumerate(texts) if text.completion]
         found = [(0.0, 0)] * len(texts)
         with torch.no_grad():

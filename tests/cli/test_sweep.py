@@ -65,6 +65,27 @@ def test_published_values_and_both_protocols_stand_side_by_side(cli: Cli, tmp_pa
     assert "each example counts with its best one" in comparison
 
 
+def test_a_task_with_an_objective_of_two_terms_can_be_searched(cli: Cli, tmp_path: Path) -> None:
+    small = ("task.limit=3", "task.dev_size=4", "task.train_size=16", "task.max_new_tokens=4")
+    done = cli("method=diffmean", "task=sentiment", "search=dev_split", "num_trials=2", *small)
+    assert done.status == 0, done.err
+    (run,) = finished_runs(tmp_path / "runs")
+    assert run["cost"]["trials"] == 2 * 4
+    assert run["estimates"]["target_logratio"]["num_scored"] > 0
+
+
+def test_a_job_whose_weights_are_missing_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8,
+                                                    "num_attention_heads": 2}))  # fmt: skip
+    missing = f"['method=baseline','model.kind=hub','model.id={folder}','model.family=null']"
+    done = cli(f"jobs=[{missing},['method=baseline']]", "evaluator=token_overlap", "task.limit=2")
+    assert done.status == 1
+    assert [run["status"] for run in finished_runs(tmp_path / "runs")] == ["done"]
+    assert (tmp_path / "runs" / "report.html").is_file() or "wrote" in done.out
+
+
 def test_two_evaluators_in_one_run(cli: Cli, tmp_path: Path) -> None:
     assert cli("method=baseline", "evaluator=[token_overlap,perplexity]", "task.limit=2").status == 0
     (run,) = finished_runs(tmp_path / "runs")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from evaluators.composite import Composite
+from evaluators.token_overlap import TokenOverlap
 from harness.judges.match import MatchJudge
 from harness.types import Example, Generation, Grading, Record, Score, Tools, Verdict
 
@@ -42,14 +43,16 @@ def values(scores: Sequence[Score], example_id: str) -> dict[str, float | None]:
 
 def test_hand_worked_with_three_sub_scores() -> None:
     judge = ByRubric({"accuracy": "2", "coherence": "5", "relevance": "4"})
-    scores = Composite().score([record("a", "In San Remo"), record("b", "San Marino")], Tools(judge=judge))
+    scores = Composite(overlap=TokenOverlap()).score(
+        [record("a", "In San Remo"), record("b", "San Marino")], Tools(judge=judge)
+    )
     parts = {"factual_accuracy": 2, "coherence": 5, "relevance": 4, "quality": 11 / 3}
     assert values(scores, "a") == pytest.approx({"composite": 0.25 + 11 / 30, "accurate": 1, **parts})
     assert values(scores, "b") == pytest.approx({"composite": 0.5 + 11 / 30, "accurate": 1, **parts})
 
 
 def test_hand_worked_with_the_single_score() -> None:
-    evaluator = Composite(single_score=True)
+    evaluator = Composite(overlap=TokenOverlap(), single_score=True)
     scores = evaluator.score([record("a", "3 San"), record("b", "1 no")], Tools(judge=ByRubric({})))
     assert values(scores, "a") == pytest.approx({"composite": 0.25 + 0.3, "accurate": 0, "quality": 3})
     assert values(scores, "b") == pytest.approx({"composite": 0.1, "accurate": 0, "quality": 1})
@@ -57,13 +60,15 @@ def test_hand_worked_with_the_single_score() -> None:
 
 
 def test_exactly_at_the_threshold_is_accurate() -> None:
-    scores = Composite(single_score=True).score([record("a", "1 San Marino")], Tools(judge=ByRubric({})))
+    scores = Composite(overlap=TokenOverlap(), single_score=True).score(
+        [record("a", "1 San Marino")], Tools(judge=ByRubric({}))
+    )
     assert values(scores, "a") == pytest.approx({"composite": 0.6, "accurate": 1, "quality": 1})
 
 
 def test_a_missing_sub_score_leaves_only_what_hangs_on_it_unscored() -> None:
     judge = ByRubric({"accuracy": "2", "coherence": None, "relevance": "4"})
-    scores = Composite().score([record("a", "San Marino")], Tools(judge=judge))
+    scores = Composite(overlap=TokenOverlap()).score([record("a", "San Marino")], Tools(judge=judge))
     found = values(scores, "a")
     assert [name for name, value in found.items() if value is None] == ["composite", "accurate", "quality", "coherence"]
     assert all(score.reason for score in scores if score.value is None)
@@ -74,7 +79,7 @@ def test_a_missing_sub_score_leaves_only_what_hangs_on_it_unscored() -> None:
 def test_one_score_per_record_and_metric_within_range_in_any_order() -> None:
     judge = ByRubric({"accuracy": "1", "coherence": "1", "relevance": "1"})
     records = [record("a", ""), record("b", "5 San Marino"), record("c", "San")]
-    evaluator = Composite()
+    evaluator = Composite(overlap=TokenOverlap())
     scores = evaluator.score(records, Tools(judge=judge))
     assert sorted(scores, key=str) == sorted(evaluator.score(records[::-1], Tools(judge=judge)), key=str)
     for metric in evaluator.metrics:
@@ -85,16 +90,24 @@ def test_one_score_per_record_and_metric_within_range_in_any_order() -> None:
 
 def test_the_judge_is_traced_in_every_score() -> None:
     judge = ByRubric({"accuracy": "1", "coherence": "1", "relevance": "1"})
-    scores = Composite().score([record("a", "x")], Tools(judge=judge))
+    scores = Composite(overlap=TokenOverlap()).score([record("a", "x")], Tools(judge=judge))
     assert scores[0].details["factual_accuracy"]["prompt_hash"] == "accuracy"
     assert scores[-1].details["prompt_hash"] == "relevance"
 
 
 def test_refuses_what_it_cannot_do() -> None:
-    assert not Composite().rubrics & MatchJudge().rubrics
+    assert not Composite(overlap=TokenOverlap()).rubrics & MatchJudge().rubrics
     with pytest.raises(ValueError, match="judge=match grades only simpleqa"):
-        Composite().score([record("a", "x")], Tools(judge=MatchJudge()))
+        Composite(overlap=TokenOverlap()).score([record("a", "x")], Tools(judge=MatchJudge()))
     with pytest.raises(ValueError, match="needs a judge"):
-        Composite().score([record("a", "x")], Tools())
+        Composite(overlap=TokenOverlap()).score([record("a", "x")], Tools())
     with pytest.raises(ValueError, match="threshold must be between 0 and 1"):
-        Composite(threshold=1.5)
+        Composite(overlap=TokenOverlap(), threshold=1.5)
+
+
+def test_the_overlap_is_that_of_the_evaluator_that_is_named() -> None:
+    echo = Record(Example("a", "Is it San Marino?", "San Marino"), Generation("a", {}, "no", (), "stop"), "San Marino?")
+    full = TokenOverlap(scored_text="full", tokens="nltk")
+    for overlap, value in ((TokenOverlap(), 0.0), (full, 0.5)):
+        scores = Composite(overlap=overlap, single_score=True).score([echo], Tools(judge=ByRubric({"quality": "3"})))
+        assert values(scores, "a")["composite"] == pytest.approx(value + 0.3)

@@ -36,11 +36,11 @@ def records(*texts: str) -> list[Record]:
 
 
 def paper() -> Objective:
-    known = Known()
+    # One evaluator each, as a configuration makes them: equal, not the same.
     return Objective(
         terms=(
-            Term(evaluator=known, metric="overlap", weight=0.7),
-            Term(evaluator=known, metric="perplexity", weight=-0.3, cap=100.0),
+            Term(evaluator=Known(), metric="overlap", weight=0.7),
+            Term(evaluator=Known(), metric="perplexity", weight=-0.3, cap=100.0),
         )
     )
 
