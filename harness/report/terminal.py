@@ -43,7 +43,8 @@ def print_comparison(comparison: Comparison, claims: Sequence[Claim], console: C
 def leaderboard(comparison: Comparison, title: str, entries: Sequence[Entry]) -> Table:
     """Headline metrics with 95 % intervals; † marks one that a search optimised knowing the gold."""
     table = _table(title)
-    table.add_column("", overflow="fold")
+    words = [word for entry in entries for word in entry.name.split()]
+    table.add_column("", overflow="fold", min_width=min(12, max(map(len, words), default=0)))
     for name in comparison.headline:
         doubt = " ‡" if is_doubtful(comparison.calibration(name)) else ""
         table.add_column(metric_label(comparison.metrics[name]) + doubt, justify="right", no_wrap=True)

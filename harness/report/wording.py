@@ -31,7 +31,8 @@ def number(value: float | None) -> str:
     """A figure with three digits where they matter; a dash if there is none."""
     if value is None:
         return "—"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.3g}"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def estimate_text(estimate: Estimate | None) -> str:
@@ -43,7 +44,8 @@ def estimate_text(estimate: Estimate | None) -> str:
 
 
 def _end(value: float | None) -> str:
-    return f"{value:.2f}" if value is not None and abs(value) < 10 else number(value)
+    """An end of an interval: two digits are enough."""
+    return number(value) if value is None or abs(value) >= 1000 else f"{value:.{2 if abs(value) < 10 else 0}f}"
 
 
 def signed(gap: Difference) -> str:
