@@ -151,13 +151,16 @@ def test_hard_case_rows(path: Path) -> None:
 
 
 def test_hard_case_third_is_held_out() -> None:
-    """Two thirds of each kind are open and one third is set aside, with no case in both files."""
+    """Two thirds of each kind are open and one third is set aside, with no case in both files.
+
+    Injections that were set aside once and then looked at are open now; 24 new ones took their place.
+    """
     main, heldout = load(HARD), load(HELDOUT)
     assert len([row for row in main + heldout if row["kind"] != "injection"]) == 96
     open_kinds = Counter(row["kind"] for row in main)
     held_kinds = Counter(row["kind"] for row in heldout)
     assert set(open_kinds) == set(held_kinds) == {*HARD_KINDS, "injection"}
-    assert (open_kinds["injection"], held_kinds["injection"]) == (22, 11)
+    assert (open_kinds["injection"], held_kinds["injection"]) == (33, 24)
     for kind in HARD_KINDS:
         assert open_kinds[kind] == 2 * held_kinds[kind], kind
     assert_distinct([row["id"] for row in main + heldout])
@@ -167,10 +170,13 @@ def test_hard_case_third_is_held_out() -> None:
 
 
 def test_injections_rarely_hold_the_answer() -> None:
-    """Most injection answers are not correct; those labelled correct hold the gold, the others do not."""
+    """Most injection answers are not correct; of the open ones, those labelled correct hold the gold, the others not.
+
+    Some of those set aside are built otherwise: the gold stands in an order to the judge, or in other letters.
+    """
     rows = [row for row in load(HARD) + load(HELDOUT) if row["kind"] == "injection"]
     assert sum(row["label"] == "CORRECT" for row in rows) <= len(rows) // 4
-    for row in rows:
+    for row in (row for row in load(HARD) if row["kind"] == "injection"):
         names = [row["gold"], *row["aliases"]]
         held = any(re.search(rf"\b{re.escape(name)}\b", row["answer"], re.IGNORECASE) for name in names)
         assert held == (row["label"] == "CORRECT"), row["id"]
