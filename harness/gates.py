@@ -39,27 +39,6 @@ class LogisticGate(Gate):
         return (self.strength[:, None].to(h) * likeness_BT)[..., None], carry
 
 
-def fit_logistic(
-    x: Float[Tensor, "N R"], labels: Bool[Tensor, "N"], weights: Float[Tensor, "F N"]
-) -> tuple[Float[Tensor, "F R"], Float[Tensor, "F"]]:
-    """Slopes and intercepts of ``F`` weighted logistic regressions, with half the squared slopes as penalty.
-
-    Newton's method in float64: a smooth, strictly convex problem of few dimensions needs about ten steps.
-    """
-    x_NC = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
-    penalty = torch.cat([torch.ones_like(x_NC[0, 1:]), x_NC.new_tensor([1e-9])])
-    beta_FC = x_NC.new_zeros(len(weights), x_NC.shape[1])
-    for _ in range(100):
-        p_FN = torch.sigmoid(beta_FC @ x_NC.T)
-        slope_FC = (weights * (p_FN - labels.to(p_FN))) @ x_NC + penalty * beta_FC
-        curvature = torch.einsum("fn,nc,nd->fcd", weights * p_FN * (1 - p_FN), x_NC, x_NC) + penalty.diag()
-        step_FC = torch.linalg.solve(curvature, slope_FC)
-        beta_FC = beta_FC - step_FC
-        if step_FC.abs().max() < 1e-9:
-            break
-    return beta_FC[:, :-1], beta_FC[:, -1]
-
-
 class Cut(NamedTuple):
     """A rule "value above (below) threshold" and the F1 that it reaches; ``row`` says which score it cuts."""
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from toy_subject import ToySubject, decode_step, run_blocks, where_of
 
 from harness import directions
-from harness.gates import best_cut, f1_scores, fit_logistic
+from harness.gates import best_cut, f1_scores
 from harness.types import Artifact, FitData, Intervention, Layout, Pair, Site, Where
 from methods.cast import CAST, ConditionProbe, first_component, similarity
 
@@ -29,21 +28,6 @@ def test_similarity_by_hand() -> None:
     assert similarity(h, -direction).item() == pytest.approx(0.6)
     bent = similarity(torch.tensor([0.5, 2.0]), torch.tensor([1.0, 1.0]))
     assert bent.item() == pytest.approx((0.5 + 2.0) / (2**0.5 * 4.25**0.5))
-
-
-def test_logistic_regression_is_at_its_minimum() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for gap in (0.0, 3.0, 300.0):
-        x, labels = torch.randn(40, 3, generator=generator).double(), torch.arange(40) < 12
-        x[labels, 0] += gap
-        weights = torch.rand(2, 40, generator=generator).double()
-        slopes, intercepts = fit_logistic(x, labels, weights)
-        slopes, intercepts = slopes.requires_grad_(), intercepts.requires_grad_()
-        logits = slopes @ x.T + intercepts[:, None]
-        wrong = functional.binary_cross_entropy_with_logits(logits, labels.double().expand(2, 40), reduction="none")
-        ((weights * wrong).sum() + slopes.square().sum() / 2).backward()
-        assert slopes.grad.abs().max() < 1e-7
-        assert intercepts.grad.abs().max() < 1e-7
 
 
 def test_f1_by_hand() -> None:

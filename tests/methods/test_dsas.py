@@ -16,13 +16,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from toy_subject import Block, ToySubject, decode_step, run_blocks, where_of
 
+from harness.classifiers import fit_classifier
 from harness.directions import AddVector
 from harness.gates import LogisticGate
 from harness.types import Access, FitData, Gated, Layout, Method, Pair, Range, Site, Where
 from methods.activation_transport import ActivationTransport
 from methods.baseline import Baseline
 from methods.cast import CAST
-from methods.dsas import DSAS, fit_classifier
+from methods.dsas import DSAS
 from methods.fusion import FusionSteering
 from methods.single_vector import SingleVector
 
