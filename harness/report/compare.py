@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,13 +229,19 @@ def _same_method(entry: Entry, other: Entry) -> bool:
 
 
 def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The baseline first, then every method with its controls behind it."""
+    """The baseline first, then by name with numbers by their size; every method has its controls behind it."""
     methods = [entry for entry in entries if not entry.control]
-    ordered = sorted(methods, key=lambda entry: not entry.is_baseline)
+    ordered = sorted(methods, key=lambda entry: (not entry.is_baseline, _by_size(entry.name)))
     for control in (entry for entry in entries if entry.control):
         own = [index for index, entry in enumerate(ordered) if _same_method(entry, control)]
         ordered.insert(own[-1] + 1 if own else len(ordered), control)
     return ordered
+
+
+def _by_size(name: str) -> list[str | float]:
+    """The name in pieces, words and numbers in turn, so that 10 comes after 9."""
+    pieces = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
 
 
 def planned_contrasts(

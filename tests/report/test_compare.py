@@ -70,6 +70,13 @@ def test_names_say_no_more_than_is_needed(sweep: list[Path]) -> None:
     assert {"baseline", "segmented", "segmented · shuffled", "caa (strength=2.0)"} <= names
 
 
+def test_strengths_are_listed_by_size(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, "caa", strength=strength) for strength in (10.0, 0.5, 2.0)]
+    runs += [write_run(tmp_path, method) for method in ("prompting", "baseline")]
+    strengths = [f"caa (strength={strength})" for strength in ("0.5", "2.0", "10.0")]
+    assert [entry.name for entry in compare(runs).entries] == ["baseline", *strengths, "prompting"]
+
+
 def test_what_is_compared_with_what(sweep: list[Path]) -> None:
     found = compare(sweep)
     kinds = {(c.ours, c.theirs): c.kind for c in found.contrasts}
