@@ -22,7 +22,7 @@ UNSCORED = "unscored"
 _DATA = Path(__file__).parent / "data"
 _FILES: Mapping[Part, tuple[str, ...]] = {
     "open": ("hard_cases.jsonl", "calibration.jsonl"),
-    "held-out": ("hard_cases_heldout.jsonl", "calibration_heldout.jsonl"),
+    "held-out": ("hard_cases_heldout.jsonl", "calibration_heldout.jsonl", "new_questions_heldout.jsonl"),
 }
 _DRAWS = 10_000
 
