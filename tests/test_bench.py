@@ -12,7 +12,7 @@ from harness.bench import batching, growth, methods, report, search
 from harness.bench.__main__ import arguments, asked_tables, main
 from harness.bench.growth import Point
 from harness.bench.jobs import Jobs, questions
-from harness.bench.memory import measure
+from harness.bench.memory import measure, peak_memory
 from harness.bench.ours import Products
 from harness.bench.plain import hooked
 from harness.bench.suite import WAYS, Models, side_by_side, way
@@ -106,6 +106,11 @@ def test_small_and_large_batches_write_the_same(models: Models) -> None:
 def test_peak_memory_holds_the_weights() -> None:
     found = measure("tiny", "cpu", None, 2, 3, torch.get_num_threads())
     assert found["peak_bytes"] > found["weights_bytes"] > 0
+
+
+def test_peak_memory_is_not_that_of_the_process_which_asks() -> None:
+    ballast = b"1" * 2**31
+    assert peak_memory("tiny", "cpu", None, 2, 3, 1)["peak_bytes"] < len(ballast)
 
 
 NAMES = ("baseline", "caa", "mean_act", "cast", "segmented", "no_such_method")

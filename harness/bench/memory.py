@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +36,21 @@ def measure(model: str, device: str, dtype: str | None, rows: int, new_tokens: i
     network, work = open_subject(loaded).network, Work.of(loaded, rows, new_tokens)
     ours.engine(network, work, work.intervention(network.device, network.dtype), Stopwatch(network.device))
     on_gpu = network.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
     return {"rows": rows, "new_tokens": new_tokens, "weights_bytes": weights, "peak_bytes": peak}
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held since its program started.
+
+    Linux's ``getrusage`` would also count what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -86,10 +86,9 @@ class Products:
     @torch.inference_mode()
     def timing(self, work: Work, watch: Stopwatch, score: bool = True) -> Timing:
         """The products that the work needs: prompts without padding, one token at a time, then whole texts."""
-        weight = self.head.weight
         prompt_tokens = sum(map(len, work.prompts))
         text_tokens = prompt_tokens + work.rows * work.new_tokens
-        inputs = self._inputs(max(PASS_TOKENS, work.rows), weight)
+        inputs = self._inputs(max(PASS_TOKENS, work.rows), watch.device)
         marks = [watch.now()]
         self._pass(inputs, prompt_tokens, work.rows)
         marks.append(watch.now())
@@ -101,9 +100,9 @@ class Products:
         marks.append(watch.now())
         return Timing(work.rows, *(late - early for early, late in itertools.pairwise(marks)))
 
-    def _inputs(self, rows: int, like: Tensor) -> dict[int, Tensor]:
+    def _inputs(self, rows: int, device: torch.device) -> dict[int, Tensor]:
         widths = {_widths(layer)[0] for layer in (*self.blocks, self.head)}
-        return {width: torch.randn(rows, width, dtype=like.dtype, device=like.device) for width in widths}
+        return {width: torch.randn(rows, width, dtype=self.head.weight.dtype, device=device) for width in widths}
 
     def _pass(self, inputs: dict[int, Tensor], tokens: int, predictions: int) -> None:
         for size in _chunks(tokens, PASS_TOKENS):

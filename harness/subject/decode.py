@@ -26,7 +26,7 @@ from harness.types import Carry, Intervention, Site, Where
 Finish = Literal["stop", "length", "pruned"]
 NEAR_TIE = 1e-3
 """Two logits closer than this may swap places when a batch is composed differently."""
-PREFILL_TOKENS = 8192
+PREFILL_TOKENS = 2048
 """Prompt tokens computed in one pass, at most."""
 _LOOP_WINDOW, _LOOP_PERIOD = 32, 8
 _BLOCK = 128

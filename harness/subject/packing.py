@@ -13,30 +13,32 @@ from torch.nn.functional import linear
 
 BATCH_HINT = 64
 """Rows that oneDNN is told to expect when it chooses the layout; other numbers work too."""
-MEMORY_SHARE = 0.25
-"""Share of the free memory that the second copy of the weights may take."""
+MEMORY_SHARE = 0.5
+"""Share of the free memory that the reordered weights may take, for a moment next to the plain ones."""
 SMALLEST = 2**17
 """Weights of a layer below which the call costs more than the layout saves."""
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that computes with a reordered copy of its weight wherever no gradient is asked for."""
+    """A linear layer that holds its weight reordered and in no other way. ``weight`` tells shape and dtype alone."""
 
     def __init__(self, plain: nn.Linear) -> None:
-        super().__init__(plain.in_features, plain.out_features, bias=False, device="meta")
-        self.weight, self.bias = plain.weight, plain.bias
+        shape = {"bias": False, "device": "meta", "dtype": plain.weight.dtype}
+        super().__init__(plain.in_features, plain.out_features, **shape)
+        self.weight.requires_grad_(False)
+        self.bias = plain.bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(plain.weight.detach(), BATCH_HINT)
 
     def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
-        """The product; oneDNN's has no gradient."""
+        """The product; oneDNN's has no gradient, so where one is asked for the weight is put in order again."""
         if torch.is_grad_enabled() and input.requires_grad:
-            return linear(input, self.weight, self.bias)
+            return linear(input, self.packed.to_dense(), self.bias)
         return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
 
 def pack_linears(model: nn.Module) -> int:
-    """Give every plain linear layer on the CPU a reordered weight, if memory allows. Weights must not change later.
+    """Hold the weights of all plain linear layers on the CPU reordered, if memory allows. They must not change later.
 
     Quantised layers, other devices and float64 and float16 keep what they have.
 
@@ -50,7 +52,16 @@ def pack_linears(model: nn.Module) -> int:
         return 0
     for parent, name, child in plain:
         setattr(parent, name, PackedLinear(child))
+    if plain:
+        _leave_the_file(model)
     return len(plain)
+
+
+def _leave_the_file(model: nn.Module) -> None:
+    """Copy what was not packed: views of a mapped file of weights would keep all of it in memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _packable(layer: nn.Linear) -> bool:

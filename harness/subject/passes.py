@@ -19,7 +19,7 @@ from harness.types import Intervention, Site, Tokens, Where
 
 PASS_TOKENS = 4096
 """Tokens, padding included, computed in one pass."""
-LOGIT_ROWS = 512
+LOGIT_ROWS = 128
 """Positions whose vocabulary-sized logits exist at once."""
 
 

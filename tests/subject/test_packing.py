@@ -20,12 +20,26 @@ def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     return nn.Sequential(*layers).to(dtype).requires_grad_(False)
 
 
-def test_large_plain_layers_are_packed_and_keep_their_weights() -> None:
+def test_large_plain_layers_are_packed_and_hold_their_weights_once() -> None:
     layers = model()
     weights = [layer.weight for layer in layers]
     assert pack_linears(layers) == 2
     assert [type(layer) for layer in layers] == [PackedLinear, PackedLinear, nn.Linear, Doubled]
-    assert all(layer.weight is weight for layer, weight in zip(layers, weights, strict=True))
+    for layer, weight in zip(layers[:2], weights, strict=False):
+        assert torch.equal(layer.packed.to_dense(), weight)
+        assert layer.weight.is_meta
+        assert (layer.weight.shape, layer.weight.dtype) == (weight.shape, weight.dtype)
+    for layer, weight in zip(layers[2:], weights[2:], strict=True):
+        assert layer.weight is weight
+
+
+def test_what_is_not_packed_lets_go_of_the_file() -> None:
+    storage = torch.zeros(600 * 400)
+    layers = nn.Sequential(nn.Embedding(600, 400), nn.Linear(400, 600, bias=False)).requires_grad_(False)
+    layers[0].weight.data = layers[1].weight.data = storage.view(600, 400)
+    pack_linears(layers)
+    assert layers[0].weight.untyped_storage().data_ptr() != storage.untyped_storage().data_ptr()
+    assert layers(torch.tensor([3])).shape == (1, 600)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
