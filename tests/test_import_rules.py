@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-OPEN_TO_PLUGINS = {"harness.types", "harness.directions", "harness.gates", "harness.text"}
+OPEN_TO_PLUGINS = {f"harness.{name}" for name in ("types", "directions", "classifiers", "gates", "text")}
 
 
 def sources(*folders: str) -> list[Path]:
