@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -59,11 +60,11 @@ def _pass(
 ) -> tuple[Float[Tensor, "B T D"], Padded]:
     padded = Padded.of([text.ids for text in texts], network.device)
     prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
+    tally.forward_tokens += padded.ids.numel()
+    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
     with Steering(network.blocks, intervention, observed, observer) as steering:
         steering.where = padded.where(prompt_lengths)
         h = network.hidden(padded.ids, padded.positions, Plan())
-    tally.forward_tokens += padded.ids.numel()
-    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
     return h, padded
 
 
@@ -80,21 +81,33 @@ def capture(
 ) -> dict[Site, Float[Tensor, "N D"]]:
     """Activations after the edit of each site, pooled over the chosen tokens of each text, float32.
 
+    Nothing is computed behind the last of the sites.
+
     Raises:
         ValueError: a text has none of the chosen tokens.
     """
-    wanted = set(sites)
     found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
     for batch in batches([len(text.ids) for text in texts]):
         rows = torch.tensor(batch, device=network.device)
+        missing = set(sites)
 
-        def observe(site: Site, _before: Tensor, after: Tensor, where: Where, rows: Tensor = rows) -> None:
-            if site in wanted:
+        def observe(
+            site: Site, _before: Tensor, after: Tensor, where: Where, rows: Tensor = rows, missing: set[Site] = missing
+        ) -> None:
+            if site in missing:
                 found[site][rows] = _pooled(after.float(), where, tokens, pool)
+                missing.remove(site)
+            if not missing:
+                raise _AllSeenError
 
         steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
-        _pass(network, [texts[index] for index in batch], steered, tally, sites, observe)
+        with contextlib.suppress(_AllSeenError):
+            _pass(network, [texts[index] for index in batch], steered, tally, sites, observe)
     return found
+
+
+class _AllSeenError(Exception):
+    """Ends a pass whose further layers nobody asked for."""
 
 
 def _pooled(h: Tensor, where: Where, tokens: Tokens, pool: Literal["mean", "last"]) -> Float[Tensor, "B D"]:
