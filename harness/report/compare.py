@@ -229,9 +229,14 @@ def _same_method(entry: Entry, other: Entry) -> bool:
 
 
 def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The baseline first, then by name with numbers by their size; every method has its controls behind it."""
+    """The baseline first, then as given, but settings of one method side by side and by their size; controls behind."""
     methods = [entry for entry in entries if not entry.control]
-    ordered = sorted(methods, key=lambda entry: (not entry.is_baseline, _by_size(entry.name)))
+
+    def place(entry: Entry) -> tuple[bool, int, list[str | float]]:
+        first = next(index for index, other in enumerate(methods) if _same_method(entry, other))
+        return not entry.is_baseline, first, _by_size(entry.name)
+
+    ordered = sorted(methods, key=place)
     for control in (entry for entry in entries if entry.control):
         own = [index for index, entry in enumerate(ordered) if _same_method(entry, control)]
         ordered.insert(own[-1] + 1 if own else len(ordered), control)
