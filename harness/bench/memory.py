@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -46,9 +47,8 @@ def peak_resident_bytes() -> int:
     Linux's ``getrusage`` would also count what the parent held when it started this process.
     """
     status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(errors="replace"), re.M)):
+        return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -122,7 +122,7 @@ class Products:
 
 
 def _widths(layer: Any) -> Sequence[int]:
-    return layer.weight.shape if isinstance(layer, Conv1D) else layer.weight.shape[::-1]
+    return layer.weight.shape if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
 
 
 def _chunks(total: int, limit: int) -> list[int]:

@@ -244,8 +244,8 @@ def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _by_size(name: str) -> list[str | float]:
-    """The name in pieces, words and numbers in turn, so that 10 comes after 9."""
-    pieces = re.split(r"(\d+(?:\.\d+)?)", name)
+    """The name in pieces, words and numbers in turn, so that 10 comes after 9 and -1 before 1e-05."""
+    pieces = re.split(r"((?<![\w.])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", name)
     return [float(piece) if index % 2 else piece for index, piece in enumerate(pieces)]
 
 

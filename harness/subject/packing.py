@@ -5,11 +5,12 @@ How much faster than in torch's own layout is what (fp) against (f) shows in BEN
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 BATCH_HINT = 64
 """Rows that oneDNN is told to expect when it chooses the layout; other numbers work too."""
@@ -17,44 +18,67 @@ MEMORY_SHARE = 0.5
 """Share of the free memory that the reordered weights may take, for a moment next to the plain ones."""
 SMALLEST = 2**17
 """Weights of a layer below which the call costs more than the layout saves."""
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that holds its weight reordered and in no other way. ``weight`` tells shape and dtype alone."""
+    """A linear layer that holds its weight reordered and in no other way; ``weight`` is an ordered copy."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, plain: nn.Linear) -> None:
-        shape = {"bias": False, "device": "meta", "dtype": plain.weight.dtype}
-        super().__init__(plain.in_features, plain.out_features, **shape)
-        self.weight.requires_grad_(False)
-        self.bias = plain.bias
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.register_parameter("bias", plain.bias)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(plain.weight.detach(), BATCH_HINT)
 
+    @property
+    def weight(self) -> Float[Tensor, "O I"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The exact weight, a new tensor at every call."""
+        return self.packed.to_dense()
+
     def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
-        """The product; oneDNN's has no gradient, so where one is asked for the weight is put in order again."""
+        """The product, with gradients of the input where they are asked for."""
         if torch.is_grad_enabled() and input.requires_grad:
-            return linear(input, self.packed.to_dense(), self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+            return _Product.apply(input, self.packed, self.bias)
+        return _product(input, self.packed, self.bias)
+
+
+def _product(input: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """oneDNN's product has no gradient, and torch's would keep an ordered weight alive for every call."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.packed = packed
+        return _product(input, packed, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient @ ctx.packed.to_dense(), None, None
 
 
 def pack_linears(model: nn.Module) -> int:
     """Hold the weights of all plain linear layers on the CPU reordered, if memory allows. They must not change later.
 
-    Quantised layers, other devices and float64 and float16 keep what they have.
+    Quantised layers, other devices and float64 and float16 keep what they have. A weight that the embedding shares is
+    held by both.
 
     Returns:
         How many layers were replaced.
     """
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    plain = [(parent, name, child) for parent, name, child in found if type(child) is nn.Linear and _packable(child)]
-    size = sum(child.weight.nbytes for _, _, child in plain)
-    if not torch.backends.mkldnn.is_available() or size > MEMORY_SHARE * psutil.virtual_memory().available:
+    found = [
+        (parent, name) for parent in model.modules() for name, child in parent.named_children() if _packable(child)
+    ]
+    size = sum(getattr(parent, name).weight.nbytes for parent, name in found)
+    if not found or size > MEMORY_SHARE * psutil.virtual_memory().available:
         return 0
-    for parent, name, child in plain:
-        setattr(parent, name, PackedLinear(child))
-    if plain:
-        _leave_the_file(model)
-    return len(plain)
+    for parent, name in found:
+        setattr(parent, name, PackedLinear(getattr(parent, name)))
+    _leave_the_file(model)
+    return len(found)
 
 
 def _leave_the_file(model: nn.Module) -> None:
@@ -64,5 +88,9 @@ def _leave_the_file(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _packable(layer: nn.Linear) -> bool:
-    return layer.weight.device.type == "cpu" and layer.weight.dtype in _DTYPES and layer.weight.numel() >= SMALLEST
+def _packable(layer: nn.Module) -> bool:
+    if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.numel() < SMALLEST:
+        return False
+    if layer.weight.dtype == torch.bfloat16:
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and layer.weight.dtype == torch.float32

@@ -84,7 +84,7 @@ def capture(
     Nothing is computed behind the last of the sites.
 
     Raises:
-        ValueError: a text has none of the chosen tokens.
+        ValueError: a text has none of the chosen tokens, or the model never comes through a site.
     """
     found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
     for batch in batches([len(text.ids) for text in texts]):
@@ -103,6 +103,8 @@ def capture(
         steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
         with contextlib.suppress(_AllSeenError):
             _pass(network, [texts[index] for index in batch], steered, tally, sites, observe)
+        if missing:
+            raise ValueError(f"the model does not pass through {min(missing)}, so nothing can be read there")
     return found
 
 

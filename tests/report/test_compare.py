@@ -72,9 +72,9 @@ def test_names_say_no_more_than_is_needed(sweep: list[Path]) -> None:
 
 def test_strengths_are_listed_by_size(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, "prompting")]
-    runs += [write_run(tmp_path, "caa", strength=strength) for strength in (10.0, 0.5, 2.0)]
+    runs += [write_run(tmp_path, "caa", strength=strength) for strength in (10.0, 0.5, -1.0, 2.0, 1e-05)]
     runs += [write_run(tmp_path, method) for method in ("austeer", "baseline")]
-    strengths = [f"caa (strength={strength})" for strength in ("0.5", "2.0", "10.0")]
+    strengths = [f"caa (strength={strength})" for strength in ("-1.0", "1e-05", "0.5", "2.0", "10.0")]
     assert [entry.name for entry in compare(runs).entries] == ["baseline", "prompting", *strengths, "austeer"]
 
 

@@ -54,3 +54,13 @@ def test_blocks_behind_the_last_site_do_not_run(monkeypatch: pytest.MonkeyPatch)
     assert runs == [1, 1] + [0] * (len(runs) - 2)
     passes.loglikelihood(network, TEXTS, Intervention(), Tally())
     assert runs[-1] == 1, "a capture must leave nothing behind that ends later passes"
+
+
+def test_a_site_that_no_pass_comes_through_is_an_error() -> None:
+    network = open_subject(load_model(CONFIG)).network
+    last = network.layout.num_layers - 1
+    network.model.base_model.layers = network.model.base_model.layers[:last]
+    with pytest.raises(ValueError, match=f"does not pass through .*{last}"):
+        passes.capture(
+            network, TEXTS, [Site(last)], tokens="all", pool="mean", intervention=Intervention(), tally=Tally()
+        )
