@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from harness.bench.timing import Stopwatch, Timing
 from harness.bench.work import Work
 from harness.subject.decode import Decoder, EngineConfig, Sampling, Tally
-from harness.subject.network import Network
-from harness.subject.passes import LOGIT_ROWS, PASS_TOKENS, Text, loglikelihood
+from harness.subject.network import Network, logit_rows, pass_tokens
+from harness.subject.passes import Text, loglikelihood
 from harness.types import Intervention
 
 
@@ -88,7 +88,7 @@ class Products:
         """The products that the work needs: prompts without padding, one token at a time, then whole texts."""
         prompt_tokens = sum(map(len, work.prompts))
         text_tokens = prompt_tokens + work.rows * work.new_tokens
-        inputs = self._inputs(max(PASS_TOKENS, work.rows), watch.device)
+        inputs = self._inputs(max(pass_tokens(watch.device), work.rows), watch.device)
         marks = [watch.now()]
         self._pass(inputs, prompt_tokens, work.rows)
         marks.append(watch.now())
@@ -105,10 +105,11 @@ class Products:
         return {width: torch.randn(rows, width, dtype=self.head.weight.dtype, device=device) for width in widths}
 
     def _pass(self, inputs: dict[int, Tensor], tokens: int, predictions: int) -> None:
-        for size in _chunks(tokens, PASS_TOKENS):
+        device = next(iter(inputs.values())).device
+        for size in _chunks(tokens, pass_tokens(device)):
             for layer in self.blocks:
                 self._multiply(layer, inputs, size)
-        for size in _chunks(predictions, LOGIT_ROWS):
+        for size in _chunks(predictions, logit_rows(device)):
             self._multiply(self.head, inputs, size)
 
     def _multiply(self, layer: nn.Module, inputs: dict[int, Tensor], rows: int) -> None:

@@ -20,14 +20,12 @@ from torch import Tensor
 
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.hooks import Observer, Steering
-from harness.subject.network import Network, Padded
+from harness.subject.network import Network, Padded, pass_tokens
 from harness.types import Carry, Intervention, Site, Where
 
 Finish = Literal["stop", "length", "pruned"]
 NEAR_TIE = 1e-3
 """Two logits closer than this may swap places when a batch is composed differently."""
-PREFILL_TOKENS = 2048
-"""Prompt tokens computed in one pass, at most."""
 _LOOP_WINDOW, _LOOP_PERIOD = 32, 8
 _BLOCK = 128
 
@@ -233,7 +231,7 @@ class _Batch:
         start = 0
         while start < len(indices):
             longest = len(self.decoder.prompts[indices[start]])
-            stop = start + max(1, PREFILL_TOKENS // longest)
+            stop = start + max(1, pass_tokens(self.network.device) // longest)
             self._join_chunk(indices[start:stop])
             start = stop
 

@@ -17,6 +17,16 @@ from harness.subject.sites import Blocks
 from harness.types import Layout, Where
 
 
+def pass_tokens(device: torch.device) -> int:
+    """Tokens, padding included, computed in one pass at most: few keep memory small, many keep an accelerator busy."""
+    return 2048 if device.type == "cpu" else 8192
+
+
+def logit_rows(device: torch.device) -> int:
+    """Positions whose vocabulary-sized logits exist at once."""
+    return 128 if device.type == "cpu" else 1024
+
+
 @dataclass(frozen=True)
 class Padded:
     """Token rows padded on the right to one length."""

@@ -14,14 +14,9 @@ from torch import Tensor
 from harness.subject.attention import Plan
 from harness.subject.decode import Tally
 from harness.subject.hooks import Observer, Steering
-from harness.subject.network import Network, Padded
+from harness.subject.network import Network, Padded, logit_rows, pass_tokens
 from harness.subject.prefix import by_prompt, hidden_before_completions
 from harness.types import Intervention, Site, Tokens, Where
-
-PASS_TOKENS = 4096
-"""Tokens, padding included, computed in one pass."""
-LOGIT_ROWS = 128
-"""Positions whose vocabulary-sized logits exist at once."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Text:
         return self.prompt + self.completion
 
 
-def batches(lengths: Sequence[int], limit: int = PASS_TOKENS) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Indices in batches of similar length whose padded size stays under the limit."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     batch: list[int] = []
@@ -87,7 +82,7 @@ def capture(
         ValueError: a text has none of the chosen tokens, or the model never comes through a site.
     """
     found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
-    for batch in batches([len(text.ids) for text in texts]):
+    for batch in batches([len(text.ids) for text in texts], pass_tokens(network.device)):
         rows = torch.tensor(batch, device=network.device)
         missing = set(sites)
 
@@ -155,7 +150,7 @@ def loglikelihood(
         contexts.setdefault((owner, Text(text.prompt, text.completion[:last])), []).append(index)
     found: dict[int, Tensor] = {}
     keys = list(contexts)
-    for batch in batches([len(context.ids) for _, context in keys]):
+    for batch in batches([len(context.ids) for _, context in keys], pass_tokens(network.device)):
         chosen = [keys[number] for number in batch]
         rows = torch.tensor([owner for owner, _ in chosen], device=network.device)
         edits = intervention.take(rows) if steered else intervention
@@ -177,7 +172,8 @@ def loglikelihood(
 def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) -> list[Float[Tensor, "C"]]:
     """Edits change a prompt's states; without them, texts with the same prompt can share its computation."""
     found: dict[int, Tensor] = {}
-    for batch in by_prompt([text.prompt for text in texts], PASS_TOKENS, [len(text.ids) for text in texts]):
+    lengths = [len(text.ids) for text in texts]
+    for batch in by_prompt([text.prompt for text in texts], pass_tokens(network.device), lengths):
         chosen = [texts[index] for index in batch]
         completions = [text.completion for text in chosen]
         states, tokens = hidden_before_completions(network, [text.prompt for text in chosen], completions)
@@ -189,10 +185,10 @@ def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) 
 
 
 def _token_logprobs(network: Network, h: Float[Tensor, "N D"], targets: Tensor) -> Float[Tensor, "N"]:
-    parts = []
-    for start in range(0, h.shape[0], LOGIT_ROWS):
-        logits = network.logits(h[start : start + LOGIT_ROWS])
-        picked = logits.gather(1, targets[start : start + LOGIT_ROWS, None])[:, 0]
+    parts, rows = [], logit_rows(network.device)
+    for start in range(0, h.shape[0], rows):
+        logits = network.logits(h[start : start + rows])
+        picked = logits.gather(1, targets[start : start + rows, None])[:, 0]
         parts.append(picked - logits.logsumexp(-1))
     return torch.cat(parts)
 
@@ -203,7 +199,7 @@ def next_token_logprobs(
 ) -> Float[Tensor, "N V"]:
     """Log-probabilities of every possible next token after each prompt."""
     found: dict[int, Tensor] = {}
-    for batch in batches([len(prompt) for prompt in prompts]):
+    for batch in batches([len(prompt) for prompt in prompts], pass_tokens(network.device)):
         rows = torch.tensor(batch, device=network.device)
         steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
         h, padded = _pass(network, [Text(tuple(prompts[index])) for index in batch], steered, tally)
