@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.bench import batching, growth, methods, report, search
+from harness.bench import batching, growth, judging, methods, report, search
 from harness.bench.__main__ import arguments, asked_tables, main
 from harness.bench.growth import Point
 from harness.bench.jobs import Jobs, questions
@@ -101,6 +101,19 @@ def test_small_and_large_batches_write_the_same(models: Models) -> None:
     assert (found["rows"], found["tokens"], found["batches"]) == (70, 210, [64, 16])
     assert found["rows_that_differ"] == found["of_them_at_a_near_tie"] == 0
     assert "70 rows in batches of 64 and of 16: 0 differ" in batching.table(found)
+
+
+def test_a_judge_grades_alike_in_one_call_and_one_by_one() -> None:
+    found = judging.measure(model_config("smollm2", "cpu", None), 3)
+    assert (found["gradings"], found["unscored"], found["labels_that_differ"]) == (3, 0, 0)
+    assert min(found[name]["gradings_per_second"] for name in judging.WAYS) > 0
+    assert "0 of 3 labels differ" in judging.table(found)
+
+
+def test_prompts_beyond_the_context_of_a_judge_are_said() -> None:
+    found = judging.measure(ModelConfig(kind="tiny", family="llama", device="cpu"), 2)
+    assert found["unscored"] == 4
+    assert "4 were not to be had" in judging.table(found)
 
 
 def test_peak_memory_holds_the_weights() -> None:

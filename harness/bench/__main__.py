@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.bench import batching, growth, methods, report, search
+from harness.bench import batching, growth, judging, methods, report, search
 from harness.bench.jobs import Jobs
 from harness.bench.memory import peak_memory
 from harness.bench.suite import WAYS, Models, side_by_side
@@ -62,6 +62,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
         help="a whole search per prompt, and what its time goes to",
     )
     tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
+    tables.add_argument("--judging", type=_positive, metavar="ANSWERS", help="gradings per second of judge=local")
     tables.add_argument("--memory", action="store_true", help="peak memory of 64 rows x 128 tokens")
 
 
@@ -134,6 +135,12 @@ def _batching(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
     return found
 
 
+def _judging(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+    found = judging.measure(jobs.models.config, options.judging, jobs.models.watch)
+    _show(f"{found['gradings']} gradings by this model as a judge", judging.table(found))
+    return found
+
+
 def _memory(options: argparse.Namespace, _jobs: Jobs) -> dict[str, Any]:
     found = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
     weights, peak = (found[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
@@ -147,6 +154,7 @@ TABLES: Mapping[str, Callable[[argparse.Namespace, Jobs], Any]] = {
     "growth": _growth,
     "search": _search,
     "batching": _batching,
+    "judging": _judging,
     "memory": _memory,
 }
 
