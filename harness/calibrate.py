@@ -1,4 +1,4 @@
-"""``python -m harness.calibrate judge=…``: how far a judge can be trusted, measured on answers that people labelled."""
+"""``python -m harness.calibrate judge=…``: how far a judge can be trusted, measured on answers that were labelled by reading."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def data_hash(parts: dict[Part, list[Item]]) -> str:
 
 def show(console: Console, name: str, table: Table) -> None:
     """Print one part's figures."""
-    title = f"{name} part: {table.num_items} answers, {table.num_unscored} unscored; rows: person, columns: judge"
-    grid = Grid("person says", title=title, title_justify="left")
+    title = f"{name} part: {table.num_items} answers, {table.num_unscored} unscored; rows: reader, columns: judge"
+    grid = Grid("reader says", title=title, title_justify="left")
     for column in (*LABELS, UNSCORED, "accuracy"):
         grid.add_column(column, justify="right", no_wrap=True)
     for label, row in table.confusion.items():

@@ -1,4 +1,4 @@
-"""Agreement between a judge and the people who labelled the same answers."""
+"""Agreement between a judge and the readers who labelled the same answers."""
 
 from __future__ import annotations
 

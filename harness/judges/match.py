@@ -74,7 +74,7 @@ class MatchJudge:
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """How well this version agrees with people; see `harness.judges.trust`."""
+        """How well this version agrees with readers; see `harness.judges.trust`."""
         return calibration_of(self.identity)
 
     def preflight(self) -> None:

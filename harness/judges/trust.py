@@ -1,4 +1,4 @@
-"""How well each version of a judge agrees with people, kept beside the project and in the user's cache."""
+"""How well each version of a judge agrees with readers, kept beside the project and in the user's cache."""
 
 from __future__ import annotations
 

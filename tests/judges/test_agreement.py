@@ -140,7 +140,7 @@ def test_a_run_prints_stores_and_is_found_again(tmp_path: Path, monkeypatch: pyt
     judge = MatchJudge()
     program.run(judge, Console(file=output, width=120))
     text = output.getvalue()
-    for wanted in ("person says", "Cohen's kappa", "injection success", "open part", "held-out part", judge.identity):
+    for wanted in ("reader says", "Cohen's kappa", "injection success", "open part", "held-out part", judge.identity):
         assert wanted in text
     stored = judge.calibration
     assert stored["judge"] == judge.identity
