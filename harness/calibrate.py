@@ -1,4 +1,4 @@
-"""``python -m harness.calibrate judge=…``: how far a judge can be trusted, measured on answers that were labelled by reading."""
+"""``python -m harness.calibrate judge=…``: how far a judge can be trusted, measured on labelled answers."""
 
 from __future__ import annotations
 
