@@ -21,6 +21,7 @@ from harness.generate import subject_for
 from harness.judges.usage import dollars
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
+from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.decode import Sampling
 from harness.subject.load import ModelConfig, device_of, peek
 from harness.types import Example, Grading, Intervention
@@ -129,6 +130,8 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
     name = f"{device.type} ({device_name(device)})"
     state: State = "ok" if size < 0.9 * free else "problem"
     yield Finding("device", state, f"{name}, {free / _GIB:.1f} GiB free for {size / _GIB:.2f} GiB of weights")
+    if device.type == "cpu" and is_trapped():
+        yield Finding("device", "note", NOTICE)
 
 
 def _free_bytes(device: torch.device) -> int:

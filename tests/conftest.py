@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from harness.subject import tiny
+from harness.subject.amx import avoid_trapped_amx
 from harness.subject.load import Loaded, ModelConfig, load_model, peek
+
+avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
 REPOSITORY = Path(__file__).parents[1]
 DEFAULT_MODEL = ModelConfig(

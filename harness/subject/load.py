@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from harness.subject import gguf, hub, tiny
+from harness.subject.amx import avoid_trapped_amx
 from harness.subject.sites import family_of
 from harness.types import Layout
 
@@ -171,6 +172,8 @@ def load_model(config: ModelConfig) -> Loaded:
         ConnectionError: as `peek`.
     """
     device = device_of(config)
+    if device.type == "cpu":
+        avoid_trapped_amx()
     folder, identity = locate(config)
     with _quiet():
         tokenizer = _tokenizer(folder, config)
