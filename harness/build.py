@@ -18,14 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import explain
 from harness.control import BestOfN, Control
+from harness.data import Access
 from harness.evaluate import ScoredTrials
 from harness.records.tracking import Tracking
+from harness.scoring import Evaluator, Judge
 from harness.search.objective import Objective
-from harness.search.search import Fixed
+from harness.search.search import Fixed, Search
+from harness.steering import Layout, Method
 from harness.subject.decode import EngineConfig
 from harness.subject.load import ModelConfig, peek
 from harness.tasks.task import Task
-from harness.types import Access, Evaluator, Judge, Layout, Method
 from harness.value_types import check_kinds, check_values
 
 AXES = ("method", "search", "control", "task", "model", "judge", "scorer", "objective")
@@ -36,7 +38,7 @@ class Job:
     """One run, ready to start: plug-ins built and checked, nothing heavy loaded."""
 
     method: Method
-    search: Any
+    search: Search
     objective: Objective
     control: Control
     evaluators: Mapping[str, Evaluator]

@@ -18,7 +18,7 @@ from rich.table import Table as Grid
 from harness.judges.agreement import UNSCORED, Item, Part, Table, compare_labels, compare_scores, load_items
 from harness.judges.prompts import LABELS
 from harness.judges.trust import LOWEST_KAPPA, keep, mark
-from harness.types import Judge
+from harness.scoring import Judge
 
 
 def calibrate(judge: Judge, items: Sequence[Item]) -> Table:

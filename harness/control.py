@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.types import Access, Carry, Edit, Example, FitData, Intervention, Layout, Pair, Where
+from harness.data import Access, Example, FitData, Pair
+from harness.steering import Carry, Edit, Intervention, Layout, Where
 
 
 def stable_seed(*parts: object) -> int:

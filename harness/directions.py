@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from harness.types import Artifact, Carry, Edit, Example, Pair, Range, Site, Stream, Subject, Tokens, Where, shared
+from harness.data import Example, Pair
+from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Subject, Tokens, Where, shared
 
 
 @dataclass(frozen=True, eq=False)

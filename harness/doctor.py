@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 import torch
@@ -17,14 +17,16 @@ from transformers import AutoModelForCausalLM
 
 from harness.build import Job, build, composed
 from harness.config import expand, explain, swept
+from harness.data import Example
 from harness.generate import subject_for
 from harness.judges.usage import dollars
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
+from harness.scoring import Grading
+from harness.steering import Intervention
 from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.decode import Sampling
 from harness.subject.load import ModelConfig, device_of, peek
-from harness.types import Example, Grading, Intervention
 from harness.workbench import Workbench
 
 State = Literal["ok", "note", "problem"]
@@ -246,9 +248,8 @@ def rows_of(job: Job) -> int:
     """Texts that a job generates, those of its search included."""
     tests = len(job.task.examples("test"))
     rows = job.search.num_trials_of(tests)
-    if job.search.uses_dev and job.search.needs_objective:
-        limit: Any = getattr(job.search, "dev_examples", None)
-        rows += job.search.num_trials * len(job.task.examples("dev")[:limit])
+    if job.search.uses_dev:
+        rows += job.search.num_dev_trials_of(len(job.task.examples("dev")))
     return rows + (tests if job.task.subset != "all" else 0)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.report.statistics import estimate
-from harness.types import Estimate, Evaluator, Metric, Record, Score, Tools
+from harness.scoring import Estimate, Evaluator, Metric, Record, Score, Tools
 
 ScoredTrials = Literal["selected", "best"]
 """What of a search is scored: each example's selected trial, or all its trials, of which the best-scored one counts."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from harness.types import Carry, Gate, Where, shared
+from harness.steering import Carry, Gate, Where, shared
 
 DECISION = "gates/decision"
 """Carry key of a decision per row; one fixed key, because a probe writes it at another site than the gates read it."""

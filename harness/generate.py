@@ -12,19 +12,17 @@ from typing import Any
 
 from harness import receipt
 from harness.build import Job
+from harness.data import Example
 from harness.progress import progress
 from harness.records.identity import ENGINE_VERSION, key_of, plain
 from harness.records.provenance import peak_memory_bytes
 from harness.records.store import GenerationStore, Lines, locked
 from harness.scorer import open_subject, scorer_identity
+from harness.scoring import Record, Tools
 from harness.search.search import Selection, Setting, generation_fields, generation_of
 from harness.subject.load import device_of, load_model, locate
 from harness.subject.local import LocalSubject
-from harness.types import Example, Record, Tools
 from harness.workbench import Request, Workbench
-
-CHUNK = 64
-"""Examples whose generations are written together, when there is no search per prompt."""
 
 _subjects: dict[str, LocalSubject] = {}
 
@@ -156,7 +154,7 @@ def _fit(bench: Workbench, store: GenerationStore) -> None:
 def _generate_all(
     job: Job, bench: Workbench, todo: Sequence[Example], prepared: dict[str, float], setting: Setting
 ) -> None:
-    size = getattr(job.search, "rows_per_round", CHUNK)
+    size = job.search.chunk_size
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
         with _counted(setting.store, bench.subject):

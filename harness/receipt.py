@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.steering import Intervention, Site, Where
 from harness.subject.attention import Plan
 from harness.subject.hooks import Steering
 from harness.subject.network import Padded
 from harness.subject.passes import next_token_logprobs
-from harness.types import Intervention, Site, Where
 from harness.workbench import Request, Workbench
 
 MEASURED_ROWS = 32

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import Job, first_line
+from harness.data import Access
 from harness.evaluate import Evaluation, ScoredTrials, describe, evaluate
 from harness.generate import Generated, generate, identity, stored_trials, subject_for
 from harness.records.identity import key_of, plain
 from harness.records.provenance import provenance
 from harness.records.store import Lines, read_json, write_json
 from harness.scorer import scorer_identity
+from harness.scoring import Evaluator, Judge, Record, Scorer, Tools
 from harness.subject.load import device_of
-from harness.types import Access, Evaluator, Judge, Record, Scorer, Tools
 
 
 def run_key(job: Job, made_from: Mapping[str, Any]) -> str:

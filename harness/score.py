@@ -19,8 +19,8 @@ from harness.records.store import GenerationStore, read_json, write_json
 from harness.report.runs import StoredRun, generations_directory, read_run
 from harness.run import evaluation_key, lazy_tools, optimised_by_scoring, scored, usual_name
 from harness.scorer import open_subject, scorer_identity
+from harness.scoring import Record, Scorer
 from harness.subject.load import load_model
-from harness.types import Record, Scorer
 
 CHANGEABLE = ("evaluator", "judge", "scorer", "tracking", "scored_trials", "name")
 

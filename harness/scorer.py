@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.records.identity import plain
+from harness.scoring import Scorer
 from harness.subject.load import Loaded, ModelConfig, load_model, locate
 from harness.subject.local import LocalSubject, SubjectScorer, Template
 from harness.subject.network import Network
-from harness.types import Scorer
 
 
 def open_subject(loaded: Loaded) -> LocalSubject:

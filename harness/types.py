@@ -1,583 +1,85 @@
-"""The vocabulary of the harness: read this file first.
+"""The vocabulary of the harness: every name that a plug-in needs, from one place.
 
 Data flows one way. A *task* yields examples; a *method* turns fitted tensors and per-row parameters into an
 *intervention*; the engine applies the intervention while it generates; *evaluators* score the records.
 
-Tensor names carry their shape: ``h_BTD`` is batch x tokens x width. ``B`` counts rows (one row is one prompt with one
-set of parameters), ``T`` the tokens of this forward pass, ``D`` the width of the site.
+The definitions stand on three pages. Read the one that you need:
+
+- `harness.data`: examples, contrast pairs, who may see what. For tasks, and for everybody.
+- `harness.steering`: sites, edits, probes, gates, methods, and what a method sees of the model. For methods.
+- `harness.scoring`: records, metrics, scores, evaluators, judges, scorers. For evaluators and judges.
+
+A name is looked up when it is asked for, so that reading scores does not import torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Protocol,
-    Self,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
-
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
-Stream = Literal["block_input", "block", "attention", "mlp", "heads"]
-"""Where in a decoder block: its input, its output (residual stream), the attention output, the MLP output, or the
-concatenated heads that enter the attention's output projection (their width may differ from the model's)."""
-
-Tokens = Literal["all", "after_first", "prompt", "completion", "last_prompt", "predicting"]
-"""Which tokens an edit acts on. ``after_first`` leaves out a text's first token, where many models keep activations so
-large that they dominate any mean. ``predicting`` is the last prompt token and every completion token: the positions
-whose output chooses a token. It is what papers call "the last position of every forward pass"."""
-
-Split = Literal["train", "dev", "test"]
-Artifact = dict[str, Tensor]
-Carry = Mapping[str, Tensor]
-"""What edits learn during one generation, row-leading, keyed by ``where.key(name)``. Never modified in place."""
-
-
-class Access(enum.StrEnum):
-    """What somebody was shown besides the question. ``GOLD`` (the test item's own answer) makes a result an oracle."""
-
-    PAIRS = "pairs"
-    LABELS = "labels"
-    TEXTS = "texts"
-    CONCEPT = "concept"
-    GOLD = "gold"
-
-
-class Site(NamedTuple):
-    """A place in the model that an edit or probe can reach. ``layer`` counts from 0."""
-
-    layer: int
-    stream: Stream = "block"
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.stream}"
-
-
-@dataclass(frozen=True, eq=False)
-class Where:
-    """What one forward pass covers, for every row of the batch.
-
-    Args:
-        positions: absolute position of each token among the row's real tokens, from 0; any value on padding.
-        real: False on padding. None means that this pass holds no padding.
-        prompt_lengths: number of real prompt tokens of each row.
-        prefill: this pass starts at position 0 and so holds the whole prompt of every row.
-        site: the site being visited.
-    """
-
-    positions: Int[Tensor, "B T"]
-    real: Bool[Tensor, "B T"] | None
-    prompt_lengths: Int[Tensor, "B"]
-    prefill: bool
-    site: Site = Site(0)
-    _memo: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
-
-    def at(self, site: Site) -> Where:
-        """The same pass seen from another site; masks are computed once for all sites."""
-        return Where(self.positions, self.real, self.prompt_lengths, self.prefill, site, self._memo)
-
-    def key(self, name: str) -> str:
-        """A carry key of this site's own."""
-        return f"{self.site}/{name}"
-
-    def mask(self, tokens: Tokens) -> Bool[Tensor, "B T"] | None:
-        """Which tokens are meant, padding excluded; None when every token of this pass is."""
-        if tokens not in self._memo:
-            self._memo[tokens] = self._compute_mask(tokens)
-        return self._memo[tokens]
-
-    def _compute_mask(self, tokens: Tokens) -> Tensor | None:
-        if tokens == "all" or (not self.prefill and tokens in ("after_first", "completion", "predicting")):
-            return self.real
-        prompt_B1 = self.prompt_lengths[:, None]
-        match tokens:
-            case "after_first":
-                chosen = self.positions >= 1
-            case "prompt":
-                chosen = self.positions < prompt_B1
-            case "completion":
-                chosen = self.positions >= prompt_B1
-            case "last_prompt":
-                chosen = self.positions == prompt_B1 - 1
-            case "predicting":
-                chosen = self.positions >= prompt_B1 - 1
-        return chosen if self.real is None else chosen & self.real
-
-    def keep(
-        self, new: Float[Tensor, "B T D"], h: Float[Tensor, "B T D"], tokens: Tokens = "all"
-    ) -> Float[Tensor, "B T D"]:
-        """``new`` on the chosen tokens, ``h`` on all others."""
-        mask = self.mask(tokens)
-        return new if mask is None else torch.where(mask[..., None], new, h)
-
-    def mean(self, h: Float[Tensor, "B T D"], tokens: Tokens = "all") -> Float[Tensor, "B D"]:
-        """Mean over the chosen tokens of this pass (padding never counts); zero for a row without any."""
-        mask = self.mask(tokens)
-        if mask is None:
-            return h.mean(1)
-        weight = mask.to(h.dtype)
-        return torch.einsum("btd,bt->bd", h, weight) / weight.sum(1, keepdim=True).clamp(min=1)
-
-
-def shared(**options: Any) -> Any:
-    """A dataclass field whose tensors are common to all rows, so that ``take`` leaves it alone."""
-    return field(metadata={"shared": True}, **options)
-
-
-def _take(value: Any, rows: Tensor) -> Any:
-    if isinstance(value, Tensor):
-        return value[rows.to(value.device)]
-    if isinstance(value, RowData):
-        return value.take(rows)
-    if isinstance(value, Mapping):
-        return {key: _take(item, rows) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_take(item, rows) for item in value)
-    return value
-
-
-@dataclass(frozen=True, eq=False)
-class RowData:
-    """A frozen dataclass whose tensor fields are row-leading, except those declared with `shared`."""
-
-    def take(self, rows: Int[Tensor, "R"]) -> Self:
-        """The same object for the chosen rows, in the given order; rows may repeat."""
-        fields = [f for f in dataclasses.fields(self) if not f.metadata.get("shared")]
-        return dataclasses.replace(self, **{f.name: _take(getattr(self, f.name), rows) for f in fields})
-
-
-class Edit(RowData):
-    """A change of the hidden state at one site, for every row at once. Subclass as a frozen dataclass of tensors."""
-
-    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
-        """The edited state (a new tensor of the same shape and dtype, padding untouched) and the carry to keep."""
-        raise NotImplementedError
-
-
-class Probe(RowData):
-    """A read-only observer at one site. At a site with both, the probe reads before the edit acts."""
-
-    def read(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> Carry:
-        """The carry extended by what was seen. Other sites find it under the key that the probe chose."""
-        raise NotImplementedError
-
-
-class Gate(RowData):
-    """How far an edit is let through: 0 leaves the state alone, 1 applies the edit in full."""
-
-    def open(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Tensor, Carry]:
-        """A factor that broadcasts against h_BTD (per row, token or dimension), read before the edit, and the carry."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, eq=False)
-class Gated(Edit):
-    """``h + g * (inner(h) - h)`` for any edit."""
-
-    inner: Edit
-    gate: Gate
-
-    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
-        """Blend the edited and the original state."""
-        opening, carry = self.gate.open(h, where, carry)
-        edited, carry = self.inner.apply(h, where, carry)
-        return h + opening.to(h.dtype) * (edited - h), carry
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention(RowData):
-    """Everything that happens to a batch: at most one edit and one probe per site.
-
-    ``uses_cache=False`` makes the engine recompute every token at every step, with a fresh carry each time: for edits
-    that depend on the whole sequence so far.
-    """
-
-    edits: Mapping[Site, Edit] = field(default_factory=dict)
-    probes: Mapping[Site, Probe] = field(default_factory=dict)
-    uses_cache: bool = True
-
-
-@dataclass(frozen=True)
-class Range:
-    """A searchable parameter: ``low <= value <= high``, drawn uniformly or (``log``) uniformly in its logarithm.
-
-    ``high=None`` on an integer range means the last layer of the model; a fractional ``default`` of such a range is a
-    share of it (0.5 is the middle layer). ``default`` is used by ``search=fixed``.
-    """
-
-    low: float
-    high: float | None
-    default: float
-    log: bool = False
-    integer: bool = False
-
-    def resolved(self, num_layers: int) -> Range:
-        """The same range with an open upper end closed by the model's last layer."""
-        if self.high is not None:
-            return self
-        last = num_layers - 1
-        default = round(self.default * last) if 0 < self.default < 1 else self.default
-        return dataclasses.replace(self, high=last, default=default)
-
-    def check(self, name: str) -> None:
-        """Raise ValueError if the range cannot be searched or its default lies outside."""
-        if self.high is None or not math.isfinite(self.low + self.high) or self.low > self.high:
-            raise ValueError(f"{name}: low must not be above high, got low={self.low}, high={self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"{name}: a log range must start above 0, got low={self.low}")
-        if not self.low <= self.default <= self.high:
-            raise ValueError(f"{name}: default must be between {self.low} and {self.high}, got {self.default}")
-
-
-Parameters = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One test item. ``answer`` is empty and ``aliases`` is () wherever the receiver may not see the gold."""
-
-    id: str
-    question: str
-    answer: str = ""
-    aliases: tuple[str, ...] = ()
-    distractors: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    target: int | None = None
-    group: str = ""
-    split: Split = "test"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def redacted(self) -> Example:
-        """The same item without anything that gives the answer away."""
-        return dataclasses.replace(self, answer="", aliases=(), distractors=(), target=None, metadata={})
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The same prompt with a wanted and an unwanted completion."""
-
-    prompt: str
-    positive: str
-    negative: str
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class FitData:
-    """What a method may fit on: only what it `requires`, only from the training split; everything else is empty."""
-
-    pairs: tuple[Pair, ...] = ()
-    source: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
-    control: tuple[str, ...] = ()
-    labelled: tuple[tuple[str, str, bool], ...] = ()
-    """(prompt, completion, is it the wanted kind)"""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The shape of a model, known before its weights are loaded."""
-
-    num_layers: int
-    width: int
-    num_heads: int
-    head_width: int
-
-    def site_width(self, site: Site) -> int:
-        """Width of the hidden state at a site."""
-        return self.num_heads * self.head_width if site.stream == "heads" else self.width
-
-    def check_layer(self, name: str, layer: float | Range) -> None:
-        """Raise ValueError unless the model has this layer, or every layer of this range."""
-        if isinstance(layer, Range):
-            closed = layer.resolved(self.num_layers)
-            ends = (closed.low, closed.low if closed.high is None else closed.high, closed.default)
-        else:
-            ends = (layer,)
-        for end in ends:
-            if not 0 <= end < self.num_layers or end != int(end):
-                raise ValueError(f"{name} must be a whole number from 0 to {self.num_layers - 1}, got {end:g}")
-
-
-Pool = Literal["mean", "last", "none"]
-
-
-class Subject(Protocol):
-    """All that a method sees of the model under study."""
-
-    @property
-    def layout(self) -> Layout:
-        """Number of layers and widths."""
-        ...
-
-    def capture(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str] | None,
-        sites: Sequence[Site],
-        *,
-        tokens: Tokens = "all",
-        pool: Literal["mean", "last"] = "mean",
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> dict[Site, Float[Tensor, "N D"]]:
-        """Activations over the chosen tokens of ``prompt + completion``, pooled per text, in float32.
-
-        ``raw=False`` renders prompts with the run's template; ``raw=True`` takes them as they are. States are read
-        after the edit of the same site, if there is one. ``pool="last"`` reads the last chosen token.
-        """
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> list[str]:
-        """Greedy completions."""
-        ...
-
-    def loglikelihood(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        *,
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> list[Float[Tensor, "C"]]:
-        """Log-probability (nats) of every completion token, given the prompt and the tokens before it."""
-        ...
-
-    def differentiable_loglikelihood(
-        self, prompts: Sequence[str], completions: Sequence[str], *, intervention: Intervention | None = None
-    ) -> Float[Tensor, "N"]:
-        """Summed log-probability of each completion, with a graph through the intervention's tensors."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A steering method: hyper-parameters only. It holds no model, no hooks and no state between calls.
-
-    Fields of type ``float | Range`` are the method's parameters: a number is fixed, a range can be searched. Fields of
-    other types are plain settings. Bump ``version`` by hand whenever outputs change.
-    """
-
-    version: ClassVar[int] = 1
-    requires: ClassVar[frozenset[Literal["pairs", "texts", "labelled"]]] = frozenset()
-    access: ClassVar[frozenset[Access]] = frozenset()
-    steers: ClassVar[bool] = True
-    """False for methods that change the prompt only; others must prove that they changed hidden states."""
-    instruction: str = ""
-    """Text placed before every question, the same for all."""
-
-    def check(self, layout: Layout) -> None:
-        """Raise ValueError for settings that this model cannot honour. Called before weights load.
-
-        An override calls this one first: it checks every field whose type is a `Literal`.
-        """
-        for name, hint in get_type_hints(type(self)).items():
-            allowed = get_args(hint) if get_origin(hint) is Literal else ()
-            if allowed and getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
-
-    def parameters(self, layout: Layout) -> dict[str, float | Range]:
-        """Every parameter by name, with open ranges resolved."""
-        found: dict[str, float | Range] = {}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Range):
-                found[item.name] = value.resolved(layout.num_layers)
-            elif "Range" in str(item.type) and value is not None:
-                found[item.name] = float(value)
-        return found
-
-    def defaults(self, layout: Layout) -> Parameters:
-        """The value of every fixed parameter and the default of every searchable one."""
-        found = self.parameters(layout)
-        return {name: value.default if isinstance(value, Range) else value for name, value in found.items()}
-
-    def null(self, layout: Layout) -> Parameters | None:
-        """Parameters at which nothing changes, or None if the method has no such point."""
-        return None
-
-    def fit(self, subject: Subject, data: FitData) -> Artifact:
-        """Learn from the training split, once. The result is saved as safetensors."""
-        return {}
-
-    def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
-        """Row-leading tensors, one row per example: what the method must look up for each prompt."""
-        return {}
-
-    def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
-        """Turn tensors into edits; pure and cheap. ``condition`` and ``parameters`` have one row per batch row."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one row produced. ``logprobs`` holds the summed log-probability of each choice for choice tasks."""
-
-    example_id: str
-    parameters: Parameters
-    text: str
-    token_ids: tuple[int, ...]
-    finish: Literal["stop", "length", "pruned", "choice"]
-    prompt_tokens: int = 0
-    near_ties: int = 0
-    choice_logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """A generation with the example it answers and the exact prompt text: all that an evaluator sees."""
-
-    example: Example
-    generation: Generation
-    prompt: str
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What an evaluator reports. ``kind`` decides the interval: a proportion gets Wilson's, a mean a bootstrap."""
-
-    name: str
-    higher_is_better: bool
-    low: float
-    high: float
-    kind: Literal["mean", "proportion", "ratio"] = "mean"
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric of one record: a value, or None with the reason why there is none. Never a default value."""
-
-    example_id: str
-    metric: str
-    value: float | None
-    reason: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse a score that is neither a finite number nor explained."""
-        if self.value is None and not self.reason:
-            raise ValueError(f"{self.metric} of {self.example_id}: an unscored record needs a reason")
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"{self.metric} of {self.example_id}: a score must be finite, got {self.value}")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric over all records with its 95 % interval."""
-
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    num_scored: int
-    num_unscored: int
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """An un-steered language model that judges how likely a text is."""
-
-    @property
-    def name(self) -> str:
-        """Which model scores."""
-        ...
-
-    def loglikelihood(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float, int]]:
-        """Summed log-probability in nats and number of tokens of each completion; prompts are taken as they are."""
-        ...
-
-
-@dataclass(frozen=True)
-class Grading:
-    """One question to a judge: a rubric's name, the item, and the untrusted answer."""
-
-    rubric: str
-    question: str
-    gold: str
-    aliases: tuple[str, ...]
-    answer: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A judge's reply. ``value`` is one of the rubric's allowed answers, or None with a reason (and the raw reply)."""
-
-    value: str | None
-    reason: str = ""
-    raw: str = ""
-    expected: float | None = None
-    entropy: float | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Judge(Protocol):
-    """Grades answers. ``rubrics`` names what it can grade; ``identity`` goes into every score."""
-
-    rubrics: frozenset[str]
-
-    @property
-    def identity(self) -> str:
-        """Name and version, with the hash of the prompts in use."""
-        ...
-
-    def preflight(self) -> None:
-        """Raise before any weights load if the judge cannot be reached."""
-        ...
-
-    def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
-        """One verdict per grading, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What an evaluator may call on: opened by the harness only if the evaluator ``needs`` them."""
-
-    scorer: Scorer | None = None
-    judge: Judge | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluator:
-    """A function of records. It never sees the steered model, so every score can be recomputed from disk."""
-
-    version: ClassVar[int] = 1
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-    needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset()
-    choices: ClassVar[bool] = False
-    """Scores the options of choice tasks, which records of other tasks do not have."""
-    max_unscored: float = 1.0
-    """Largest share of records (0 to 1) that may stay unscored; beyond it the run is marked failed, records kept."""
-
-    @property
-    def rubrics(self) -> frozenset[str]:
-        """Rubrics that the judge must be able to grade under these settings."""
-        return frozenset()
-
-    def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
-        """One score per record and metric."""
-        raise NotImplementedError
-
-    def derived(self, scores: Sequence[Score]) -> dict[str, float]:
-        """Figures of the whole set that are not a mean of scores (an F1, a slope), by metric name."""
-        return {}
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.control import Control as Control
+    from harness.data import Access as Access
+    from harness.data import Example as Example
+    from harness.data import FitData as FitData
+    from harness.data import Pair as Pair
+    from harness.data import Parameters as Parameters
+    from harness.data import Split as Split
+    from harness.scoring import Estimate as Estimate
+    from harness.scoring import Evaluator as Evaluator
+    from harness.scoring import Generation as Generation
+    from harness.scoring import Grading as Grading
+    from harness.scoring import Judge as Judge
+    from harness.scoring import Metric as Metric
+    from harness.scoring import Record as Record
+    from harness.scoring import Score as Score
+    from harness.scoring import Scorer as Scorer
+    from harness.scoring import Tools as Tools
+    from harness.scoring import Verdict as Verdict
+    from harness.search.search import Search as Search
+    from harness.steering import Artifact as Artifact
+    from harness.steering import Carry as Carry
+    from harness.steering import Edit as Edit
+    from harness.steering import Gate as Gate
+    from harness.steering import Gated as Gated
+    from harness.steering import Intervention as Intervention
+    from harness.steering import Layout as Layout
+    from harness.steering import Method as Method
+    from harness.steering import Probe as Probe
+    from harness.steering import Range as Range
+    from harness.steering import RowData as RowData
+    from harness.steering import Site as Site
+    from harness.steering import Stream as Stream
+    from harness.steering import Subject as Subject
+    from harness.steering import Tokens as Tokens
+    from harness.steering import Where as Where
+    from harness.steering import shared as shared
+    from harness.tasks.task import Task as Task
+
+_PAGES: dict[str, tuple[str, ...]] = {
+    "harness.data": ("Access", "Example", "FitData", "Pair", "Parameters", "Split"),
+    "harness.scoring": (
+        *("Estimate", "Evaluator", "Generation", "Grading", "Judge", "Metric"),
+        *("Record", "Score", "Scorer", "Tools", "Verdict"),
+    ),
+    "harness.steering": (
+        *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),
+        *("RowData", "Site", "Stream", "Subject", "Tokens", "Where", "shared"),
+    ),
+    "harness.control": ("Control",),
+    "harness.search.search": ("Search",),
+    "harness.tasks.task": ("Task",),
+}
+_PAGE_OF = {name: page for page, names in _PAGES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """The name from its own page, imported only now (PEP 562)."""
+    if name not in _PAGE_OF:
+        raise AttributeError(f"module 'harness.types' has no name {name!r}; it has {', '.join(sorted(_PAGE_OF))}")
+    return getattr(importlib.import_module(_PAGE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Every name, for completion."""
+    return sorted(_PAGE_OF)

@@ -10,21 +10,13 @@ import torch
 from torch import Tensor
 
 from harness.control import Control, stable_seed
+from harness.data import Access, Example, FitData, Parameters
+from harness.scoring import Generation, Record
+from harness.steering import Artifact, Intervention, Method
 from harness.subject.decode import Decoded, Sampling
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task
-from harness.types import (
-    Access,
-    Artifact,
-    Example,
-    FitData,
-    Generation,
-    Intervention,
-    Method,
-    Parameters,
-    Record,
-)
 
 POOL_ROWS = 1024
 """Rows whose per-row tensors exist at once."""
@@ -67,11 +59,6 @@ class Workbench:
         """Let a task of bare texts have them, also where the method reads activations."""
         if self.task.raw:
             self.subject = dataclasses.replace(self.subject, template=Template(chat=False))
-
-    @property
-    def access(self) -> frozenset[Access]:
-        """What method and control see together."""
-        return self.method.access | self.control.access
 
     @property
     def steers(self) -> bool:

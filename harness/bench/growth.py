@@ -12,9 +12,10 @@ from harness.bench import ours
 from harness.bench.jobs import Jobs, encoded, questions
 from harness.bench.report import grid
 from harness.bench.timing import Timing, median
+from harness.data import Example
 from harness.search.proposals import grid as strengths
 from harness.search.search import searchable
-from harness.types import Example, Intervention
+from harness.steering import Intervention
 from harness.workbench import Request, Workbench
 
 AT_ONCE = 64

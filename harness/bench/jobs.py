@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from harness.bench.suite import Models
 from harness.build import Job, build, composed
+from harness.data import Example
 from harness.subject.local import LocalSubject
 from harness.tasks.task import Task
-from harness.types import Example
 from harness.workbench import Workbench
 
 

@@ -11,8 +11,8 @@ from harness.bench.report import grid
 from harness.bench.timing import Stopwatch
 from harness.judges.agreement import load_items
 from harness.judges.local import LocalJudge
+from harness.scoring import Grading, Verdict
 from harness.subject.load import ModelConfig, device_of
-from harness.types import Grading, Verdict
 
 WAYS = {"together": "in one call, 16 per pass", "singly": "one call for each"}
 

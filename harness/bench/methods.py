@@ -15,7 +15,8 @@ from harness.bench.jobs import Jobs, encoded, questions
 from harness.bench.report import grid
 from harness.bench.timing import Timing, median, ratio
 from harness.build import Job, first_line
-from harness.types import Example, Intervention
+from harness.data import Example
+from harness.steering import Intervention
 from harness.workbench import Request
 
 FIT_ROWS = 16

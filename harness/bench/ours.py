@@ -14,10 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.bench.timing import Stopwatch, Timing
 from harness.bench.work import Work
+from harness.steering import Intervention
 from harness.subject.decode import Decoder, EngineConfig, Sampling, Tally
 from harness.subject.network import Network, logit_rows, pass_tokens
 from harness.subject.passes import Text, loglikelihood
-from harness.types import Intervention
 
 
 def decoded(

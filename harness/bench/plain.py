@@ -12,9 +12,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from harness.bench.timing import Stopwatch, Timing
 from harness.bench.work import Work
+from harness.steering import Site
 from harness.subject.load import Loaded
 from harness.subject.sites import Blocks
-from harness.types import Site
 
 
 class _Clock(StoppingCriteria):

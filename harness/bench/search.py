@@ -15,10 +15,11 @@ from harness.bench.report import grid
 from harness.bench.timing import Stopwatch
 from harness.progress import progress
 from harness.records.store import GenerationStore
+from harness.scoring import Scorer, Tools
 from harness.search.search import Setting
+from harness.steering import Intervention
 from harness.subject.decode import Decoded, Sampling, Tally
 from harness.subject.local import LocalSubject
-from harness.types import Intervention, Scorer, Tools
 
 PREFILL, DECODE, ENGINE = "engine: prompts", "engine: decoding", "engine: between the passes"
 REFERENCES, SCORER, TEXT = "activations read for the method", "scorer's passes", "templates and tokenizer"

@@ -10,10 +10,10 @@ from harness.bench import ours, plain
 from harness.bench.timing import Clock, Stopwatch, Timing
 from harness.bench.work import Work
 from harness.scorer import open_subject
+from harness.steering import Intervention
 from harness.subject.load import Loaded, ModelConfig, device_of, load_model
 from harness.subject.local import LocalSubject
 from harness.subject.network import Network
-from harness.types import Intervention
 
 WAYS: Mapping[str, str] = {
     "a": "one trial at a time, plain hooks, generate without KV cache",

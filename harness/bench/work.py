@@ -12,9 +12,9 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.steering import Carry, Edit, Intervention, Layout, Site, Where
 from harness.subject.load import Loaded, ModelConfig
 from harness.subject.local import Template
-from harness.types import Carry, Edit, Intervention, Layout, Site, Where
 
 _CONF = Path(__file__).parents[2] / "conf" / "model"
 _ASKED = (

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.judges.prompts import LABELS
-from harness.types import Grading, Verdict
+from harness.scoring import Grading, Verdict
 
 Part = Literal["open", "held-out"]
 UNSCORED = "unscored"

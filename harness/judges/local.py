@@ -13,8 +13,8 @@ from harness.judges.progress import judging
 from harness.judges.prompts import RUBRICS, Rubric, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Usage
+from harness.scoring import Grading, Verdict
 from harness.subject.load import Loaded, ModelConfig, load_model, locate, peek
-from harness.types import Grading, Verdict
 
 if TYPE_CHECKING:
     from harness.judges.answers import AnswerReader

@@ -30,7 +30,7 @@ from harness.judges.phrases import (
 from harness.judges.prompts import rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Usage
-from harness.types import Grading, Verdict
+from harness.scoring import Grading, Verdict
 
 Label = Literal["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]
 _RULES = 2

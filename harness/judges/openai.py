@@ -19,7 +19,7 @@ from harness.judges.parsing import parse
 from harness.judges.prompts import RUBRICS, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Budget, Forecast, Usage, forecast, price_of
-from harness.types import Grading, Verdict
+from harness.scoring import Grading, Verdict
 
 _HOSTED = "https://api.openai.com/v1"
 _PREFLIGHT = Grading("simpleqa", "What is the capital of France?", "Paris", (), "Paris")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.types import Grading
+from harness.scoring import Grading
 
 LABELS = ("CORRECT", "INCORRECT", "NOT_ATTEMPTED")
 SCORES = ("1", "2", "3", "4", "5")

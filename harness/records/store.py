@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
-from harness.types import Artifact
+from harness.steering import Artifact
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, over the quota, or past the largest file allowed."""

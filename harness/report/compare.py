@@ -13,7 +13,7 @@ from harness.report.merged import merged
 from harness.report.paired import Difference, detectable_effect, holm, paired_difference
 from harness.report.runs import StoredRun, missing_steering, read_run, truncation
 from harness.report.statistics import DRAWS, estimate
-from harness.types import Estimate, Metric
+from harness.scoring import Estimate, Metric
 
 ALPHA = 0.05
 Kind = Literal["baseline", "control", "methods"]

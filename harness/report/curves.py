@@ -14,7 +14,7 @@ import numpy as np
 from harness.report.compare import Comparison, baseline_of
 from harness.report.entries import Entry
 from harness.report.statistics import estimate, mean_interval
-from harness.types import Estimate, Metric
+from harness.scoring import Estimate, Metric
 
 LOOP_SHARE = 0.5
 _DRAWS = 2_000

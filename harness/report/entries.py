@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.report.runs import StoredRun
 from harness.report.statistics import average_by_example
-from harness.types import Metric
+from harness.scoring import Metric
 
 _NOT_IDENTITY = frozenset(
     {"out", "tracking", "evaluator", "judge", "scorer", "name", "experiment", "controls", "jobs", "expect"}

@@ -13,7 +13,7 @@ import numpy as np
 from harness.report.compare import Comparison, Contrast
 from harness.report.curves import SearchCurve, categories, chosen_parameters, front, search_curve, strength_curves
 from harness.report.entries import Entry
-from harness.types import Estimate, Metric
+from harness.scoring import Estimate, Metric
 
 Figure = dict[str, Any]
 PALETTE = ("#3f7cc8", "#d27f2c", "#2c9a72", "#a05fb4", "#cf4a5a", "#1f98a5", "#8b7a2f", "#5b6bd6")

@@ -23,7 +23,7 @@ from harness.report.figures import figures
 from harness.report.files import finite
 from harness.report.summary import summary
 from harness.report.wording import is_doubtful, metric_label, number, p_text, signed, trust_text
-from harness.types import Estimate
+from harness.scoring import Estimate
 
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 

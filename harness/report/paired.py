@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 
 from harness.report.statistics import DRAWS, is_binary, mean_interval
-from harness.types import Metric
+from harness.scoring import Metric
 
 POWER = 0.8
 _EXACT_UP_TO = 13

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.types import Metric
+from harness.scoring import Metric
 
 UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})
 """Controls that replace the steering: they need no proof of it."""
@@ -197,8 +197,6 @@ def missing_steering(run: StoredRun) -> str | None:
 
 
 def _should_steer(run: StoredRun) -> bool:
-    if "steers" in run.info:
-        return bool(run.info["steers"])
     searched = any(row.get("parameters") for row in run.records)
     return searched and run.label("control") not in UNSTEERED_CONTROLS
 

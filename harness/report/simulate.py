@@ -22,7 +22,7 @@ from harness.report.entries import Entry
 from harness.report.paired import mcnemar_p, sign_flip_p
 from harness.report.runs import StoredRun
 from harness.report.statistics import DRAWS, mean_interval, wilson_interval
-from harness.types import Metric
+from harness.scoring import Metric
 
 COUNTS = (20, 50, 150, 500)
 SHARES = (0.02, 0.05, 0.1, 0.3, 0.6)

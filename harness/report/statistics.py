@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.stats import chi2
 from statsmodels.stats.proportion import proportion_confint
 
-from harness.types import Estimate, Metric
+from harness.scoring import Estimate, Metric
 
 LEVEL = 0.95
 DRAWS = 10_000

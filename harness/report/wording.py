@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.report.compare import Contrast
 from harness.report.paired import Difference
-from harness.types import Estimate, Metric
+from harness.scoring import Estimate, Metric
 
 
 def metric_label(metric: Metric) -> str:

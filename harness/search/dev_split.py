@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.control import stable_seed
+from harness.data import Example, Parameters
+from harness.scoring import Generation
 from harness.search.per_prompt import check_budget, check_positive
 from harness.search.proposals import Proposer, Sampler
-from harness.search.search import Selection, Setting, Trial, run_all, searchable
-from harness.types import Access, Example, Generation, Layout, Method, Parameters
+from harness.search.search import Search, Selection, Setting, Trial, run_all, searchable
+from harness.steering import Layout, Method
 from harness.workbench import Request, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
-class DevSplit:
+class DevSplit(Search):
     """The best of N parameter sets on the dev split, then used unchanged on every test item.
 
     The test items' answers are never seen, so a method that needs no gold stays deployable. The un-steered model is not
@@ -29,7 +31,6 @@ class DevSplit:
         dev_examples: dev items to use, at most; None for all.
     """
 
-    access: ClassVar[frozenset[Access]] = frozenset()
     needs_objective: ClassVar[bool] = True
     uses_dev: ClassVar[bool] = True
     num_trials: int
@@ -44,9 +45,9 @@ class DevSplit:
         if self.dev_examples is not None:
             check_positive("dev_examples", self.dev_examples)
 
-    def num_trials_of(self, num_examples: int) -> int:
-        """Test generations; dev trials are reported as they come."""
-        return num_examples
+    def num_dev_trials_of(self, num_dev: int) -> int:
+        """Every parameter set on every dev item that is used."""
+        return self.num_trials * (num_dev if self.dev_examples is None else min(num_dev, self.dev_examples))
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
         """Search the dev split; trials on disk are replayed.

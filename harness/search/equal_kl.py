@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from harness.data import Example, Parameters
 from harness.receipt import prompt_end_kl
 from harness.records.store import read_json, write_json
-from harness.search.search import Selection, Setting, run_all
-from harness.types import Access, Example, Layout, Method, Parameters, Range
+from harness.search.search import Search, Selection, Setting, run_all
+from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
-class EqualKL:
+class EqualKL(Search):
     """Scales a method's strengths until it moves the next-token distribution by a given amount.
 
     All parameters lie on the line from the method's null (factor 0) through its defaults (factor 1); those that are the
@@ -31,8 +32,6 @@ class EqualKL:
         dev_examples: dev items to use, at most; None for all.
     """
 
-    access: ClassVar[frozenset[Access]] = frozenset()
-    needs_objective: ClassVar[bool] = False
     uses_dev: ClassVar[bool] = True
     target_kl: float
     tolerance: float
@@ -54,10 +53,6 @@ class EqualKL:
         if self.dev_examples is not None and self.dev_examples < 1:
             raise ValueError(f"search.dev_examples must be at least 1, got {self.dev_examples}")
         Line.of(method, layout, self.max_factor)
-
-    def num_trials_of(self, num_examples: int) -> int:
-        """Generations to expect, for progress bars."""
-        return num_examples
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
         """The calibrated parameter set; after a restart, the one that was found before.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.types import Evaluator, Metric, Record, Tools
+from harness.scoring import Evaluator, Metric, Record, Tools
 
 
 @dataclass(frozen=True, kw_only=True)

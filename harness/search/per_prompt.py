@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.control import stable_seed
+from harness.data import Access, Example, Parameters
+from harness.scoring import Generation
 from harness.search.proposals import Proposer, Sampler, check_sampler
-from harness.search.search import Selection, Setting, Trial, searchable
-from harness.types import Access, Example, Generation, Layout, Method, Parameters
+from harness.search.search import Search, Selection, Setting, Trial, searchable
+from harness.steering import Layout, Method
 from harness.workbench import Request, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerPrompt:
+class PerPrompt(Search):
     """The best of N trials for each test item, by an objective that knows its answer.
 
     Trials come in rounds: all prompts of a chunk propose, their rows run in one pool, and every round is written before
@@ -32,13 +34,17 @@ class PerPrompt:
 
     access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
     needs_objective: ClassVar[bool] = True
-    uses_dev: ClassVar[bool] = False
     num_trials: int
     trials_per_round: int
     sampler: Sampler
     startup_trials: int
     rows_per_round: int = 256
     incumbent: bool = True
+
+    @property
+    def chunk_size(self) -> int:
+        """As many prompts as rows fit in one pool."""
+        return self.rows_per_round
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget or sampler that cannot work."""

@@ -13,7 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from harness.types import Parameters, Range
+from harness.data import Parameters
+from harness.steering import Range
 
 Sampler = Literal["tpe", "random", "cmaes", "gp", "qmc", "grid"]
 

@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from harness.data import Access, Example, Parameters
 from harness.records.store import GenerationStore
+from harness.scoring import Generation, Tools
 from harness.search.objective import Objective
-from harness.types import Access, Example, Generation, Layout, Method, Parameters, Range, Tools
+from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
+
+CHUNK = 64
+"""Test items whose generations are written together, where nothing else decides it."""
 
 Advance = Callable[[int], None]
 """Reports so many finished trials."""
@@ -90,16 +95,55 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
+class Search:
+    """How the parameters of a method are decided: derive from it and say how in `prepare` and `select`.
+
+    A search sees a method through the workbench alone: it asks for rows and gets generations. It keeps no state between
+    calls; what it has tried stands in ``setting.store.trials``, from which it continues after a restart.
+    """
+
+    access: ClassVar[frozenset[Access]] = frozenset()
+    """What the search itself looks at. ``GOLD``: the answers of test items, which makes every result an oracle's."""
+    needs_objective: ClassVar[bool] = False
+    """Whether trials are scored with the run's objective."""
+    uses_dev: ClassVar[bool] = False
+    """Whether `prepare` is handed the task's dev items."""
+
+    @property
+    def chunk_size(self) -> int:
+        """Test items that `select` is handed at a time; their generations are written together."""
+        return CHUNK
+
+    def check(self, method: Method, layout: Layout) -> None:
+        """Raise ValueError for settings that cannot work with this method and model. Called before weights load."""
+
+    def num_trials_of(self, num_examples: int) -> int:
+        """Generations that `select` makes for so many test items, for progress bars and forecasts."""
+        return num_examples
+
+    def num_dev_trials_of(self, num_dev: int) -> int:
+        """Generations that `prepare` makes where the task has so many dev items."""
+        return 0
+
+    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
+        """What is decided once for all test items; empty if each is decided on its own."""
+        return {}
+
+    def select(
+        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+    ) -> list[Selection]:
+        """One selection for each example, in order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Search):
     """One parameter set for all: every parameter's default, or the values given here.
 
     Args:
         parameters: values by name; those not named keep their default.
     """
 
-    access: ClassVar[frozenset[Access]] = frozenset()
-    needs_objective: ClassVar[bool] = False
-    uses_dev: ClassVar[bool] = False
     parameters: dict[str, float]
 
     def check(self, method: Method, layout: Layout) -> None:
@@ -112,10 +156,6 @@ class Fixed:
                 )
             if name == "layer" or name.endswith(".layer"):
                 layout.check_layer(f"search.parameters.{name}", value)
-
-    def num_trials_of(self, num_examples: int) -> int:
-        """Generations to expect, for progress bars."""
-        return num_examples
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
         """The parameter set."""

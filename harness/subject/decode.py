@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from harness.steering import Carry, Intervention, Where
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.hooks import Observer, Steering
 from harness.subject.network import Network, Padded, pass_tokens
-from harness.types import Carry, Intervention, Site, Where
 
 Finish = Literal["stop", "length", "pruned"]
 NEAR_TIE = 1e-3
@@ -37,14 +37,12 @@ class Sampling:
     Args:
         max_new_tokens: completion length at most.
         temperature: 0 is greedy.
-        top_p: share of probability mass to draw from.
         ignore_stop: go on to the full length (for timing).
         prune_loops: end rows that repeat themselves; they finish as "pruned".
     """
 
     max_new_tokens: int
     temperature: float = 0.0
-    top_p: float = 1.0
     ignore_stop: bool = False
     prune_loops: bool = False
 
@@ -207,10 +205,6 @@ class Decoder:
     def _draw(self, logits_BV: Tensor, rows: Sequence[_Row]) -> Tensor:
         assert self._uniform is not None
         probabilities = torch.softmax(logits_BV.double() / self.sampling.temperature, -1)
-        if self.sampling.top_p < 1:
-            ordered, order = probabilities.sort(-1, descending=True)
-            ordered[ordered.cumsum(-1) - ordered >= self.sampling.top_p] = 0
-            probabilities = torch.zeros_like(probabilities).scatter_(1, order, ordered)
         cumulative = probabilities.cumsum(-1)
         draws = [self._uniform[row.index, len(row.tokens)] for row in rows]
         target = torch.tensor(draws, device=cumulative.device)[:, None] * cumulative[:, -1:]
@@ -350,13 +344,3 @@ def _uniform_draws(seeds: Sequence[int], sampling: Sampling) -> np.ndarray:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def no_intervention() -> Intervention:
-    """The un-steered model."""
-    return Intervention()
-
-
-def sites_of(intervention: Intervention) -> list[Site]:
-    """Every site that an intervention edits, in order of layers."""
-    return sorted(intervention.edits)

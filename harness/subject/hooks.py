@@ -9,8 +9,8 @@ from typing import Any, Self
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from harness.steering import Carry, Intervention, Site, Where
 from harness.subject.sites import Blocks
-from harness.types import Carry, Intervention, Site, Where
 
 Observer = Callable[[Site, Tensor, Tensor, Where], None]
 """Called with the state before and after the edit of a site."""

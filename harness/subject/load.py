@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from harness.steering import Layout
 from harness.subject import gguf, hub, tiny
 from harness.subject.amx import avoid_trapped_amx
 from harness.subject.sites import family_of
-from harness.types import Layout
 
 Kind = Literal["package", "hub", "gguf", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]

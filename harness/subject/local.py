@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
 from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
 from harness.subject.network import Network
 from harness.subject.passes import Text
-from harness.types import Intervention, Layout, Site, Tokens
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from harness.steering import Layout, Where
 from harness.subject import attention
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.packing import pack_linears
 from harness.subject.sites import Blocks
-from harness.types import Layout, Where
 
 
 def pass_tokens(device: torch.device) -> int:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.steering import Intervention, Site, Tokens, Where
 from harness.subject.attention import Plan
 from harness.subject.decode import Tally
 from harness.subject.hooks import Observer, Steering
 from harness.subject.network import Network, Padded, logit_rows, pass_tokens
 from harness.subject.prefix import by_prompt, hidden_before_completions
-from harness.types import Intervention, Site, Tokens, Where
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from harness.types import Site
+from harness.steering import Site
 
 
 @dataclass(frozen=True)

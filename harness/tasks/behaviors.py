@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness.data import Example, Pair, Split
 from harness.tasks.facts import Facts
 from harness.tasks.rows import Row, check_columns, file_rows, text_of
 from harness.tasks.selection import in_turn, order
 from harness.tasks.task import Kind, Offer, Role, Task
-from harness.types import Example, Pair, Split
 
 FILE = Path(__file__).with_name("behaviors.jsonl")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

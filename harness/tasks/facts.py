@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from harness.data import Example, Split
 from harness.tasks.questions import Questions
 from harness.tasks.rows import Row, file_rows, text_of
-from harness.types import Example, Split
 
 FILE = Path(__file__).with_name("facts.jsonl")
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.data import Example, Pair
 from harness.tasks.rows import HubData, Row, hub_rows
 from harness.tasks.selection import order
 from harness.tasks.task import Offer, Task
 from harness.text import normalise
-from harness.types import Example, Pair
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple, get_args
 
+from harness.data import Split
 from harness.tasks.rows import Row
-from harness.types import Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from harness.data import Example, Pair, Split
 from harness.tasks.rows import Row, check_columns, file_rows, text_of
 from harness.tasks.selection import in_turn
 from harness.tasks.task import Kind, Offer, Role, Task
-from harness.types import Example, Pair, Split
 
 FILE = Path(__file__).with_name("sentiment.jsonl")
 _ROLES = ("source", "target", "control")

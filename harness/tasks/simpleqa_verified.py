@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from harness.data import Example, Split
 from harness.tasks.questions import HubQuestions
 from harness.tasks.rows import Row, text_of
-from harness.types import Example, Split
 
 _RANGE = re.compile(r"^(?P<gold>.*?)\s*\(acceptable range:\s*(?P<range>.*)\)\s*$", re.IGNORECASE | re.DOTALL)
 _METADATA = ("original_index", "topic", "answer_type", "multi_step", "requires_reasoning", "urls")

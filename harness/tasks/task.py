@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
+from harness.data import Example, FitData, Pair, Split
 from harness.tasks.rows import Row, check_columns, file_rows
 from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
-from harness.types import Example, FitData, Pair, Split
 
 Kind = Literal["generate", "choice", "both"]
 Role = Literal["source", "target", "control"]

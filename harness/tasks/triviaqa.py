@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from harness.data import Example, Split
 from harness.tasks.facts import strings
 from harness.tasks.questions import HubQuestions
 from harness.tasks.rows import Row, text_of
-from harness.types import Example, Split
 
 
 @dataclass(frozen=True, kw_only=True)

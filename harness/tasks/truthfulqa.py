@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from harness.data import Example, Pair, Split
 from harness.tasks.questions import HubQuestions
 from harness.tasks.rows import Row, text_of
 from harness.tasks.task import Kind
-from harness.types import Example, Pair, Split
 
 
 @dataclass(frozen=True, kw_only=True)

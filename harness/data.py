@@ -1,0 +1,66 @@
+"""Examples and what is learnt from them. Part of the contract; knows neither tensors nor models."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Split = Literal["train", "dev", "test"]
+
+Parameters = dict[str, float]
+"""A method's parameters by name, for one row."""
+
+
+class Access(enum.StrEnum):
+    """What somebody was shown besides the question. ``GOLD`` (the test item's own answer) makes a result an oracle."""
+
+    PAIRS = "pairs"
+    LABELS = "labels"
+    TEXTS = "texts"
+    CONCEPT = "concept"
+    GOLD = "gold"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test item. ``answer`` is empty and ``aliases`` is () wherever the receiver may not see the gold."""
+
+    id: str
+    question: str
+    answer: str = ""
+    aliases: tuple[str, ...] = ()
+    distractors: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    target: int | None = None
+    group: str = ""
+    split: Split = "test"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def redacted(self) -> Example:
+        """The same item without anything that gives the answer away."""
+        return dataclasses.replace(self, answer="", aliases=(), distractors=(), target=None, metadata={})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt with a wanted and an unwanted completion."""
+
+    prompt: str
+    positive: str
+    negative: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a method may fit on: only what it `requires`, only from the training split; everything else is empty."""
+
+    pairs: tuple[Pair, ...] = ()
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    labelled: tuple[tuple[str, str, bool], ...] = ()
+    """(prompt, completion, is it the wanted kind)"""
