@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.control import Control, stable_seed
-from harness.data import Access, Example, FitData, Parameters
+from harness.data import Access, Example, Parameters
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
 from harness.subject.decode import Decoded, Sampling
@@ -52,6 +52,7 @@ class Workbench:
     seed: int
     prune_loops: bool = False
     artifact: Artifact = field(default_factory=dict)
+    fit_examples: int = 0
     _conditions: dict[str, Artifact] = field(default_factory=dict)
     _fed: dict[str, Example] = field(default_factory=dict)
 
@@ -67,8 +68,12 @@ class Workbench:
 
     def fit(self) -> Artifact:
         """Fit the method on the training split, as the control hands it over."""
-        data = self.task.fit_data(self.method.requires) if self.steers else FitData()
-        self.artifact = self.method.fit(self.subject, self.control.fit_data(data, self.seed)) if self.steers else {}
+        if not self.steers:
+            return {}
+        data = self.control.fit_data(self.task.fit_data(self.method.requires), self.seed)
+        self.fit_examples = len(data.pairs) + len(data.source) + len(data.target) + len(data.control)
+        self.fit_examples += len(data.labelled)
+        self.adopt(self.method.fit(self.subject, data))
         return self.artifact
 
     def adopt(self, artifact: Artifact) -> None:
@@ -129,7 +134,7 @@ class Workbench:
         """The edits for these rows; none if the first request is un-steered."""
         if not requests or not requests[0].parameters or not self.steers:
             return Intervention()
-        self._look_up([request.example for request in requests])
+        self.look_up([request.example for request in requests])
         conditions = [self._conditions[request.example.id] for request in requests]
         condition = {name: torch.stack([found[name] for found in conditions]) for name in conditions[0]}
         device = self.subject.network.device
@@ -141,7 +146,8 @@ class Workbench:
         ids = [request.example.id for request in requests]
         return self.control.wrap(edits, ids, self.subject.layout, self.seed)
 
-    def _look_up(self, examples: Sequence[Example]) -> None:
+    def look_up(self, examples: Sequence[Example]) -> None:
+        """Have the method look up what it needs for these examples, unless it is known already."""
         missing = list({e.id: e for e in examples if e.id not in self._conditions}.values())
         if not missing:
             return

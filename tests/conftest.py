@@ -17,7 +17,7 @@ import torch
 
 from harness.subject import tiny
 from harness.subject.amx import avoid_trapped_amx
-from harness.subject.load import Loaded, ModelConfig, load_model, peek
+from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 
 avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
@@ -94,7 +94,7 @@ def load_tiny() -> Callable[..., Loaded]:
 def default_config() -> ModelConfig:
     """The default model's configuration, on the CPU in float32."""
     try:
-        peek(DEFAULT_MODEL)
+        resolve(DEFAULT_MODEL)
     except FileNotFoundError as error:
         pytest.skip(str(error))
     return DEFAULT_MODEL

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 
-from harness.report.statistics import DRAWS, is_binary, mean_interval
 from harness.scoring import Metric
+from harness.statistics import DRAWS, is_binary, mean_interval
 
 POWER = 0.8
 _EXACT_UP_TO = 13

@@ -21,8 +21,8 @@ from harness.report.compare import planned_contrasts
 from harness.report.entries import Entry
 from harness.report.paired import mcnemar_p, sign_flip_p
 from harness.report.runs import StoredRun
-from harness.report.statistics import DRAWS, mean_interval, wilson_interval
 from harness.scoring import Metric
+from harness.statistics import DRAWS, mean_interval, wilson_interval
 
 COUNTS = (20, 50, 150, 500)
 SHARES = (0.02, 0.05, 0.1, 0.3, 0.6)

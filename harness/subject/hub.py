@@ -24,7 +24,7 @@ _OFFLINE = (
 )
 
 
-def local_folder(name: str, *, weights: bool) -> Path | None:
+def local_folder(name: str) -> Path | None:
     """The folder that a model id names, or None if it reads like a hub id.
 
     Raises:
@@ -32,7 +32,7 @@ def local_folder(name: str, *, weights: bool) -> Path | None:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        for pattern in ("config.json", "*.safetensors") if weights else ("config.json",):
+        for pattern in ("config.json", "*.safetensors"):
             if not any(folder.glob(pattern)):
                 raise FileNotFoundError(f"model folder {folder} holds no {pattern}: save a model there first")
         return folder
@@ -57,7 +57,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
         code: also fetch the model's own Python files.
 
     Returns:
-        The folder, and ``OWNER/NAME@COMMIT`` with the commit that the revision stands for.
+        The folder, and the commit that the revision stands for.
 
     Raises:
         PermissionError: the model is gated.
@@ -75,7 +75,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
     missing = [p for p in ("config.json", *(["*.safetensors"] if weights else [])) if not any(folder.glob(p))]
     if missing:
         raise FileNotFoundError(f"{repo} (revision {revision or 'main'}) has no {missing[0]} here; {_OFFLINE}")
-    return folder, f"{repo}@{folder.name}"
+    return folder, folder.name
 
 
 def _explained(error: Exception, repo: str, revision: str | None) -> Exception | None:

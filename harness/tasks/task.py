@@ -41,8 +41,6 @@ class Task:
         rows: ``"A:B"``, only test rows A to B-1 in file order, from 0; applied before ``limit``.
         dev_size: at most so many dev rows. None: all that name this split; else half of the rows outside the test.
         train_size: at most so many training rows. None: all that are left.
-        subset: ``baseline_incorrect`` keeps the test items that the un-steered model gets wrong. The runner carries
-            this out, since it takes a run of the baseline and its grading.
         seed: seed of the split and of every other choice made here.
         max_new_tokens: length limit of a completion, in tokens.
     """
@@ -62,7 +60,6 @@ class Task:
     rows: str | None = None
     dev_size: int | None = None
     train_size: int | None = None
-    subset: Literal["all", "baseline_incorrect"] = "all"
     seed: int = 0
     max_new_tokens: int = 32
 
@@ -113,7 +110,6 @@ class Task:
     def check(self) -> None:
         """Raise for settings or data that cannot work. Reads the data, so call it before any weights load."""
         self._check_numbers()
-        self._check_subset()
         if self.rows is not None:
             parse_range(self.rows)
         self.examples("test")
@@ -127,12 +123,6 @@ class Task:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 also = " or null" if optional else ""
                 raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
-
-    def _check_subset(self) -> None:
-        if self.subset not in ("all", "baseline_incorrect"):
-            raise ValueError(f"task.subset must be all or baseline_incorrect, got {self.subset}")
-        if self.subset == "baseline_incorrect" and self.kind != "generate":
-            raise ValueError(f"task.subset=baseline_incorrect needs answers that are graded; {self.name} has none")
 
     def _check_ids(self) -> None:
         seen: set[str] = set()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.statistics import estimate
+from harness.statistics import estimate
 from harness.types import Metric
 
 TOPICS = ("Geography", "Science", "Art", "History")

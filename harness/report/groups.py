@@ -1,15 +1,13 @@
-"""From run directories to the files of a comparison; a sweep over tasks or models gives one comparison for each."""
+"""Which runs are compared with which: a sweep over tasks or models gives one comparison for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.records.run import RunRecord
 from harness.report.compare import Comparison, Failure, compare, listing
-from harness.report.expect import Claim
-from harness.report.files import write_files
-from harness.report.html import render
-from harness.report.runs import StoredRun, find_runs, read_run
+from harness.report.countable import run_folders
 
 
 def compare_groups(
@@ -26,7 +24,7 @@ def compare_groups(
     Raises:
         ValueError: if there is no run, or runs that must be compared differ in their examples, evaluators or model.
     """
-    found = find_runs(list(paths))
+    found = run_folders(paths)
     named = all(path in found for path in paths)
     groups = [found] if named and strict else group_paths(found, across_models)
     attempt = compare if strict else _compare_or_list
@@ -37,25 +35,17 @@ def group_paths(paths: Sequence[Path], across_models: bool = False) -> list[list
     """Run directories by task, its subset and, unless compared across, model; groups in order of first appearance."""
     groups: dict[tuple[str, ...], list[Path]] = {}
     for path in paths:
-        groups.setdefault(_group(read_run(path), across_models), []).append(path)
+        groups.setdefault(_group(path, across_models), []).append(path)
     return list(groups.values())
 
 
-def _group(run: StoredRun, across_models: bool) -> tuple[str, ...]:
-    task = run.node("config").get("task")
-    subset = str(task.get("subset") or "") if isinstance(task, dict) else ""
-    return run.label("task"), subset, "" if across_models else run.label("model")
-
-
-def write_report(
-    comparisons: Sequence[Comparison], directory: Path, claims: Sequence[Sequence[Claim]] | None = None
-) -> list[Path]:
-    """Write comparison.json, comparison.csv and report.html into a directory; return their paths."""
-    held = claims if claims is not None else [() for _ in comparisons]
-    written = write_files(comparisons, held, directory)
-    page = directory / "report.html"
-    page.write_text(render(comparisons, held), encoding="utf-8")
-    return [*written, page]
+def _group(path: Path, across_models: bool) -> tuple[str, ...]:
+    try:
+        record = RunRecord.read(path)
+    except ValueError:  # it is listed with its reason when it is read whole
+        return ("", "", "")
+    subset = "" if record.subset is None else record.subset.name
+    return record.labels.task, subset, "" if across_models else record.labels.model
 
 
 def _compare_or_list(group: Sequence[Path], *, across_models: bool, metrics: Sequence[str]) -> Comparison:
