@@ -11,9 +11,9 @@ from torch import Tensor
 
 from harness.control import Control
 from harness.receipt import NotSteeredError, demand_effect, measure
-from harness.scorer import open_subject
 from harness.subject.load import Loaded
 from harness.subject.local import LocalSubject
+from harness.subject.scorers import open_subject
 from harness.subject.sites import Blocks
 from harness.tasks.facts import Facts
 from harness.types import Artifact, Carry, Edit, Intervention, Method, Range, Site, Tokens, Where

@@ -4,7 +4,8 @@ import pytest
 from child import TINY, Cli
 
 from harness import doctor
-from harness.build import build, composed
+from harness.build import build
+from harness.config import composed
 
 
 def test_a_healthy_run(tool: Cli) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from sample_runs import questions, rewrite, write_run, write_sweep
 
+from harness.records.run import read_run
 from harness.report.compare import compare
+from harness.report.countable import run_folders
 from harness.report.curves import steerability
 from harness.report.entries import Entry
+from harness.report.files import write_report
+from harness.report.groups import compare_groups
 from harness.report.paired import holm
-from harness.report.runs import find_runs, read_run
 from harness.report.summary import summary
-from harness.report.write import compare_groups, write_report
 
 
 def lines(path: Path) -> list[dict]:
@@ -336,7 +338,7 @@ def test_missing_optional_parts_are_tolerated(tmp_path: Path) -> None:
 
 def test_places_without_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run.json here or below"):
-        find_runs([tmp_path])
+        run_folders([tmp_path])
     with pytest.raises(ValueError, match="is not a run"):
         read_run(tmp_path)
 

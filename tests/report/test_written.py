@@ -14,15 +14,15 @@ import pytest
 import yaml
 from sample_runs import rewrite, write_run, write_sweep
 
-from harness.compare import main
+from harness.commands.compare import main
+from harness.records.run import read_run
 from harness.report.compare import Comparison, compare
 from harness.report.curves import front, is_degenerate, search_curve, strength_curves
 from harness.report.expect import held_against, read_expectations
 from harness.report.figures import figures
-from harness.report.files import finite
+from harness.report.files import finite, write_report
+from harness.report.groups import compare_groups
 from harness.report.html import embedded_json, render
-from harness.report.runs import read_run
-from harness.report.write import compare_groups, write_report
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028"
 

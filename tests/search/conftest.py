@@ -11,10 +11,10 @@ from toy_search import Marked, Watched
 
 from harness.control import Control
 from harness.records.store import GenerationStore
-from harness.scorer import open_subject
 from harness.search.objective import Objective, Term
 from harness.search.search import Setting
 from harness.subject.load import Loaded
+from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
 from harness.types import Evaluator, Method, Tools
 from methods.fusion import FusionSteering

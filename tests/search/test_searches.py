@@ -7,9 +7,9 @@ from toy_search import Marked
 
 from harness.control import BestOfN
 from harness.search.dev_split import DevSplit
+from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
-from harness.search.search import Fixed
 from harness.types import Access, Range
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.scorer import open_subject
 from harness.subject import passes
 from harness.subject.decode import Tally
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.passes import Text
+from harness.subject.scorers import open_subject
 from harness.types import Intervention, Site
 
 CONFIG = ModelConfig(kind="tiny", family="llama", dtype="float64", chat_template=False)
