@@ -314,8 +314,8 @@ def test_the_harness_copy_leaves_the_plain_one_alone(models: Models) -> None:
 
 
 NOT_THERE = (
-    "accelerate bitsandbytes cmaes datasets gguf httpx hydra jaxtyping nltk omegaconf openai optuna plotly psutil scipy "
-    "sklearn statsmodels tenacity vaderSentiment wandb"
+    "accelerate bitsandbytes cmaes datasets gguf httpx hydra jaxtyping nltk omegaconf openai optuna plotly psutil"
+    " scipy sklearn statsmodels tenacity vaderSentiment wandb"
 )
 """What the harness depends on and ``pip install torch transformers`` does not bring."""
 WITHOUT = """

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from simulate import agreements, false_positives
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from harness.report.paired import detectable_effect, holm, mcnemar_p, mcnemar_power, paired_difference, sign_flip_p
-from harness.report.simulate import agreements, false_positives
 from harness.types import Metric
 
 CORRECT = Metric("correct", True, 0.0, 1.0, "proportion")
