@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Literal,
@@ -25,10 +26,12 @@ from typing import (
 )
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.data import Access, Example, FitData, Parameters
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 Stream = Literal["block_input", "block", "attention", "mlp", "heads"]
 """Where in a decoder block: its input, its output (residual stream), the attention output, the MLP output, or the

@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import psutil
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Where
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.hooks import Observer, Steering
+from harness.subject.memory import available_memory
 from harness.subject.network import Network, Padded, pass_tokens
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Finish = Literal["stop", "length", "pruned"]
 NEAR_TIE = 1e-3
@@ -106,7 +108,7 @@ def rows_that_fit(network: Network, engine: EngineConfig, tokens_per_row: int) -
     limit = engine.max_rows or (64 if on_cpu else 256)
     if engine.token_budget is not None:
         return max(1, min(limit, engine.token_budget // tokens_per_row))
-    free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(network.device)[0]
+    free = available_memory() if on_cpu else torch.cuda.mem_get_info(network.device)[0]
     vocabulary = network.model.config.get_text_config().vocab_size
     per_row = network.cache_bytes_per_token() * tokens_per_row + 16 * vocabulary
     return max(1, min(limit, int(free * 0.5) // per_row))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of the library that the hub itself speaks through, which changes between its versions
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -67,7 +67,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
     patterns = [*_SETTINGS, *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
     try:
         found = snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         if (explained := _explained(error, repo, revision)) is None:
             raise
         raise explained from error
@@ -91,7 +91,7 @@ def _explained(error: Exception, repo: str, revision: str | None) -> Exception |
             return FileNotFoundError(f"{repo} {what}; {_OFFLINE}")
         case HFValidationError():
             return ValueError(f"model.id must be a local folder or a hub id OWNER/NAME, got {repo!r}")
-        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | HfHubHTTPError() | httpx.HTTPError():
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | HfHubHTTPError() | HTTPError():
             cause = error.__cause__ or error
             offline = isinstance(cause, OfflineModeIsEnabled)
             reason = "HF_HUB_OFFLINE is set" if offline else str(cause).split("\n")[0][:120]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.steering import Intervention, Layout, Site, Tokens
@@ -15,6 +14,9 @@ from harness.subject import passes
 from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
 from harness.subject.network import Network
 from harness.subject.passes import Text
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.steering import Intervention, Site, Tokens, Where
@@ -17,6 +16,9 @@ from harness.subject.decode import Tally
 from harness.subject.hooks import Observer, Steering
 from harness.subject.network import Network, Padded, logit_rows, pass_tokens
 from harness.subject.prefix import by_prompt, hidden_before_completions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from torch import Tensor
 from toy_subject import ToySubject, decode_step, run_blocks, where_of
 
 from harness import directions
-from harness.gates import best_cut, f1_scores
 from harness.types import Artifact, FitData, Intervention, Layout, Pair, Site, Where
-from methods.cast import CAST, ConditionProbe, first_component, similarity
+from methods.cast import CAST, ConditionProbe, best_cut, f1_scores, first_component, similarity
 
 LAYOUT = Layout(num_layers=6, width=24, num_heads=4, head_width=6)
 
@@ -122,7 +121,7 @@ def test_decision_is_kept_and_closed_rows_are_exactly_untouched() -> None:
     subject, _, artifact = fitted(method)
     intervention, (h, where) = steered(method, artifact, [0.5, 0.5, 0.0]), batch()
     prompt, carry = run_blocks(h, subject.blocks, where, intervention)
-    assert carry["gates/decision"].tolist() == [True, False, True]
+    assert carry["cast/decision"].tolist() == [True, False, True]
     # The next token looks like a control prompt everywhere; the decision of the prompt holds.
     token = torch.eye(8)[1].expand(3, 1, 8) * 6
     decoded, _ = run_blocks(token, subject.blocks, decode_step(where), intervention, carry)
@@ -157,8 +156,8 @@ def test_padding_and_completion_do_not_decide() -> None:
     h[1, 1:3] = torch.eye(8)[1] * 6
     positions = torch.tensor([[-1, 0, 1, 2]] * 2)
     left = Where(positions, positions >= 0, torch.tensor([2, 2]), True)
-    assert probe.read(h, left, {})["gates/decision"].tolist() == [True, False]
-    kept = {"gates/decision": torch.tensor([False, True])}
+    assert probe.read(h, left, {})["cast/decision"].tolist() == [True, False]
+    kept = {"cast/decision": torch.tensor([False, True])}
     assert probe.read(h, decode_step(left), kept) is kept
 
 
@@ -226,7 +225,7 @@ def test_both_passes_agree_with_the_authors(golden: dict[str, Tensor], name: str
             if site in intervention.edits:
                 h, carry = intervention.edits[site].apply(h, where.at(site), carry)
             torch.testing.assert_close(h, golden[f"{expected}_{name}"][:, layer], rtol=1e-5, atol=1e-5)
-        assert torch.equal(carry["gates/decision"], golden[f"met_{name}"])
+        assert torch.equal(carry["cast/decision"], golden[f"met_{name}"])
 
 
 def test_search_agrees_with_the_authors(golden: dict[str, Tensor]) -> None:

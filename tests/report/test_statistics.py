@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from simulate import COUNTS, LEAST_COVERAGE, mean_coverage, proportion_coverage
 
-from harness.report.simulate import COUNTS, LEAST_COVERAGE, mean_coverage, proportion_coverage
 from harness.statistics import average_by_example, estimate, mean_interval, wilson_interval
 from harness.types import Metric
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
-from harness.bench import ours
-from harness.bench.timing import Stopwatch
-from harness.bench.work import Work, model_config
+from bench import ours
+from bench.timing import Stopwatch
+from bench.work import Work, model_config
 from harness.scorer import open_subject
 from harness.subject.load import load_model
 
@@ -24,8 +25,10 @@ def peak_memory(model: str, device: str, dtype: str | None, rows: int, new_token
     options = json.dumps(
         {"model": model, "device": device, "dtype": dtype, "rows": rows, "new_tokens": new_tokens, "threads": threads}
     )
-    command = [sys.executable, "-m", "harness.bench.memory", options]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "bench.memory", options]
+    # The child must find what this process finds, wherever that was put on the path.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return json.loads(out.splitlines()[-1])
 
 

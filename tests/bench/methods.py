@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from harness.bench import ours
-from harness.bench.jobs import Jobs, encoded, questions
-from harness.bench.report import grid
-from harness.bench.timing import Timing, median, ratio
+from bench import ours
+from bench.jobs import Jobs, encoded, questions
+from bench.report import grid
+from bench.timing import Timing, median, ratio
 from harness.build import Job, first_line
 from harness.data import Example
 from harness.steering import Intervention

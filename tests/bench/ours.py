@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from harness.bench.timing import Stopwatch, Timing
-from harness.bench.work import Work
+from bench.timing import Stopwatch, Timing
+from bench.work import Work
 from harness.steering import Intervention
 from harness.subject.decode import Decoder, EngineConfig, Sampling, Tally
 from harness.subject.network import Network, logit_rows, pass_tokens

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.bench import ours
-from harness.bench.jobs import Jobs, encoded, questions
-from harness.bench.report import grid
-from harness.bench.timing import Timing, median
+from bench import ours
+from bench.jobs import Jobs, encoded, questions
+from bench.report import grid
+from bench.timing import Timing, median
 from harness.data import Example
 from harness.search.proposals import grid as strengths
 from harness.search.search import searchable

@@ -1,4 +1,8 @@
-"""``python -m harness.bench``: how fast steering is here, in other ways, and at best."""
+"""``python -m harness.bench``: how fast steering is here, in other ways, and at best.
+
+The plain tables (``--ways``, ``--batching``, ``--memory``) need torch and transformers alone, so that they run on a
+machine that has nothing else. The others go through the harness's own configuration and import it when asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,23 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.bench import batching, growth, judging, methods, report, search
-from harness.bench.jobs import Jobs
-from harness.bench.memory import peak_memory
-from harness.bench.suite import WAYS, Models, side_by_side
-from harness.bench.work import Work, model_config, model_overrides
+from bench import batching, report
+from bench.memory import peak_memory
+from bench.suite import WAYS, Models, side_by_side
+from bench.work import Work, model_config, model_overrides
+
+if TYPE_CHECKING:
+    from bench.jobs import Jobs
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m harness.bench", description=__doc__)
+    what = "How fast steering is here, in other ways, and at best."
+    parser = argparse.ArgumentParser(prog="python -m harness.bench", description=what)
     parser.add_argument("--model", default="smollm2", help="a YAML in conf/model, a folder or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", help="float32 or bfloat16; the model's own setting if left out")
@@ -34,15 +41,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-scoring", action="store_true", help="leave out the log-likelihood of completions")
     parser.add_argument("--singles", type=_positive, default=1, help="trials of the ways that take one at a time")
-    parser.add_argument("--write-work", type=Path, help="only write the work down, for harness/bench/libraries.py")
+    parser.add_argument("--write-work", type=Path, help="only write the work down, for tests/bench/libraries.py")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     _add_tables(parser)
-    found = parser.parse_args(argv)
-    if found.new_tokens < 2:
+    options = parser.parse_args(argv)
+    if options.new_tokens < 2:
         parser.error("--new-tokens must be at least 2: the first one belongs to the prompt's pass")
-    if not asked_tables(found):
-        found.ways = list(WAYS)
-    return found
+    if not asked_tables(options):
+        options.ways = list(WAYS)
+    return options
 
 
 def _add_tables(parser: argparse.ArgumentParser) -> None:
@@ -82,73 +89,93 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = Work.of(models.plain(), options.batch[0], options.new_tokens)
         options.write_work.write_text(json.dumps(work.plain()), encoding="utf-8")
         return 0
-    jobs = Jobs(models, model_overrides(options.model, options.device, options.dtype))
     result: dict[str, Any] = {
         "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "machine": report.machine(str(models.watch.device)),
     }
     _say(json.dumps(result["machine"]))
     for name in asked_tables(options):
-        result[name] = TABLES[name](options, jobs)
+        try:
+            result[name] = TABLES[name](options, models)
+        except ModuleNotFoundError as error:
+            raise SystemExit(f"--{name} needs the harness with all of its dependencies: {error}") from error
         if options.output is not None:
             options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _ways(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
-    found = {}
+def _ways(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    figures_by_batch = {}
     for rows in options.batch:
-        work = Work.of(jobs.models.plain(), rows, options.new_tokens)
+        work = Work.of(models.plain(), rows, options.new_tokens)
         names, singles = options.ways or list(WAYS), min(options.singles, rows)
-        timings = side_by_side(names, jobs.models, work, options.repeats, singles, _say)
-        found[str(rows)] = report.figures(timings, options.new_tokens)
-        _show(f"{rows} rows x {options.new_tokens} new tokens", report.table(found[str(rows)]))
-    return found
+
+        timings = side_by_side(names, models, work, options.repeats, singles, _say)
+        figures_by_batch[str(rows)] = report.figures(timings, options.new_tokens)
+        _show(f"{rows} rows x {options.new_tokens} new tokens", report.table(figures_by_batch[str(rows)]))
+    return figures_by_batch
 
 
-def _methods(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
+def _jobs(options: argparse.Namespace, models: Models) -> Jobs:
+    from bench.jobs import Jobs
+
+    return Jobs(models, model_overrides(options.model, options.device, options.dtype))
+
+
+def _methods(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    from bench import methods
+
     rows, names = options.batch[0], options.methods or methods.method_names()
+    jobs = _jobs(options, models)
     timed, failed = methods.side_by_side(jobs, names, rows, options.new_tokens, options.repeats, _say)
-    found = methods.figures(timed, failed, options.new_tokens)
-    _show(f"{rows} rows x {options.new_tokens} new tokens with each method", methods.table(found))
-    return found
+
+    figures = methods.figures(timed, failed, options.new_tokens)
+    _show(f"{rows} rows x {options.new_tokens} new tokens with each method", methods.table(figures))
+    return figures
 
 
-def _growth(options: argparse.Namespace, jobs: Jobs) -> list[dict[str, Any]]:
-    layers = jobs.models.subject().layout.num_layers
+def _growth(options: argparse.Namespace, models: Models) -> list[dict[str, Any]]:
+    from bench import growth
+
+    layers = models.subject().layout.num_layers
     base, factors = growth.usual_base(layers), growth.usual_factors(layers)
-    timings = growth.measure(jobs, base, factors, options.repeats, _say)
-    found = growth.figures(timings, base, factors)
-    _show(f"Segmented steering, {growth.AT_ONCE} rows at once, one factor changed at a time", growth.table(found))
-    return found
+    timings = growth.measure(_jobs(options, models), base, factors, options.repeats, _say)
+
+    figures = growth.figures(timings, base, factors)
+    _show(f"Segmented steering, {growth.AT_ONCE} rows at once, one factor changed at a time", growth.table(figures))
+    return figures
 
 
-def _search(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
-    found = search.measure(jobs, *options.search)
-    _show(f"Search per prompt, at most {found['new_tokens']} new tokens", search.table(found))
-    return found
+def _search(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    from bench import search
+
+    figures = search.measure(_jobs(options, models), *options.search)
+    _show(f"Search per prompt, at most {figures['new_tokens']} new tokens", search.table(figures))
+    return figures
 
 
-def _batching(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
-    found = batching.measure(jobs.models, options.batching, options.new_tokens)
-    _show("Batches of different sizes", batching.table(found))
-    return found
+def _batching(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    figures = batching.measure(models, options.batching, options.new_tokens)
+    _show("Batches of different sizes", batching.table(figures))
+    return figures
 
 
-def _judging(options: argparse.Namespace, jobs: Jobs) -> dict[str, Any]:
-    found = judging.measure(jobs.models.config, options.judging, jobs.models.watch)
-    _show(f"{found['gradings']} gradings by this model as a judge", judging.table(found))
-    return found
+def _judging(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    from bench import judging
+
+    figures = judging.measure(models.config, options.judging, models.watch)
+    _show(f"{figures['gradings']} gradings by this model as a judge", judging.table(figures))
+    return figures
 
 
-def _memory(options: argparse.Namespace, _jobs: Jobs) -> dict[str, Any]:
-    found = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
-    weights, peak = (found[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
+def _memory(options: argparse.Namespace, _models: Models) -> dict[str, Any]:
+    figures = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
+    weights, peak = (figures[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
     _show("Memory", f"64 rows x 128 tokens: peak {peak:.2f} GiB, weights {weights:.2f} GiB")
-    return found
+    return figures
 
 
-TABLES: Mapping[str, Callable[[argparse.Namespace, Jobs], Any]] = {
+TABLES: Mapping[str, Callable[[argparse.Namespace, Models], Any]] = {
     "ways": _ways,
     "methods": _methods,
     "growth": _growth,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.bench.suite import Models
+from bench.suite import Models
 from harness.build import Job, build, composed
 from harness.data import Example
 from harness.subject.local import LocalSubject

@@ -1,4 +1,4 @@
-"""`python -m harness.report.simulate`: do the intervals cover, does the procedure cry wolf, do others agree?
+"""`python tests/report/simulate.py`: do the intervals cover, does the procedure cry wolf, do others agree?
 
 Everything is drawn from distributions with a known answer, over a stated grid. Exit status 1 if a promise is broken:
 an interval that covers under 92 %, or more than 5 % false positives under the null.
@@ -171,7 +171,7 @@ def _distance_to_scipy(data: np.ndarray, rng: np.random.Generator) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks and print them; 1 if a promise is broken."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report.simulate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/report/simulate.py", description=__doc__)
     parser.add_argument("--repeats", type=int, default=1000, help="data sets per cell of the grid")
     parser.add_argument("--comparisons", type=int, default=400, help="whole comparisons under the null")
     options = parser.parse_args(arguments)

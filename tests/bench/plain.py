@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from harness.bench.timing import Stopwatch, Timing
-from harness.bench.work import Work
+from bench.timing import Stopwatch, Timing
+from bench.work import Work
 from harness.steering import Site
 from harness.subject.load import Loaded
 from harness.subject.sites import Blocks

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.bench.report import grid
-from harness.bench.timing import Stopwatch
+from bench.report import grid
+from bench.timing import Stopwatch
 from harness.judges.agreement import load_items
 from harness.judges.local import LocalJudge
 from harness.scoring import Grading, Verdict

@@ -3,7 +3,7 @@
 It imports nothing of the harness, so that it runs wherever the libraries do, also with an older transformers::
 
     python -m venv .libraries && .libraries/bin/pip install steering-vectors repeng pyvene nnsight 'torch==2.13.*'
-    .libraries/bin/python harness/bench/libraries.py --model FOLDER --work WORK.json --output libraries.json
+    .libraries/bin/python tests/bench/libraries.py --model FOLDER --work WORK.json --output libraries.json
 
 FOLDER holds the model in the hub's format. WORK.json is what ``python -m harness.bench --write-work WORK.json`` writes:
 prompts as token ids, a direction per layer, a strength per row.

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.bench import ours
-from harness.bench.jobs import Jobs, encoded
-from harness.bench.report import grid
-from harness.bench.timing import Stopwatch
+from bench import ours
+from bench.jobs import Jobs, encoded
+from bench.report import grid
+from bench.timing import Stopwatch
 from harness.progress import progress
 from harness.records.store import GenerationStore
 from harness.scoring import Scorer, Tools

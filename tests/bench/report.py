@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import transformers
 
-from harness.bench.suite import WAYS
-from harness.bench.timing import Timing, median, ratio
+from bench.suite import WAYS
+from bench.timing import Timing, median, ratio
 
 _RATIOS = (
     ("e", "f", "decode", 0.85),
@@ -39,7 +38,7 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
         "load_average": [round(value, 1) for value in os.getloadavg()],

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from harness.bench.suite import Models
-from harness.bench.work import Work
+from bench.suite import Models
+from bench.work import Work
 from harness.subject.decode import NEAR_TIE, Decoded, Decoder, EngineConfig, Sampling
 from harness.subject.passes import next_token_logprobs
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.bench import ours, plain
-from harness.bench.timing import Clock, Stopwatch, Timing
-from harness.bench.work import Work
+from bench import ours, plain
+from bench.timing import Clock, Stopwatch, Timing
+from bench.work import Work
 from harness.scorer import open_subject
 from harness.steering import Intervention
 from harness.subject.load import Loaded, ModelConfig, device_of, load_model

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.steering import Carry, Edit, Intervention, Layout, Site, Where
 from harness.subject.load import Loaded, ModelConfig
 from harness.subject.local import Template
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _CONF = Path(__file__).parents[2] / "conf" / "model"
 _ASKED = (
