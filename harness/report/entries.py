@@ -145,11 +145,10 @@ def _names(runs: Sequence[StoredRun], settings_of_each: Sequence[Mapping[str, An
         names.append(_joined(run, ("method", *differing, "control")))
 
     taken = Counter(names)
-    longer = [
-        f"{name} · {_distinction(index, names, runs, settings_of_each)}" if taken[name] > 1 else name
+    return [
+        f"{name} ({_distinction(index, names, runs, settings_of_each)})" if taken[name] > 1 else name
         for index, name in enumerate(names)
     ]
-    return longer
 
 
 def _joined(run: StoredRun, axes: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.suite import Models
-from harness.build import Job, build, composed
+from harness.build import Job, build
+from harness.config import composed
 from harness.data import Example
 from harness.subject.local import LocalSubject
 from harness.tasks.task import Task

@@ -16,8 +16,8 @@ import torch
 from bench import ours
 from bench.timing import Stopwatch
 from bench.work import Work, model_config
-from harness.scorer import open_subject
 from harness.subject.load import load_model
+from harness.subject.scorers import open_subject
 
 
 def peak_memory(model: str, device: str, dtype: str | None, rows: int, new_tokens: int, threads: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from bench import ours
 from bench.jobs import Jobs, encoded, questions
 from bench.report import grid
 from bench.timing import Timing, median, ratio
-from harness.build import Job, first_line
+from harness.build import Job
+from harness.config import first_line
 from harness.data import Example
 from harness.steering import Intervention
 from harness.workbench import Request

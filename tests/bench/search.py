@@ -14,6 +14,7 @@ from bench.jobs import Jobs, encoded
 from bench.report import grid
 from bench.timing import Stopwatch
 from harness.progress import progress
+from harness.records.meter import Meter
 from harness.records.store import GenerationStore
 from harness.scoring import Scorer, Tools
 from harness.search.search import Setting
@@ -143,15 +144,20 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     subject = TimedSubject(plain.network, plain.tokenizer, plain.template, plain.name, job.engine, tally, ledger=ledger)
     bench = jobs.workbench(job, subject=subject)
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
-    tools = Tools(scorer=TimedScorer(job.scorer.open(subject), ledger), judge=job.judge)
+    scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject)
+    tools = Tools(scorer=TimedScorer(scorer, ledger), judge=job.scoring.judge)
     with tempfile.TemporaryDirectory() as folder, progress("search", job.search.num_trials_of(prompts)) as advance:
-        store = GenerationStore(Path(folder), {})
-        setting = Setting(job.objective, tools, job.seed, store, advance)
+        store = GenerationStore(Path(folder))
+        meter = Meter(lambda: tally.forward_tokens)
+        setting = Setting(job.objective, tools, job.seed, store, meter, advance)
         ledger.seconds.clear()
         with ledger.part(REST):
             bench.fit()
-            job.search.select(bench, examples, job.search.prepare(bench, [], setting), setting)
-        tokens = [len(row["token_ids"]) for row in store.trials]
+            prepared, size = job.search.prepare(bench, [], setting), job.search.chunk_size
+            for start in range(0, len(examples), size):
+                job.search.select(bench, examples[start : start + size], prepared, setting)
+                bench.forget_conditions()
+        tokens = [len(trial.generation.token_ids) for trial in store.trials()]
     ledger.split(ENGINE, {PREFILL: tally.prefill_seconds, DECODE: tally.decode_seconds})
     return _figures(ledger.seconds, prompts, trials, new_tokens, tokens)
 

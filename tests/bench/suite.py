@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from bench import ours, plain
 from bench.timing import Clock, Stopwatch, Timing
 from bench.work import Work
-from harness.scorer import open_subject
 from harness.steering import Intervention
 from harness.subject.load import Loaded, ModelConfig, device_of, load_model
 from harness.subject.local import LocalSubject
 from harness.subject.network import Network
+from harness.subject.scorers import open_subject
 
 WAYS: Mapping[str, str] = {
     "a": "one trial at a time, plain hooks, generate without KV cache",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.records.identity import key_of
 
 from harness.records import store
-from harness.records.identity import key_of
 from harness.records.store import DiskFullError, GenerationStore, Lines, locked, read_json, write_json
 
 

@@ -269,6 +269,16 @@ def rewrite(run: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
+def reseal(run: Path) -> None:
+    """Note the marks of a run's files anew, as if they had been written as they are now."""
+    content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    folder = run / content["generations"]
+    for name in content["files"]:
+        mark = mark_of((run if name == SCORES_FILE else folder) / name)
+        content["files"][name] = {"lines": mark.lines, "sha256": mark.sha256}
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 def write_sweep(directory: Path, count: int = 40, text: Callable[[int, str], str] | None = None) -> list[Path]:
     """A sweep with two deployable methods, two oracles, their controls and a strength curve."""
     options = {"search": "per_prompt", "trials": 16, "oracle": True, "count": count}

@@ -17,10 +17,10 @@ from rich.table import Table
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+from harness.records.run import EvaluatorNote, Labels, MetricNote, RunRecord, StoredRun
 from harness.report.compare import planned_contrasts
 from harness.report.entries import Entry
 from harness.report.paired import mcnemar_p, sign_flip_p
-from harness.report.runs import StoredRun
 from harness.scoring import Metric
 from harness.statistics import DRAWS, mean_interval, wilson_interval
 
@@ -125,8 +125,16 @@ def _null_entry(method: str, control: str, difficulty: np.ndarray, rng: np.rando
         metric: {str(index): float(value) for index, value in enumerate(column)} for metric, column in columns.items()
     }
     oracle = method in ("full_layer", "segmented")
-    info = {"labels": {"method": method, "control": control, "search": "fixed"}, "oracle": oracle}
-    return Entry(f"{method} {control}", (StoredRun(Path(method), info, scores, ()),), {})
+    note = EvaluatorNote.model_construct(
+        version=1,
+        judged=False,
+        metrics=tuple(MetricNote.model_construct(**vars(metric)) for metric in _METRICS.values()),
+    )
+    record = RunRecord(
+        key=method, entry=f"{method} {control}", name=f"{method} {control}", created="", status="done", config={},
+        labels=Labels(method=method, control=control, search="fixed"), oracle=oracle, evaluators={"any": note},
+    )  # fmt: skip
+    return Entry(f"{method} {control}", (StoredRun(Path(method), record, scores, {}),), {})
 
 
 class Agreement(NamedTuple):
