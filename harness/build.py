@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from harness.config import composed, plain_values
 from harness.control import Control
 from harness.data import Access
-from harness.nodes import built
+from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered
 from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
 from harness.records.tracking import Tracking
@@ -272,11 +272,9 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
     return values
 
 
-def built_evaluators(node: Mapping[str, Any], *, installed_only: bool = False) -> dict[str, Evaluator]:
+def built_evaluators(node: Mapping[str, Any], packages: Packages = None) -> dict[str, Evaluator]:
     """The evaluators of a configuration, by name."""
-    return {
-        name: built(item, Evaluator, f"evaluator.{name}", installed_only=installed_only) for name, item in node.items()
-    }
+    return {name: built(item, Evaluator, f"evaluator.{name}", packages=packages) for name, item in node.items()}
 
 
 def built_judge(overrides: Sequence[str]) -> Judge:

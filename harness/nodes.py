@@ -30,50 +30,50 @@ _WORDS = {
     "tuple_type": "a list",
     "set_type": "a list",
     "frozen_set_type": "a list",
-    "is_instance_of": "an object with _target_",
-    "dataclass_type": "a table with _target_",
-    "dataclass_exact_type": "a table with _target_",
     "dict_type": "a table",
     "mapping_type": "a table",
 }
 """What a value must be, by the kind of pydantic's complaint."""
 
 
-def built(node: Any, expected: Any, name: str, *, installed_only: bool = False) -> Any:
+Packages = frozenset[str] | None
+
+
+def built(node: Any, expected: Any, name: str, *, packages: Packages = None) -> Any:
     """The object that a node stands for.
 
     Args:
         node: plain values, as a YAML holds them.
         expected: the type of its place, e.g. ``Method`` or ``float | Range``.
         name: its place, for messages.
-        installed_only: refuse classes that are not part of an installed package: for nodes from somebody else's file.
+        packages: whose classes may be named, for nodes from somebody else's file; None for any.
 
     Raises:
         ValueError: a value is not of its type, there is no such option, or ``_target_`` is not a class that may stand
             here; the message says which, what was found and what is allowed.
     """
     if isinstance(node, Mapping) and "_target_" in node:
-        return _object(node, expected, name, installed_only)
+        return _object(node, expected, name, packages)
     if isinstance(node, Mapping):
         inner = _item_type(expected, (dict, Mapping), -1)
-        node = {key: built(item, inner, f"{name}.{key}", installed_only=installed_only) for key, item in node.items()}
+        node = {key: built(item, inner, f"{name}.{key}", packages=packages) for key, item in node.items()}
     elif isinstance(node, list | tuple):
         inner = _item_type(expected, (list, tuple, Sequence), 0)
-        items = [built(item, inner, f"{name}[{i}]", installed_only=installed_only) for i, item in enumerate(node)]
+        items = [built(item, inner, f"{name}[{i}]", packages=packages) for i, item in enumerate(node)]
         is_tuple = any(get_origin(option) is tuple for option in _options(expected))
         node = tuple(items) if is_tuple else items
     return _checked(node, expected, name)
 
 
-def _object(node: Mapping[str, Any], expected: Any, name: str, installed_only: bool) -> Any:
-    kind = class_of(str(node["_target_"]), expected, name, installed_only=installed_only)
+def _object(node: Mapping[str, Any], expected: Any, name: str, packages: Packages) -> Any:
+    kind = class_of(str(node["_target_"]), expected, name, packages=packages)
     hints = _field_types(kind)
     if unknown := [str(key) for key in node if key != "_target_" and key not in hints]:
         close = difflib.get_close_matches(unknown[0], hints, 1)
         hint = f"; did you mean {close[0]}?" if close else f" (it has {', '.join(hints) or 'none'})"
         raise ValueError(f"{name}: there is no option {unknown[0]!r}{hint}")
     values = {
-        str(key): built(value, hints[key], f"{name}.{key}", installed_only=installed_only)
+        str(key): built(value, hints[key], f"{name}.{key}", packages=packages)
         for key, value in node.items()
         if key != "_target_"
     }
@@ -85,14 +85,14 @@ def _object(node: Mapping[str, Any], expected: Any, name: str, installed_only: b
         raise ValueError(reason if reason.startswith(name) else f"{name}: {reason}") from error
 
 
-def class_of(path: str, expected: Any, name: str, *, installed_only: bool = False) -> type:
+def class_of(path: str, expected: Any, name: str, *, packages: Packages = None) -> type:
     """The class that ``_target_`` names, if it may stand in its place.
 
     Raises:
         ValueError: there is no such class, or it is of another kind.
     """
     module, _, attribute = path.rpartition(".")
-    if installed_only and module.partition(".")[0] not in _installed():
+    if packages is not None and module.partition(".")[0] not in packages:
         raise ValueError(f"{name}._target_ must name a class of an installed package, got {path!r}")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -114,9 +114,9 @@ def _is_a(found: type, kind: type) -> bool:
 
 
 @cache
-def _installed() -> frozenset[str]:
-    ours = {"harness", "methods", "evaluators"}
-    return frozenset({*importlib.metadata.packages_distributions(), *ours})
+def installed_packages() -> frozenset[str]:
+    """Top-level packages that pip has installed, and those of the project itself."""
+    return frozenset({*importlib.metadata.packages_distributions(), "harness", "methods", "evaluators"})
 
 
 @cache
@@ -177,6 +177,8 @@ def _words(error: ValidationError, expected: Any) -> str:
             literals = [option for option in _options(expected) if get_origin(option) is Literal]
             choices = [str(choice) for literal in literals for choice in get_args(literal)]
             words.append(f"one of {', '.join(choices)}")
+        elif class_name := problem.get("ctx", {}).get("class_name") or problem.get("ctx", {}).get("class"):
+            words.append(f"a {str(class_name).lower()}")
         else:
             words.append(_WORDS.get(problem["type"], problem["msg"].removeprefix("Input should be ")))
     if any(option is type(None) for option in _options(expected)):

@@ -24,9 +24,8 @@ PLUG_INS = [(group, name) for group, name in NODES if group != "experiment"]
 TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
 ROOT_KEYS = {
     "num_trials",
-    "baseline_prompt",
     "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
-    "objective", "out", "prune_loops", "scored_trials", "scorer", "search", "seed", "task", "tracking",
+    "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "task", "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
 
@@ -140,15 +139,16 @@ class TestBuild:
         judge = ["judge=local", "model@judge.model=tiny"]
         task = "behaviors" if get_class(_plain("evaluator", name)["_target_"]).choices else "facts"
         job = job_of([*TINY, f"task={task}", f"evaluator=[{name}]", *judge])
-        assert list(job.evaluators) == [name]
-        assert isinstance(job.evaluators[name], Evaluator)
+        assert list(job.scoring.evaluators) == [name]
+        assert isinstance(job.scoring.evaluators[name], Evaluator)
 
-    @pytest.mark.parametrize("group", ["control", "search", "scorer", "tracking"])
+    @pytest.mark.parametrize("group", ["control", "search", "scorer", "tracking", "protocol"])
     def test_other_axes(self, group: str) -> None:
         for name in names_of(group):
             others = [item for item in TINY if not item.startswith(f"{group}=")]
             job = job_of([*others, "method=caa", f"{group}={name}"])
-            assert type(getattr(job, group)) is get_class(_plain(group, name)["_target_"])
+            place = job.scoring if group in ("scorer", "protocol") else job
+            assert type(getattr(place, group)) is get_class(_plain(group, name)["_target_"])
 
     @pytest.mark.parametrize("name", SHIPPED_TASKS)
     def test_tasks_that_ship(self, name: str) -> None:
@@ -158,7 +158,7 @@ class TestBuild:
 
     def test_the_task_chooses_evaluators_and_objective_that_fit_it(self) -> None:
         job = job_of([*TINY, "task=behaviors", "method=caa"])
-        assert list(job.evaluators) == ["choice"]
+        assert list(job.scoring.evaluators) == ["choice"]
         assert {term.metric for term in job.objective.terms} == {"logit_difference"}
 
     @pytest.mark.parametrize("name", names_of("experiment"))

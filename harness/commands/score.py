@@ -1,7 +1,8 @@
 """`python -m harness.score RUN… evaluator=…`: score finished runs again, from the generations that lie on disk.
 
 A run's folder may come from somebody else. So nothing of it is run: its settings are read as values, a class that it
-names must be one of an installed package and of the right kind, and it cannot switch on code of a model.
+names must be of the right kind and of an installed package (or of one that the command line names with
+``hydra.searchpath=[pkg://PACKAGE.conf]``), and it cannot switch on code of a model.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 from harness.build import Scoring, built_evaluators, check_scoring
 from harness.config import composed, explain, parsed_setting, plain_values
 from harness.evaluate import score_run
-from harness.nodes import built
+from harness.nodes import Packages, built, installed_packages
 from harness.protocol import Protocol
 from harness.records.keys import Keys
 from harness.records.rows import Selected
@@ -33,6 +35,7 @@ from harness.subject.scorers import ScorerChoice
 
 CHANGEABLE = ("evaluator", "judge", "scorer", "protocol", "tracking", "name")
 _NODES = CHANGEABLE[:-1]
+_SEARCH_PATH = "hydra.searchpath="
 _LOCK_WAIT_SECONDS = 3600.0
 
 
@@ -40,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score every run; exit status 0 if all could be scored, 1 if not, 2 if nothing was tried."""
     given = _parser().parse_args(arguments)
     runs = [Path(item) for item in given.items if "=" not in item]
-    overrides = [item for item in given.items if "=" in item]
+    overrides = [item for item in given.items if "=" in item and not item.startswith(_SEARCH_PATH)]
+    search_path = [item for item in given.items if item.startswith(_SEARCH_PATH)]
     try:
         _check(runs, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    failures = [path for path in runs if not _attempt(path, overrides)]
+    failures = [path for path in runs if not _attempt(path, overrides, search_path)]
     return 1 if failures else 0
 
 
@@ -76,9 +80,9 @@ def _group(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0]
 
 
-def _attempt(path: Path, overrides: Sequence[str]) -> bool:
+def _attempt(path: Path, overrides: Sequence[str], search_path: Sequence[str]) -> bool:
     try:
-        folder, record = score(path, overrides)
+        folder, record = score(path, overrides, search_path)
     except Exception as error:  # one run must not stop the others
         print(f"error: {path}: {explain(error)}", file=sys.stderr)
         return False
@@ -92,12 +96,13 @@ def _attempt(path: Path, overrides: Sequence[str]) -> bool:
     return True
 
 
-def score(path: Path, overrides: Sequence[str]) -> tuple[Path, RunRecord]:
+def score(path: Path, overrides: Sequence[str], search_path: Sequence[str] = ()) -> tuple[Path, RunRecord]:
     """Score a run's generations with its own settings, changed by overrides; the model under study is not needed.
 
     Args:
         path: the run's folder.
         overrides: new settings of evaluators, judge, scorer, protocol, tracking or name.
+        search_path: ``hydra.searchpath=…``, where further YAMLs lie; packages named there are trusted.
 
     Returns:
         The new run's folder, beside the old one, and its record. Where that run is there already, it is left as it is.
@@ -110,8 +115,9 @@ def score(path: Path, overrides: Sequence[str]) -> tuple[Path, RunRecord]:
     meta = store.meta
     if old.record.generations is None or meta is None or not meta["files"]:
         raise ValueError("this run made no generations that could be scored; repeat its own command")
-    config, labels = _changed(old.record, overrides)
-    scoring = _scoring(config, labels)
+    packages = installed_packages() | set(re.findall(r"pkg://(\w+)", " ".join(search_path)))
+    config, labels = _changed(old.record, overrides, search_path)
+    scoring = _scoring(config, labels, packages)
     _check_options(list(old.selected.values()), scoring)
 
     # Which examples count was decided when the run was made, and stays so.
@@ -130,7 +136,7 @@ def score(path: Path, overrides: Sequence[str]) -> tuple[Path, RunRecord]:
                 lambda: scoring.scorer.open(scoring.scoring_model, None),
             )  # fmt: skip
             record.write(folder)
-        tracking = built(config["tracking"], Tracking, "tracking", installed_only=True)
+        tracking = built(config["tracking"], Tracking, "tracking", packages=packages)
         tracking.publish(folder)
     return folder, record
 
@@ -140,7 +146,7 @@ def _given_name(overrides: Sequence[str]) -> str | None:
     return names[-1] if names else None
 
 
-def _changed(record: RunRecord, overrides: Sequence[str]) -> tuple[dict[str, Any], Labels]:
+def _changed(record: RunRecord, overrides: Sequence[str], search_path: Sequence[str]) -> tuple[dict[str, Any], Labels]:
     """The run's configuration and labels with the overrides applied.
 
     A node that is chosen anew (``judge=local``) comes whole from its YAML; a single setting (``judge.model=…``) is
@@ -151,7 +157,7 @@ def _changed(record: RunRecord, overrides: Sequence[str]) -> tuple[dict[str, Any
     for node in _NODES:
         own = [item for item in overrides if _group(item) == node]
         if any(item.partition("=")[0] == node for item in own):
-            chosen, choices = composed(own)
+            chosen, choices = composed([*own, *search_path])
             config[node] = plain_values(chosen)[node]
             if node in Labels.model_fields:
                 labels = labels.model_copy(update={node: str(choices[node])})
@@ -172,9 +178,9 @@ def _set(config: dict[str, Any], item: str) -> None:
     node[last] = value
 
 
-def _scoring(config: Mapping[str, Any], labels: Labels) -> Scoring:
+def _scoring(config: Mapping[str, Any], labels: Labels, packages: Packages) -> Scoring:
     parts = {
-        name: built(config[name], kind, name, installed_only=True)
+        name: built(config[name], kind, name, packages=packages)
         for name, kind in (("judge", Judge), ("scorer", ScorerChoice), ("protocol", Protocol), ("model", ModelConfig))
     }
     model = dataclasses.replace(parts.pop("model"), trust_remote_code=False)
@@ -182,7 +188,7 @@ def _scoring(config: Mapping[str, Any], labels: Labels) -> Scoring:
     def find_subject() -> ResolvedModel:
         return resolve(model)
 
-    evaluators = built_evaluators(config["evaluator"], installed_only=True)
+    evaluators = built_evaluators(config["evaluator"], packages)
     scoring = Scoring(**parts, evaluators=evaluators, find_subject=find_subject, seed=int(config["seed"]))
     check_scoring(scoring, labels.judge)
     return scoring

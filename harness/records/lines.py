@@ -136,7 +136,9 @@ def read_lines(path: Path, mark: FileMark | None = None) -> Iterator[Row]:
         ValueError: a line is not JSON, or, at the end, the file is not what ``mark`` says.
     """
     if mark is not None and stored(path) is None:
-        raise ValueError(f"{path} is missing; it held {mark.lines} lines when the run was done")
+        raise ValueError(
+            f"{path} is missing; it held {mark.lines} lines when the run was done (remove its folder to make it anew)"
+        )
     if stored(path) is None:
         return
 

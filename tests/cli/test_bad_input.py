@@ -25,7 +25,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["method=["], ["method=["]),
         (["method=baseline,caa"], ["method=baseline,caa", "-m"]),
         (["seed=x"], ["seed must be a whole number", "'x'"]),
-        (["scored_trials=all"], ["scored_trials must be selected or best", "'all'"]),
+        (["protocol.scored_trials=all"], ["protocol.scored_trials must be one of selected, best", "'all'"]),
         (["+expect.caa.overlap.value=0.2"], ["expect.caa.overlap lacks source, tolerance"]),
         (["prune_loops=maybe"], ["prune_loops must be true or false", "'maybe'"]),
         (["task.limit=many"], ["task.limit must be a whole number or null", "'many'"]),

@@ -3,8 +3,8 @@
 import pytest
 from child import TINY, Cli
 
-from harness import doctor
 from harness.build import build
+from harness.commands import doctor
 from harness.config import composed
 
 

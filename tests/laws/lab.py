@@ -99,7 +99,7 @@ def _subject(family: str, dtype: str) -> LocalSubject:
 
 def workbench_of(job: Job) -> Workbench:
     """A bench for the job, on a tiny model that is loaded once per session; nothing is fitted yet."""
-    subject = _subject(str(job.model.family), job.model.dtype)
+    subject = _subject(str(job.model.config.family), job.model.config.dtype)
     bench = Workbench(subject, job.task, job.method, job.control, job.seed)
     bench.feed(job.task.examples("test"))
     return bench
