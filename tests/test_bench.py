@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hydra.utils import instantiate
+from laws.lab import composed, names_of
 
 from bench import batching, growth, judging, methods, report, search
 from bench.__main__ import TABLES, arguments, asked_tables, main
@@ -302,6 +304,11 @@ class TestCommandLine:
     def test_models_by_name_and_by_folder(self) -> None:
         assert model_config("smollm2", "cpu", "bfloat16").dtype == "bfloat16"
         assert model_config("some/model", "cpu", None).kind == "hub"
+
+    @pytest.mark.parametrize("name", sorted(set(names_of("model")) - {"hf", "gguf"}))
+    def test_a_model_is_what_the_harness_makes_of_its_yaml(self, name: str) -> None:
+        config, _ = composed([f"model={name}", "model.device=cpu"])
+        assert model_config(name, "cpu", None) == instantiate(config.model, _convert_="all")
 
     def test_a_folder_on_the_harness_command_line(self) -> None:
         assert model_overrides("tiny", "cpu", "bfloat16") == ["model=tiny", "model.device=cpu", "model.dtype=bfloat16"]

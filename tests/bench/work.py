@@ -55,12 +55,18 @@ def model_config(name: str, device: str, dtype: str | None) -> ModelConfig:
     Raises:
         ValueError: the YAML holds settings that no model has.
     """
-    path = _CONF / f"{name}.yaml"
-    if not path.is_file():
+    if not (_CONF / f"{name}.yaml").is_file():
         return ModelConfig(kind="hub", id=name, device=device, dtype=dtype or "float32", chat_template=False)  # type: ignore[arg-type]
-    options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    options = {key: value for key, value in options.items() if not key.startswith("_") and key != "defaults"}
-    return ModelConfig(**(options | {"device": device} | ({"dtype": dtype} if dtype else {})))
+    return ModelConfig(**(_settings(name) | {"device": device} | ({"dtype": dtype} if dtype else {})))
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What a YAML in conf/model states, on top of the one that it starts from: Hydra may not be installed here."""
+    stated = yaml.safe_load((_CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {}
+    for start in stated.pop("defaults", []):
+        settings |= {} if start == "_self_" else _settings(start)
+    return settings | {key: value for key, value in stated.items() if not key.startswith("_")}
 
 
 def model_overrides(name: str, device: str, dtype: str | None) -> list[str]:

@@ -41,6 +41,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["task.path=columns.jsonl"], ["columns.jsonl", "no column question", "found q, answer"]),
         (["task.path=empty.jsonl"], ["empty.jsonl holds no rows"]),
         (["model=hf", "model.id=./absent"], ["model folder not found: absent"]),
+        (["model=gguf"], ["model.kind=gguf needs model.path"]),
         (["model=gguf", "model.path=absent.gguf"], ["model file not found: absent.gguf"]),
         (["model=hf", "model.id=some/model"], ["cannot fetch some/model from the hub", "give a local folder"]),
         (["model.family=nosuch"], ["model.family must be one of llama"]),

@@ -56,8 +56,9 @@ def names_of(group: str) -> list[str]:
 
 
 def class_of(group: str, name: str) -> type:
-    """The class that a YAML names."""
-    return get_class(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["_target_"])
+    """The class that a YAML names, or the YAML that it starts from."""
+    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return get_class(node["_target_"]) if "_target_" in node else class_of(group, node["defaults"][0])
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -141,7 +141,7 @@ def test_local_folder_loads_and_is_named_by_its_content(folder, tmp_path, load_t
     assert load_model(config).identity != loaded.identity
 
 
-HUB_SCRIPT = """
+ATTEMPT = """
 import json
 from harness.subject.hub import hub_folder
 def attempt(repo, revision=None, weights=True):
@@ -150,7 +150,10 @@ def attempt(repo, revision=None, weights=True):
         return [identity, str(folder), sorted(item.name for item in folder.iterdir())]
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-print(json.dumps({
+"""
+HUB_SCRIPT = f"""
+{ATTEMPT}
+print(json.dumps({{
     "resolve": attempt("own/tiny", weights=False),
     "load": attempt("own/tiny"),
     "branch": attempt("own/tiny", "main"),
@@ -158,14 +161,14 @@ print(json.dumps({
     "gated": attempt("gated/tiny"),
     "away": attempt("away/tiny"),
     "name": attempt("not a name"),
-}))
+}}))
 """
 
 
-def ask_hub(address: str, home: Path, **environment: str) -> dict:
+def ask_hub(address: str, home: Path, script: str = HUB_SCRIPT, **environment: str) -> dict:
     """Hub libraries read their settings when they are imported, so each situation gets a process."""
     settings = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **environment}
-    done = subprocess.run([sys.executable, "-c", HUB_SCRIPT], env=settings, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -195,6 +198,13 @@ def test_hub_failures_say_what_to_do_in_one_line(folder, tmp_path):
     assert unreachable["load"].startswith("ConnectionError: cannot fetch own/tiny from the hub (")
     assert "model=hf model.id=FOLDER" in unreachable["load"]
     assert not [text for text in [*online.values(), *unreachable.values()] if "\n" in text]
+
+
+def test_a_transfer_that_breaks_off_is_one_line(folder, tmp_path):
+    script = f"{ATTEMPT}\nprint(json.dumps({{'torn': attempt('torn/tiny', weights=False)}}))"
+    with serve(folder) as address:
+        torn = ask_hub(address, tmp_path / "home", script)["torn"]
+    assert torn.startswith("ConnectionError: cannot fetch torn/tiny from the hub (peer closed connection"), torn
 
 
 def test_known_settings_without_weights_are_not_enough(folder):
