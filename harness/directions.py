@@ -14,7 +14,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from harness.data import Example, Pair
-from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Subject, Tokens, Where, shared
+from harness.model_view import Subject
+from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Tokens, Where, shared
 
 
 @dataclass(frozen=True, eq=False)

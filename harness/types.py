@@ -3,10 +3,11 @@
 Data flows one way. A *task* yields examples; a *method* turns fitted tensors and per-row parameters into an
 *intervention*; the engine applies the intervention while it generates; *evaluators* score the records.
 
-The definitions stand on three pages. Read the one that you need:
+The definitions stand on four pages. Read the one that you need:
 
 - `harness.data`: examples, contrast pairs, who may see what. For tasks, and for everybody.
-- `harness.steering`: sites, edits, probes, gates, methods, and what a method sees of the model. For methods.
+- `harness.steering`: sites, edits, probes, gates, methods. For methods.
+- `harness.model_view`: what a method sees of the model: activations, texts, passes with gradients. For methods.
 - `harness.scoring`: records, metrics, scores, evaluators, judges, scorers. For evaluators and judges.
 
 A name is looked up when it is asked for, so that reading scores does not import torch.
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from harness.data import Pair as Pair
     from harness.data import Parameters as Parameters
     from harness.data import Split as Split
+    from harness.model_view import Forward as Forward
+    from harness.model_view import Subject as Subject
+    from harness.model_view import TokenCount as TokenCount
+    from harness.model_view import TokenStates as TokenStates
     from harness.scoring import Estimate as Estimate
     from harness.scoring import Evaluator as Evaluator
     from harness.scoring import Generation as Generation
@@ -50,7 +55,6 @@ if TYPE_CHECKING:
     from harness.steering import RowData as RowData
     from harness.steering import Site as Site
     from harness.steering import Stream as Stream
-    from harness.steering import Subject as Subject
     from harness.steering import Tokens as Tokens
     from harness.steering import Where as Where
     from harness.steering import shared as shared
@@ -64,8 +68,9 @@ _PAGES: dict[str, tuple[str, ...]] = {
     ),
     "harness.steering": (
         *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),
-        *("RowData", "Site", "Stream", "Subject", "Tokens", "Where", "shared"),
+        *("RowData", "Site", "Stream", "Tokens", "Where", "shared"),
     ),
+    "harness.model_view": ("Forward", "Subject", "TokenCount", "TokenStates"),
     "harness.control": ("Control",),
     "harness.search.search": ("Search",),
     "harness.tasks.task": ("Task",),

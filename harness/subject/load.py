@@ -158,8 +158,7 @@ def peek(config: ModelConfig) -> tuple[PretrainedConfig, Layout]:
             found = AutoConfig.from_pretrained(
                 locate(config, weights=False)[0], trust_remote_code=config.trust_remote_code
             )
-    family_of(found.model_type, config.blocks_path)
-    return found, layout_of(found)
+    return found, layout_of(found, config.blocks_path)
 
 
 def load_model(config: ModelConfig) -> Loaded:
@@ -180,14 +179,28 @@ def load_model(config: ModelConfig) -> Loaded:
         model = _model(folder, config, device)
     model.eval().requires_grad_(False)
     stop_ids = _stop_ids(model, tokenizer)
-    return Loaded(config, model, tokenizer, layout_of(model.config), identity, device, stop_ids)
+    layout = layout_of(model.config, config.blocks_path)
+    return Loaded(config, model, tokenizer, layout, identity, device, stop_ids)
 
 
-def layout_of(config: PretrainedConfig) -> Layout:
-    """The shape of the language model that a configuration describes."""
+def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layout:
+    """The shape of the language model that a configuration describes.
+
+    Raises:
+        ValueError: unknown architecture, and no path of its blocks.
+    """
     text = config.get_text_config()
     width, heads = text.hidden_size, text.num_attention_heads
-    return Layout(text.num_hidden_layers, width, heads, getattr(text, "head_dim", None) or width // heads)
+    neurons = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+    return Layout(
+        num_layers=text.num_hidden_layers,
+        width=width,
+        num_heads=heads,
+        head_width=getattr(text, "head_dim", None) or width // heads,
+        # GPT-2 leaves the width of its MLP out where it is the usual one.
+        num_neurons=neurons or (4 * width if config.model_type == "gpt2" else None),
+        absent=family_of(config.model_type, blocks_path).absent,
+    )
 
 
 def locate(config: ModelConfig, *, weights: bool = True) -> tuple[Path, str]:
