@@ -175,6 +175,8 @@ def _row(bench: Workbench, example: Example, selection: Selection) -> dict[str, 
         "choices": list(example.choices),
         "target": example.target,
         "group": example.group,
+        "concept": example.concept,
+        "cluster": example.cluster,
         "metadata": dict(example.metadata),
         "prompt": bench.prompt(example),
         "trial": selection.trial,
@@ -210,6 +212,8 @@ def _example(row: dict[str, Any]) -> Example:
         target=row.get("target"),
         group=row["group"],
         metadata=row["metadata"],
+        concept=row.get("concept", ""),
+        cluster=row.get("cluster", ""),
     )
 
 

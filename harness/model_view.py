@@ -1,4 +1,4 @@
-"""What a method sees of the model: activations, texts, log-likelihoods, and passes with gradients. Part of the contract."""
+"""What a method sees of the model: activations, texts, likelihoods, passes with gradients. Part of the contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Layout, Site, Tokens, Where
-from harness.training import Workspace
+from harness.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)

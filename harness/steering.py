@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.data import Access, Example, FitData, Parameters
+from harness.data import Access, Example, FitData, Offer, Parameters
 
 if TYPE_CHECKING:
     from harness.model_view import Subject
@@ -320,7 +320,7 @@ class Method:
     """
 
     version: ClassVar[int] = 1
-    requires: ClassVar[frozenset[Literal["pairs", "texts", "labelled"]]] = frozenset()
+    requires: ClassVar[frozenset[Offer]] = frozenset()
     access: ClassVar[frozenset[Access]] = frozenset()
     steers: ClassVar[bool] = True
     """False for methods that change the prompt only; others must prove that they changed hidden states."""

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.control import Control as Control
     from harness.data import Access as Access
+    from harness.data import Demonstration as Demonstration
     from harness.data import Example as Example
     from harness.data import FitData as FitData
+    from harness.data import Offer as Offer
     from harness.data import Pair as Pair
     from harness.data import Parameters as Parameters
     from harness.data import Split as Split
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     from harness.tasks.task import Task as Task
 
 _PAGES: dict[str, tuple[str, ...]] = {
-    "harness.data": ("Access", "Example", "FitData", "Pair", "Parameters", "Split"),
+    "harness.data": ("Access", "Demonstration", "Example", "FitData", "Offer", "Pair", "Parameters", "Split"),
     "harness.scoring": (
         *("Estimate", "Evaluator", "Generation", "Grading", "Judge", "Metric"),
         *("Record", "Score", "Scorer", "Tools", "Verdict"),

@@ -19,7 +19,7 @@ from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tal
 from harness.subject.forward import forward
 from harness.subject.network import Network
 from harness.subject.passes import Text
-from harness.training import Workspace
+from harness.workspace import Workspace
 
 
 @dataclass(frozen=True)
