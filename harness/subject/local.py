@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -95,8 +96,9 @@ class LocalSubject:
     @cached_property
     def prefix_length(self) -> int:
         """Tokens that every rendered prompt begins with."""
-        one, other = (self.encode(self.render(question)) for question in ("1", "2"))
-        return next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+        rendered = [self.encode(self.render(question)) for question in ("", "1", "2")]
+        columns = zip(*rendered, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
 
     def render(self, prompt: str, instruction: str | None = None, raw: bool = False) -> str:
         """The exact text that the model reads for a prompt.
