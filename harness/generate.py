@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from harness.search.search import Selection, Setting, generation_fields, generat
 from harness.subject.load import device_of, load_model, locate
 from harness.subject.local import LocalSubject
 from harness.workbench import Request, Workbench
+from harness.workspace import Workspace
 
 _subjects: dict[str, LocalSubject] = {}
 
@@ -123,8 +126,7 @@ def _produce(job: Job, store: GenerationStore, examples: Sequence[Example]) -> N
     dev = job.task.examples("dev") if job.search.uses_dev else []
     if dev and job.steers:
         bench.feed(dev)
-    with _counted(store, subject):
-        _fit(bench, store)
+    _fit(bench, store)
     needs_scorer = job.search.needs_objective and "scorer" in job.objective.needs
     tools = Tools(scorer=job.scorer.open(subject) if needs_scorer else None, judge=job.judge)
     done = {row["example_id"] for row in store.generations}
@@ -147,8 +149,14 @@ def _fit(bench: Workbench, store: GenerationStore) -> None:
     saved = store.artifact
     if saved is not None:
         bench.adopt(saved)
-    elif fitted := bench.fit():
+        return
+    workspace = Workspace(store.folder / "training", progress=partial(progress, unit="steps"))
+    with _counted(store, bench.subject, workspace):
+        fitted = bench.fit(workspace)
+    if fitted:
         store.save_artifact(fitted)
+    # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
+    shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
 def _generate_all(
@@ -230,15 +238,16 @@ def _prove(job: Job, bench: Workbench, store: GenerationStore, examples: Sequenc
 
 
 @contextmanager
-def _counted(store: GenerationStore, subject: LocalSubject) -> Iterator[None]:
+def _counted(store: GenerationStore, subject: LocalSubject, fit: Workspace | None = None) -> Iterator[None]:
     tokens, start = subject.tally.forward_tokens, time.perf_counter()
     yield
-    store.costs.append(
-        [
-            {
-                "forward_tokens": subject.tally.forward_tokens - tokens,
-                "seconds": time.perf_counter() - start,
-                "peak_memory_bytes": peak_memory_bytes(),
-            }
-        ]
-    )
+    line: dict[str, Any] = {
+        "forward_tokens": subject.tally.forward_tokens - tokens,
+        "seconds": time.perf_counter() - start,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    if fit is not None:
+        line["kind"] = "fit"
+        for name in ("examples", "tokens", "seconds"):
+            line[f"training_{name}"] = sum(getattr(cost, name) for cost in fit.costs)
+    store.costs.append([line])

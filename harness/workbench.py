@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from harness.control import Control, stable_seed
-from harness.data import Access, Example, FitData, Parameters
+from harness.data import Access, Example, Parameters
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
 from harness.subject.decode import Decoded, Sampling
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task
+from harness.workspace import Workspace
 
 POOL_ROWS = 1024
 """Rows whose per-row tensors exist at once."""
@@ -65,10 +66,18 @@ class Workbench:
         """Whether hidden states are meant to change."""
         return self.method.steers and self.control.steers
 
-    def fit(self) -> Artifact:
-        """Fit the method on the training split, as the control hands it over."""
-        data = self.task.fit_data(self.method.requires) if self.steers else FitData()
-        self.adopt(self.method.fit(self.subject, self.control.fit_data(data, self.seed)) if self.steers else {})
+    def fit(self, workspace: Workspace | None = None) -> Artifact:
+        """Fit the method on the training split, as the control hands it over.
+
+        Args:
+            workspace: where a method that trains keeps checkpoints, shows progress and counts its cost.
+        """
+        if not self.steers:
+            self.adopt({})
+            return self.artifact
+        subject = dataclasses.replace(self.subject, workspace=workspace or Workspace())
+        data = self.control.fit_data(self.task.fit_data(self.method.requires), self.seed)
+        self.adopt(self.method.fit(subject, data))
         return self.artifact
 
     def adopt(self, artifact: Artifact) -> None:

@@ -155,6 +155,8 @@ class GenerationStore:
         total: dict[str, float] = {"trials": sum(row["trial"] >= 0 for row in self.trials)}
         for line in self.costs:
             for name, value in line.items():
+                if isinstance(value, str):  # what kind of work the line is about
+                    continue
                 total[name] = max(total.get(name, 0), value) if name.startswith("peak") else total.get(name, 0) + value
         return total
 
