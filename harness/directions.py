@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from harness.data import Example, Pair
-from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Subject, Tokens, Where, shared
+from harness.model_view import Subject
+from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Tokens, Where, shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness import receipt
@@ -20,6 +22,7 @@ from harness.subject.load import ResolvedModel, load_model
 from harness.subject.local import LocalSubject, Template
 from harness.subject.scorers import open_subject
 from harness.workbench import Request, Workbench
+from harness.workspace import Workspace
 
 _subjects: dict[str, LocalSubject] = {}
 
@@ -121,10 +124,14 @@ def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     if (saved := store.artifact) is not None:
         bench.adopt(saved)
         return
-    fitted = bench.fit()
-    store.add_work(meter.lap("fit", examples=bench.fit_examples))
+    workspace = Workspace(store.folder / "training", progress=partial(progress, unit="steps"))
+    fitted = bench.fit(workspace)
+    trained_on = sum(cost.examples for cost in workspace.costs)
+    store.add_work(meter.lap("fit", examples=trained_on or bench.fit_examples))
     if fitted:
         store.save_artifact(fitted)
+    # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
+    shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
 def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Parameters, setting: Setting) -> None:

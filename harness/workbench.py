@@ -17,6 +17,7 @@ from harness.subject.decode import Decoded, Sampling
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task
+from harness.workspace import Workspace
 
 POOL_ROWS = 1024
 """Rows whose per-row tensors exist at once."""
@@ -57,28 +58,34 @@ class Workbench:
     _fed: dict[str, Example] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Let a task of bare texts have them, also where the method reads activations."""
-        if self.task.raw:
-            self.subject = dataclasses.replace(self.subject, template=Template(chat=False))
+        """Let fits and conditions read prompts as the run does: with its instruction, and bare for a task of texts."""
+        template = Template(chat=False) if self.task.raw else self.subject.template
+        self.subject = dataclasses.replace(self.subject, template=template, instruction=self.method.instruction)
 
     @property
     def steers(self) -> bool:
         """Whether hidden states are meant to change."""
         return self.method.steers and self.control.steers
 
-    def fit(self) -> Artifact:
-        """Fit the method on the training split, as the control hands it over."""
+    def fit(self, workspace: Workspace | None = None) -> Artifact:
+        """Fit the method on the training split, as the control hands it over.
+
+        Args:
+            workspace: where a method that trains keeps checkpoints, shows progress and counts its cost.
+        """
         if not self.steers:
-            return {}
+            self.adopt({})
+            return self.artifact
+        subject = dataclasses.replace(self.subject, workspace=workspace or Workspace())
         data = self.control.fit_data(self.task.fit_data(self.method.requires), self.seed)
-        self.fit_examples = len(data.pairs) + len(data.source) + len(data.target) + len(data.control)
-        self.fit_examples += len(data.labelled)
-        self.adopt(self.method.fit(self.subject, data))
+        sets = (data.pairs, data.source, data.target, data.control, data.labelled, data.demonstrations)
+        self.fit_examples = sum(map(len, sets))
+        self.adopt(self.method.fit(subject, data))
         return self.artifact
 
     def adopt(self, artifact: Artifact) -> None:
-        """Take over fitted tensors from disk."""
-        self.artifact = {name: value.to(self.subject.network.device) for name, value in artifact.items()}
+        """Take over fitted tensors, wherever they were made, to where the model lives."""
+        self.artifact = {name: value.detach().to(self.subject.device) for name, value in artifact.items()}
 
     def prompt(self, example: Example) -> str:
         """The exact text that the model reads for an example."""
@@ -152,11 +159,17 @@ class Workbench:
         if not missing:
             return
         handed = [self._fed.get(example.id, example) for example in missing]
-        if Access.GOLD not in self.method.access:
-            handed = [example.redacted() for example in handed]
+        handed = [self._shown(example) for example in handed]
         found = self.method.condition(self.subject, self.artifact, handed)
         for index, example in enumerate(missing):
             self._conditions[example.id] = {name: value[index] for name, value in found.items()}
+
+    def _shown(self, example: Example) -> Example:
+        """What the method may see of an example."""
+        access = self.method.access
+        if Access.GOLD not in access:
+            return example.redacted(keep_concept=Access.CONCEPT in access)
+        return example if Access.CONCEPT in access else dataclasses.replace(example, concept="")
 
     def _generate(
         self, requests: Sequence[Request], intervention: Intervention, on_finish: Callable[[], None] | None

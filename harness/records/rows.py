@@ -66,6 +66,8 @@ def example_row(example: Example) -> Row:
         "choices": list(example.choices),
         "target": example.target,
         "group": example.group,
+        "concept": example.concept,
+        "cluster": example.cluster,
         "metadata": dict(example.metadata),
     }
 
@@ -81,6 +83,8 @@ def example_of(row: Mapping[str, Any]) -> Example:
         choices=tuple(row["choices"]),
         target=row["target"],
         group=row["group"],
+        concept=row["concept"],
+        cluster=row["cluster"],
         metadata=row["metadata"],
     )
 

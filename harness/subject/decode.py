@@ -169,7 +169,7 @@ class Decoder:
                 self.tally.batch_shrinks += 1
         return [self.results[index] for index in range(len(self.prompts))]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, whose tensors no edit could take a gradient through
     def _run_once(
         self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
     ) -> None:

@@ -186,8 +186,7 @@ def resolve(config: ModelConfig) -> ResolvedModel:
             case "hub":
                 folder, identity, weights = _hub_model(config)
                 settings = _settings(folder, config)
-    family_of(settings.model_type, config.blocks_path)
-    return ResolvedModel(config, settings, layout_of(settings), identity, device, weights)
+    return ResolvedModel(config, settings, layout_of(settings, config.blocks_path), identity, device, weights)
 
 
 def _settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
@@ -234,11 +233,24 @@ def load_model(wanted: ModelConfig | ResolvedModel) -> Loaded:
     return Loaded(config, model, tokenizer, resolved.layout, resolved.identity, device, stop_ids)
 
 
-def layout_of(config: PretrainedConfig) -> Layout:
-    """The shape of the language model that a configuration describes."""
+def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layout:
+    """The shape of the language model that a configuration describes.
+
+    Raises:
+        ValueError: unknown architecture, and no path of its blocks.
+    """
     text = config.get_text_config()
     width, heads = text.hidden_size, text.num_attention_heads
-    return Layout(text.num_hidden_layers, width, heads, getattr(text, "head_dim", None) or width // heads)
+    neurons = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+    return Layout(
+        num_layers=text.num_hidden_layers,
+        width=width,
+        num_heads=heads,
+        head_width=getattr(text, "head_dim", None) or width // heads,
+        # GPT-2 leaves the width of its MLP out where it is the usual one.
+        num_neurons=neurons or (4 * width if config.model_type == "gpt2" else None),
+        absent=family_of(config.model_type, blocks_path).absent,
+    )
 
 
 def _gguf_file(config: ModelConfig) -> tuple[Path, str]:

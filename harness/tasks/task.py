@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
-from harness.data import Example, FitData, Pair, Split
+from harness.data import Demonstration, Example, FitData, Offer, Pair, Split
 from harness.tasks.rows import Row, check_columns, file_rows
 from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
 
 Kind = Literal["generate", "choice", "both"]
 Role = Literal["source", "target", "control"]
-Offer = Literal["pairs", "texts", "labelled"]
 
 
 _NUMBERS = (
@@ -72,7 +71,7 @@ class Task:
         raise NotImplementedError
 
     def offers(self) -> frozenset[Offer]:
-        """What methods can fit on here."""
+        """What methods can fit on here. Where there are pairs, there are demonstrations too."""
         return frozenset()
 
     def pairs(self) -> list[Pair]:
@@ -90,6 +89,19 @@ class Task:
             for pair in self.pairs()
             for completion, wanted in ((pair.positive, True), (pair.negative, False))
         ]
+
+    def demonstrations(self) -> list[Demonstration]:
+        """Training texts, wanted and unwanted, with the concept they show; by default both of each pair."""
+        return [
+            Demonstration(pair.prompt, completion, wanted=wanted, group=pair.group)
+            for pair in self.pairs()
+            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+        ]
+
+    @property
+    def _offered(self) -> frozenset[Offer]:
+        derived: frozenset[Offer] = frozenset({"demonstrations"})
+        return self.offers() | derived if "pairs" in self.offers() else self.offers()
 
     @property
     def origin(self) -> str:
@@ -137,9 +149,9 @@ class Task:
         Raises:
             ValueError: the task does not offer it, or has no training rows.
         """
-        missing = requires - self.offers()
+        missing = requires - self._offered
         if missing:
-            offered = ", ".join(sorted(self.offers())) or "nothing to fit on"
+            offered = ", ".join(sorted(self._offered)) or "nothing to fit on"
             raise ValueError(f"task {self.name} offers {offered}; the method needs {', '.join(sorted(missing))}")
         if requires and not self._has_training_rows():
             raise ValueError(self._why_empty("train"))
@@ -152,6 +164,7 @@ class Task:
             target=tuple(self.texts("target")) if texts else (),
             control=tuple(self.texts("control")) if texts else (),
             labelled=tuple(self.labelled()) if "labelled" in requires else (),
+            demonstrations=tuple(self.demonstrations()) if "demonstrations" in requires else (),
         )
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -161,6 +174,9 @@ class Task:
             content.append([dataclasses.astuple(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
             content.append([self.texts(role) for role in get_args(Role)] if "texts" in self.offers() else [])
             content.append(self.labelled() if "labelled" in self.offers() else [])
+            # Those made from pairs say nothing new.
+            own = "demonstrations" in self.offers()
+            content.append([dataclasses.astuple(shown) for shown in self.demonstrations()] if own else [])
         text = json.dumps([self.name, self.version, self.raw, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -76,12 +76,23 @@ def job_of(overrides: Sequence[str]) -> Job:
     return build(*composed(overrides))
 
 
+_SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
+"""Laws hold after any training; a short one with large steps is enough to steer."""
+
+
+def _settings_of(method: str) -> tuple[str, ...]:
+    settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
+    return (*_SMALL, *(_SHORT_TRAINING if "training" in settings else ()))
+
+
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
     """A small job of a method, on the first shipped task that offers what the method requires."""
     refusals = []
     for task in SHIPPED_TASKS:
         try:
-            return job_of([f"method={method}", *_SMALL, f"model.family={family}", f"task={task}", *overrides])
+            return job_of(
+                [f"method={method}", *_settings_of(method), f"model.family={family}", f"task={task}", *overrides]
+            )
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise

@@ -107,7 +107,8 @@ def write_run(out: Path, **changes: Any) -> Path:
     write_lines(generations / "generations.jsonl", [
         {
             "example_id": name, "question": f"Where is {name}?", "answer": "Bergen", "aliases": ["Bjørgvin", "BGO"],
-            "distractors": [], "choices": [], "target": None, "trial": 0, "objective": None,
+            "distractors": [], "choices": [], "concept": "", "cluster": "", "target": None,
+            "trial": 0, "objective": None,
             "group": "", "metadata": {"topic": "Places"}, "prompt": f"Q: {name}?", "parameters": {"strength": 2},
             "text": steered, **GENERATED,
         }
