@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 from harness.data import Demonstration, Example, FitData, Offer, Pair, Split
+from harness.records.keys import described
 from harness.tasks.rows import Row, check_columns, file_rows
 from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
 
@@ -169,14 +169,15 @@ class Task:
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> str:
         """SHA-256 over what the chosen splits hold, and over what can be fitted on where ``train`` is among them."""
-        content: list[object] = [[dataclasses.asdict(example) for example in self._examples[split]] for split in splits]
+        # Fields at their default are left out, so that the vocabulary may grow without new keys for old data.
+        content: list[object] = [[described(example) for example in self._examples[split]] for split in splits]
         if "train" in splits and self._has_training_rows():
-            content.append([dataclasses.astuple(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
+            content.append([described(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
             content.append([self.texts(role) for role in get_args(Role)] if "texts" in self.offers() else [])
             content.append(self.labelled() if "labelled" in self.offers() else [])
             # Those made from pairs say nothing new.
             own = "demonstrations" in self.offers()
-            content.append([dataclasses.astuple(shown) for shown in self.demonstrations()] if own else [])
+            content.append([described(shown) for shown in self.demonstrations()] if own else [])
         text = json.dumps([self.name, self.version, self.raw, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

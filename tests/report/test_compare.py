@@ -1,6 +1,8 @@
 """Comparing runs from disk: what is refused, what is listed as not counted, what is compared with what."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -405,3 +407,18 @@ def test_a_doubtful_judge_is_marked_and_a_trusted_one_is_not(pair: list[Path]) -
     found = compare(pair)
     assert not any("graded by" in finding.text for finding in summary(found))
     assert found.calibration("overlap") is None
+
+
+def test_a_judged_metric_is_marked_whatever_the_judge_writes_into_its_scores(pair: list[Path]) -> None:
+    """That a metric hangs on a judge is a fact of the record, not of what stands in the details of its scores."""
+    for run in pair:
+        rewrite(run, judge="somebody's judge", judge_calibration=None)
+    calibration = compare(pair).calibration("correct")
+    assert calibration == {"judge": "somebody's judge", "mark": "not calibrated"}
+    assert compare(pair).calibration("overlap") is None
+
+
+def test_comparing_needs_no_torch() -> None:
+    script = "import sys, harness.commands.compare; print({'torch', 'transformers', 'hydra'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"
