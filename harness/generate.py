@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from harness import receipt
 from harness.build import Job
 from harness.data import Example, Parameters
-from harness.progress import progress
+from harness.progress import phase
 from harness.records.meter import Meter
 from harness.records.rows import Selected
 from harness.records.run import Cost, Receipt
@@ -32,7 +33,8 @@ def subject_for(job: Job) -> LocalSubject:
     key = _weights_key(job.model)
     if key not in _subjects:
         _subjects.clear()
-        _subjects[key] = open_subject(load_model(job.model))
+        with phase(f"load {job.model.config.label}"):
+            _subjects[key] = open_subject(load_model(job.model))
     opened = _subjects[key]
     template = Template(job.model.config.prompt_template, job.model.config.chat_template)
     return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
@@ -104,28 +106,24 @@ def _produce(job: Job, store: GenerationStore) -> None:
     done = {item.record.example.id for item in store.selected()}
     todo = [example for example in tests if example.id not in done]
 
-    expected = job.search.num_trials_of(len(todo)) + job.search.num_dev_trials_of(len(dev))
-    with progress(title_of(job), expected) as advance:
-        setting = Setting(job.objective, tools, job.seed, store, meter, advance)
-        prepared = job.search.prepare(bench, dev, setting)
+    setting = Setting(job.objective, tools, job.seed, store, meter, lambda _count: None)
+    with phase("search on dev items", job.search.num_dev_trials_of(len(dev)) or None) as advance:
+        prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
         store.save_prepared(prepared)
-        _generate_all(job, bench, todo, prepared, setting)
+    with phase("test items", job.search.num_trials_of(len(todo))) as advance:
+        _generate_all(job, bench, todo, prepared, dataclasses.replace(setting, advance=advance))
     if job.steers and store.receipt is None:
-        _prove(job, bench, store, meter)
-
-
-def title_of(job: Job) -> str:
-    """The job in a few words, for progress bars."""
-    axes = (job.labels["method"], job.labels["control"], job.labels["search"])
-    return " ".join(label for label in axes if label not in ("", "none"))
+        with phase("proof of steering"):
+            _prove(job, bench, store, meter)
 
 
 def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     if (saved := store.artifact) is not None:
         bench.adopt(saved)
         return
-    workspace = Workspace(store.folder / "training", progress=partial(progress, unit="steps"))
-    fitted = bench.fit(workspace)
+    workspace = Workspace(store.folder / "training", progress=partial(phase, unit="steps"))
+    with phase("fit"):
+        fitted = bench.fit(workspace)
     trained_on = sum(cost.examples for cost in workspace.costs)
     store.add_work(meter.lap("fit", examples=trained_on or bench.fit_examples))
     if fitted:

@@ -199,6 +199,7 @@ class RunRecord(_Part):
         status: ``done`` once everything is written.
         error: why it failed.
         sweep: name of the sweep that it belongs to.
+        overrides: what the command line set for it.
         config: the composed configuration.
         labels: which YAML each choice was taken from.
         access: what method, search and control were shown besides the question.
@@ -231,6 +232,7 @@ class RunRecord(_Part):
     status: Status
     error: str | None = None
     sweep: str | None = None
+    overrides: tuple[str, ...] = ()
     config: dict[str, Any]
     labels: Labels
     access: tuple[str, ...] = ()

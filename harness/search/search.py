@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.data import Access, Example, Parameters
+from harness.progress import Advance
 from harness.records.meter import Meter
 from harness.records.rows import Trial
 from harness.records.store import GenerationStore
@@ -17,9 +18,6 @@ from harness.workbench import Request, Workbench
 
 CHUNK = 64
 """Test items whose generations are written together, where nothing else decides it."""
-
-Advance = Callable[[int], None]
-"""Reports so many finished trials."""
 
 
 @dataclass(frozen=True)
