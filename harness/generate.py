@@ -21,7 +21,7 @@ from harness.records.provenance import peak_memory_bytes
 from harness.records.store import GenerationStore, Lines, locked
 from harness.scorer import open_subject, scorer_identity
 from harness.scoring import Record, Tools
-from harness.search.search import Selection, Setting, generation_fields, generation_of
+from harness.search.search import Prepared, Selection, Setting, generation_fields, generation_of
 from harness.subject.load import device_of, load_model, locate
 from harness.subject.local import LocalSubject
 from harness.workbench import Request, Workbench
@@ -159,9 +159,7 @@ def _fit(bench: Workbench, store: GenerationStore) -> None:
     shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
-def _generate_all(
-    job: Job, bench: Workbench, todo: Sequence[Example], prepared: dict[str, float], setting: Setting
-) -> None:
+def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Prepared, setting: Setting) -> None:
     size = job.search.chunk_size
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]

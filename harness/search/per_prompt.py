@@ -10,7 +10,7 @@ from harness.control import stable_seed
 from harness.data import Access, Example, Parameters
 from harness.scoring import Generation
 from harness.search.proposals import Proposer, Sampler, check_sampler
-from harness.search.search import Search, Selection, Setting, Trial, searchable
+from harness.search.search import Prepared, Search, Selection, Setting, Trial, searchable
 from harness.steering import Layout, Method
 from harness.workbench import Request, Workbench
 
@@ -60,7 +60,7 @@ class PerPrompt(Search):
         return {}
 
     def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+        self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
         """Search every prompt, chunk by chunk."""
         size = max(1, self.rows_per_round // min(self.trials_per_round, self.num_trials))
