@@ -35,7 +35,8 @@ class TokenVector(Method):
 
     Read is every token of prompt and completion behind the prefix that all prompts share (beginning-of-text mark,
     template), each counting the same. ``pca`` is the first principal component of the wanted texts' tokens, ``lat``
-    that of normalised differences of random pairs of them, ``mean_difference`` the wanted tokens' mean less the others'.
+    that of normalised differences of random pairs of them, ``mean_difference`` the wanted tokens' mean less that of
+    the others.
 
     Source:
         Wu et al. 2025 (AxBench), arXiv 2501.17148, section 4: baselines DiffMean, PCA and LAT. Deviations: the sign of
