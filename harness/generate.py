@@ -11,14 +11,14 @@ from pathlib import Path
 
 from harness import receipt
 from harness.build import Job
-from harness.data import Example, Parameters
+from harness.data import Example
 from harness.progress import phase
 from harness.records.meter import Meter
 from harness.records.rows import Selected
 from harness.records.run import Cost, Receipt
 from harness.records.store import GenerationStore, locked
 from harness.scoring import Tools
-from harness.search.search import Setting
+from harness.search.search import Prepared, Setting
 from harness.subject.load import ResolvedModel, load_model
 from harness.subject.local import LocalSubject, Template
 from harness.subject.scorers import open_subject
@@ -62,7 +62,7 @@ class Generated:
     selected: tuple[Selected, ...]
     receipt: Receipt | None
     cost: Cost
-    parameters: Parameters
+    parameters: Prepared
 
 
 def generations_folder(job: Job) -> Path:
@@ -125,14 +125,15 @@ def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     with phase("fit"):
         fitted = bench.fit(workspace)
     trained_on = sum(cost.examples for cost in workspace.costs)
-    store.add_work(meter.lap("fit", examples=trained_on or bench.fit_examples))
+    trained_tokens = sum(cost.tokens for cost in workspace.costs)
+    store.add_work(meter.lap("fit", trained_on or bench.fit_examples, trained_tokens))
     if fitted:
         store.save_artifact(fitted)
     # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
     shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
-def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Parameters, setting: Setting) -> None:
+def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Prepared, setting: Setting) -> None:
     """Chunk by chunk. The chunks are the same after a restart, since each is written whole or not at all."""
     size = job.search.chunk_size
     for start in range(0, len(todo), size):

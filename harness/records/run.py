@@ -99,7 +99,7 @@ class Cost(_Part):
         forward_tokens: tokens fed through the model.
         seconds: wall time.
         peak_memory_bytes: most memory that any session used.
-        fit_examples, fit_tokens, fit_seconds: the share of fitting the method, counted above too.
+        fit_examples, fit_tokens, fit_seconds: the share of fitting the method; each visit of a training counts.
         judge_calls: requests to a judge; answers from its cache are none.
         judge_cost: US dollars; None if the price is unknown.
     """

@@ -31,6 +31,7 @@ class Work:
         seconds: wall time.
         peak_memory_bytes: most memory of the process so far.
         examples: training examples seen, for a fit.
+        trained_tokens: tokens learnt from in all sessions together, where the fit was a training.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Work:
     seconds: float
     peak_memory_bytes: int = 0
     examples: int = 0
+    trained_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -148,7 +150,7 @@ class GenerationStore:
             seconds=sum(row["seconds"] for row in rows),
             peak_memory_bytes=max((row["peak_memory_bytes"] for row in rows), default=0),
             fit_examples=sum(row["examples"] for row in fits),
-            fit_tokens=sum(row["forward_tokens"] for row in fits),
+            fit_tokens=sum(row["trained_tokens"] or row["forward_tokens"] for row in fits),
             fit_seconds=sum(row["seconds"] for row in fits),
         )
 

@@ -92,6 +92,7 @@ class TestEveryPair:
             assert bool(data.pairs) == ("pairs" in job.method.requires)
             assert bool(data.source) == bool(data.target) == bool(data.control) == ("texts" in job.method.requires)
             assert bool(data.labelled) == ("labelled" in job.method.requires)
+            assert bool(data.demonstrations) == ("demonstrations" in job.method.requires)
 
     @staticmethod
     def _gold_only_where_declared(job: Job, seen: Seen) -> None:
