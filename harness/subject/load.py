@@ -98,7 +98,7 @@ class ModelConfig:
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
                 raise ValueError(f"model.{name} must be one of {choices}, got {getattr(self, name)!r}")
-        missing.{name}" for name in _NEEDED[self.kind] if not getattr(self, name)]
+        missing = [f"model.{name}" for name in _NEEDED[self.kind] if not getattr(self, name)]
         if missing:
             raise ValueError(f"model.kind={self.kind} needs {' and '.join(missing)}")
         self._refuse_other_kinds_fields()
