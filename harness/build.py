@@ -234,20 +234,32 @@ class Job:
         }
 
 
-def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> Job:
+def build(
+    config: DictConfig,
+    choices: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    model: ResolvedModel | None = None,
+) -> Job:
     """Build every plug-in of a run and check that they fit each other.
 
     Args:
         config: the composed configuration.
         choices: which YAML each group was taken from, for labels.
         overrides: what it was composed from.
+        model: one that is at hand already, instead of the one that the configuration names.
 
     Raises:
         ValueError: a setting is wrong; the message says which, what was found and what is allowed.
     """
     values = checked_values(config)
+    labels = {axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])}
+    if model is not None:
+        target = f"{ModelConfig.__module__}.{ModelConfig.__qualname__}"
+        values["model"] = {"_target_": target, **dataclasses.asdict(model.config)}
+        labels["model"] = model.config.label
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
-    model = resolve(parts.pop("model"))
+    named = parts.pop("model")
+    model = model or resolve(named)
     job = Job(
         **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
         model=model,
@@ -265,7 +277,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
         name=values["name"],
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
-        labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])},
+        labels=labels,
         config={name: node for name, node in values.items() if name not in ("jobs", "controls")},
         overrides=tuple(overrides),
     )

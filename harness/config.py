@@ -34,7 +34,7 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
         with start:
             config = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(explain(error, overrides)) from error
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]

@@ -43,6 +43,12 @@ def subject_for(job: Job) -> LocalSubject:
     return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
 
 
+def keep_loaded(model: ResolvedModel, subject: LocalSubject) -> None:
+    """Use a model that is loaded already for the jobs that ask for it."""
+    _subjects.clear()
+    _subjects[_weights_key(model)] = subject
+
+
 def forget_subjects() -> None:
     """Give the memory of loaded models back."""
     _subjects.clear()

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness import launching
+from harness.commands.help import help_text
 from harness.config import composed, explain, refuse_lists
 from harness.launching import Outcome
 
@@ -53,6 +54,9 @@ def command_line(main: Callable[[], Any]) -> int:
     # Hydra's parser does not find overrides on both sides of its one usual option.
     sweep = [item for item in sys.argv[1:] if item in ("-m", "--multirun")]
     sys.argv[1:] = [*sweep[:1], *(item for item in sys.argv[1:] if item not in sweep)]
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return 0
     if wrong := _wrong_option():
         print(f"error: {wrong}", file=sys.stderr)
         return 2

@@ -123,6 +123,9 @@ class Provenance(_Part):
     device: str = ""
     dtype: str = ""
     model_identity: str = ""
+    num_layers: int | None = None
+    width: int | None = None
+    method_version: int = 1
     task_fingerprint: str = ""
     command: str = ""
     scored_again_from: str | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from harness.steering import Carry, Intervention, Site, Where
@@ -100,3 +101,21 @@ class Steering:
         if self._observer is not None:
             self._observer(site, h, new, where)
         return new
+
+
+BeforePass = Callable[[tuple[Any, ...], dict[str, Any]], None]
+"""Called with the arguments of a forward pass."""
+
+
+@contextmanager
+def before_each_pass(model: nn.Module, look: BeforePass) -> Iterator[None]:
+    """Call ``look`` at the start of every forward pass of a model, inside the block."""
+
+    def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        look(args, kwargs)
+
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -252,7 +252,7 @@ def load_model(wanted: ModelConfig | ResolvedModel) -> Loaded:
         tokenizer = _tokenizer(folder, config)
         model = _model(folder, config, device)
     model.eval().requires_grad_(False)
-    stop_ids = _stop_ids(model, tokenizer)
+    stop_ids = stop_ids_of(model, tokenizer)
     return Loaded(config, model, tokenizer, resolved.layout, resolved.identity, device, stop_ids)
 
 
@@ -369,7 +369,7 @@ def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Map
             raise ValueError(f"the files of {label} in {folder} hold numbers that are none, in {name}")
 
 
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that the model, its generation settings or its tokenizer call an end."""
     sources = (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer)
     found = [getattr(source, "eos_token_id", None) for source in sources]

@@ -1,0 +1,1 @@
+"""The Python interface: load, fit, generate, compare, apply."""

@@ -1,0 +1,1 @@
+"""Fitted methods as files: bundles of our own, and the formats of other tools."""
