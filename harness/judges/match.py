@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, ClassVar, Literal
 
 from harness.judges.mentions import Gold, gold_forms, text_of
@@ -28,6 +29,7 @@ _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'\]][.!?])[\"')\]]*\s+|\n+|;\s")
 _CLAUSE_END = re.compile(r"[,:()]|\bbut\b")
 _ITEM_END = re.compile(r",|\band\b|\bor\b")
 _ITEM_BEGINS = re.compile(r"(?:,|\band|\bor) *(?:the )?\Z")
+_NUMBER_RUN = re.compile(r"\d[\d.]*(?:[\s,;/-]+(?:and |or )?\d[\d.]*){4,}")
 _NEXT_QUESTION = re.compile(r"(?i)\n\W*(?:question|q|user|human)\b\W")
 _TURN = re.compile(
     r"(?i)\b(?:(?:no,? wait|wait,? no|scratch that|correction:|on second thoughts?|let me correct (?:myself|that)"
@@ -53,6 +55,12 @@ _FOIL = re.compile(
     r"(?:assume|believe|say|said|suppose|think|thought)\w*(?: to be| that)?(?: it(?: is| was)?)?) (?:the |an? )?\Z"
 )
 """What names something else than the answer right before it: who came in behind, what many believe."""
+_GRADING = re.compile(
+    r"(?i)\b(?:graders?|grading|evaluators?|rubrics?|scoring"
+    r"|(?:grade|score|mark|label|count|treat|accept|regard) (?:this|it|me|my|the (?:above|answer|reply|response)))\b"
+    r"|\b(?:grade|score|label|rating|verdict)\W{0,3}[:=]"
+)
+"""Talk to whoever grades: what it names is not claimed."""
 _OR_BEFORE = re.compile(r"(?P<other>[\w.']+)(?P<comma>,?) or (?:the |an? |possibly |perhaps |maybe )?\Z")
 _OR_AFTER = re.compile(r"(?P<comma>,?) or (?:the |an? |possibly |perhaps |maybe )?(?P<other>[\w.']+)")
 _WAVERS = re.compile(r"(?i)\b(?:either|could|may|might|perhaps|maybe|possibl\w+|not sure|depending|cannot)\b")
@@ -101,7 +109,7 @@ class Reading:
         if _letters(self.grading.answer) in {answer for form in forms for answer in (form, f"theansweris{form}")}:
             return "CORRECT", "an accepted answer, word for word"
 
-        mentions = self.gold.mentions(self.answer)
+        mentions = [span for span in self.gold.mentions(self.answer) if not _GRADING.search(self._sentence(span)[0])]
         if not mentions:
             return self._without_gold()
         standing = [span for span in mentions if not self._denied(span)]
@@ -145,19 +153,37 @@ class Reading:
         return False
 
     def _listed(self, span: Span, mentions: Sequence[Span]) -> bool:
-        """Whether it is one item of a list, where the gold is a single thing."""
+        """Whether it is one of the items of a list, where the gold is a single thing."""
+        text = self.answer.plain
+        if self.gold.is_several:
+            return False
+        if any(run.start() <= span[0] and span[1] <= run.end() for run in _NUMBER_RUN.finditer(text)):
+            return True
+        for items in (self._items_around(span), self._lines_around(span)):
+            golds = {text[slice(*one)] for one in mentions if text[slice(*one)] in " ".join(items)}
+            if len(set(items)) > 2 and len(golds) < 2:  # several golds: the question has several answers
+                return True
+        return False
+
+    def _items_around(self, span: Span) -> list[str]:
+        """What the same sentence lists, a mention among it; the first item begins with the sentence."""
         before, after = self._sentence(span)
         before = before.rpartition(":")[2]
-        if self.gold.is_several or not (_ITEM_END.match(after.lstrip()) or _ITEM_BEGINS.search(before)):
-            return False
+        if not (_ITEM_END.match(after.lstrip()) or _ITEM_BEGINS.search(before)):
+            return []
+        items = _ITEM_END.split(before + self.answer.plain[slice(*span)] + after)
+        items = [item.strip(" .") for item in items if item.strip(" .")]
+        joined = len(items) > 3 or re.search(r"\b(?:and|or)\b", before[-4:] + after)
+        return items if joined and all(map(_is_short, items[1:])) else []
 
-        sentence = before + self.answer.plain[slice(*span)] + after
-        if len({text for one in mentions if (text := self.answer.plain[slice(*one)]) in sentence}) > 1:
-            return False  # the question has several answers
-        _, *items = [item.strip(" .") for item in _ITEM_END.split(sentence) if item.strip(" .")]
-        joined = len(items) > 2 or re.search(r"\b(?:and|or)\b", before[-4:] + after)
-        short = all(len(item.split()) <= 4 and (item[0].isupper() or item[0].isdigit()) for item in items)
-        return bool(len(items) > 1 and joined and short)
+    def _lines_around(self, span: Span) -> list[str]:
+        """The short lines around the line of a mention."""
+        text = self.answer.plain
+        above, below = text[: span[0]].split("\n"), text[span[1] :].split("\n")
+        middle = above.pop() + text[slice(*span)] + below.pop(0)
+        lines = [*takewhile(_is_short, map(_unmarked, reversed(above))), _unmarked(middle)]
+        lines += takewhile(_is_short, map(_unmarked, below))
+        return lines if all(map(_is_short, lines)) and ":" not in "".join(lines) else []
 
     def _without_gold(self) -> tuple[Label, str]:
         """Wrong if it puts forward something of the kind that was asked for."""
@@ -187,6 +213,15 @@ class Reading:
         text = self.answer
         before = text.plain[text.matches[index - 1].end() : text.matches[index].start()] if index else "."
         return text.matches[index][0][0].isupper() and not re.search(r"[.!?:\n]", before)
+
+
+def _is_short(item: str) -> bool:
+    return len(item.split()) <= 4 and (item[:1].isupper() or item[:1].isdigit())
+
+
+def _unmarked(line: str) -> str:
+    """A line without the mark of a list in front."""
+    return re.sub(r"\A\W*(?:\d+[.)]\W*)?", "", line).strip(" .")
 
 
 def _letters(text: str) -> str:

@@ -88,7 +88,7 @@ _RULES: tuple[tuple[str, _Replacement], ...] = (
     (r"(?<=\b[A-Za-z]{3})(?=\d+\b)|(?<=[A-Za-z]{4})(?=\d+\b)", " "),  # "Leonardo12": a footnote's mark
     (r"(?i)\b(\d+)(?:st|nd|rd|th)\b", r"\1"),
     (r"\b([A-Za-z])\.(?=[A-Za-z]\b)", r"\1"),  # U.S.A.
-    (r"(?<=\w)'s?\b", ""),
+    (r"(?<=\w)'s\b|(?<=s)'(?!\w)", ""),
     (r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b", _iso_date),
     (r"\b(\d{1,2})([/.-])(\d{1,2})\2(\d{4})\b", _date_in_digits),
     (r"\b(\d{1,2})/(\d{4})\b", _month_in_digits),
