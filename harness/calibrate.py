@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _interval(found: Interval, form: str = ".3f") -> str:
     return f"{found.value:{form}}{limits}"
 
 
-def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: str = "") -> dict[str, Mapping[str, Any]]:
+def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: str = "") -> dict[str, dict[str, Any]]:
     """Measure on every set and print; store what decides trust.
 
     Returns:

@@ -19,7 +19,6 @@ from harness.build import Job, build, composed
 from harness.config import expand, explain, swept
 from harness.data import Example
 from harness.generate import subject_for
-from harness.judges.usage import dollars
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.scoring import Grading
@@ -154,12 +153,9 @@ def _judge(jobs: Sequence[Job]) -> Finding:
     if not judged:
         return Finding("judge", "ok", "not needed")
     gradings = [grading for job in judged for grading in _gradings(job)]
-    forecast = getattr(judged[0].judge, "forecast", None)
     label = f"judge={judged[0].labels['judge']} ({judged[0].judge.identity})"
-    if forecast is None:
-        return Finding("judge", "ok", f"{label}: up to {len(gradings)} gradings, no calls, {dollars(0.0)}")
     # Answers are not known yet, so hardly any can be found in the cache.
-    return Finding("judge", "ok", f"{label}: {forecast(gradings)}")
+    return Finding("judge", "ok", f"{label}: {judged[0].judge.forecast(gradings)}")
 
 
 def _gradings(job: Job) -> Iterator[Grading]:

@@ -111,23 +111,38 @@ class Verdict:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Judge(Protocol):
-    """Grades answers. ``rubrics`` names what it can grade; ``identity`` goes into every score."""
+class Judge:
+    """Grades answers. A judge derives from this class, states ``rubrics`` and ``identity``, and fills in ``grade``.
 
-    rubrics: frozenset[str]
+    The others may stay as they are. A judge that says nothing of its ``calibration`` counts as "not calibrated" and is
+    marked so wherever its numbers appear; whether it is to be trusted is never taken for granted.
+    """
+
+    rubrics: ClassVar[frozenset[str]] = frozenset()
+    """What it can grade, by the names that a `Grading` uses."""
+    usage: Any = None
+    """What was used since it was made: an object with ``calls`` and ``cost`` (US dollars, None if unknown), or None."""
 
     @property
     def identity(self) -> str:
-        """Name and version, with the hash of the prompts in use."""
-        ...
+        """Name and version, with the hash of the prompts in use; stored with every score."""
+        raise NotImplementedError(f"{type(self).__name__} must say who grades: a property 'identity'")
+
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """How well this version agrees with people: at least ``judge`` and ``mark``; see `harness.judges.trust`."""
+        return {"judge": self.identity, "mark": "not calibrated"}
 
     def preflight(self) -> None:
         """Raise before any weights load if the judge cannot be reached."""
-        ...
+
+    def forecast(self, gradings: Sequence[Grading]) -> object:
+        """What these gradings would need, as something that reads well as a text."""
+        return f"{len(gradings)} gradings, cost unknown"
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must grade: a method 'grade'")
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,6 @@ def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
     def correlation(drawn: Int[np.ndarray, "Q"]) -> float:
         index = np.concatenate([rows[question] for question in drawn])
         constant = np.ptp(people[index]) == 0 or np.ptp(judge[index]) == 0
-        return float("nan") if constant else float(spearmanr(people[index], judge[index]).statistic)
+        return float("nan") if constant else float(spearmanr(people[index], judge[index])[0])
 
     return _over_questions(correlation, len(rows), seed)

@@ -12,8 +12,8 @@ from harness.judges.cache import Call, Reply, ReplyCache
 from harness.judges.progress import judging
 from harness.judges.prompts import RUBRICS, Rubric, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
-from harness.judges.usage import Usage
-from harness.scoring import Grading, Verdict
+from harness.judges.usage import Forecast, Price, Usage, forecast
+from harness.scoring import Grading, Judge, Verdict
 from harness.subject.load import Loaded, ModelConfig, load_model, locate, peek
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LocalJudge:
+class LocalJudge(Judge):
     """Grades with a transformers model. Every reply parses: the likeliest of the allowed answers is the grade.
 
     Args:
@@ -77,6 +77,13 @@ class LocalJudge:
             ValueError, FileNotFoundError, PermissionError, ConnectionError: it is not to be had; as `peek` says.
         """
         peek(self.model)
+
+    def forecast(self, gradings: Sequence[Grading]) -> Forecast:
+        """Prompts that the cache does not hold; they cost time, not money."""
+        calls = {call.key: call for call in map(self._call, gradings)}
+        known = self._replies.find(calls.values())
+        prompts = [call.prompt for key, call in calls.items() if key not in known]
+        return forecast(len(gradings), len(gradings) - len(prompts), prompts, 1, Price(0.0, 0.0))
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order. A prompt longer than the model's context is unscored."""

@@ -19,8 +19,8 @@ from harness.judges.mentions import Gold, gold_forms, text_of
 from harness.judges.prompts import rubric_named
 from harness.judges.spelling import STOP_WORDS, Span, Text, stem
 from harness.judges.trust import calibration_of
-from harness.judges.usage import Usage
-from harness.scoring import Grading, Verdict
+from harness.judges.usage import Forecast, Usage
+from harness.scoring import Grading, Judge, Verdict
 
 Label = Literal["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]
 _REACH = 300  # so many characters before and after a mention are read
@@ -230,7 +230,7 @@ def _letters(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MatchJudge:
+class MatchJudge(Judge):
     """Grades the SimpleQA labels by rules; it cannot grade quality.
 
     CORRECT needs the gold answer or an alias, not denied and without a rival. Numbers are equal or lie in the gold's
@@ -255,8 +255,9 @@ class MatchJudge:
         """How well this version agrees with readers; see `harness.judges.trust`."""
         return calibration_of(self.identity)
 
-    def preflight(self) -> None:
-        """Rules are always at hand."""
+    def forecast(self, gradings: Sequence[Grading]) -> Forecast:
+        """No call and no cost, however many there are."""
+        return Forecast(len(gradings), num_cached=0, num_calls=0, prompt_tokens=0, completion_tokens=0, cost=0.0)
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order.
