@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,11 @@ class Score:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} of {self.example_id}: a score must be finite, got {self.value}")
 
+    def audited(self, second: Score, judge: str) -> Score:
+        """This score with what the verdict of a second judge would have made of it, under "audit" in the details."""
+        audit = {"judge": judge, "score": second.value, "reason": second.reason}
+        return dataclasses.replace(self, details={**self.details, "audit": audit})
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -101,7 +107,10 @@ class Grading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's reply. ``value`` is one of the rubric's allowed answers, or None with a reason (and the raw reply)."""
+    """A judge's reply. ``value`` is one of the rubric's allowed answers, or None with a reason (and the raw reply).
+
+    ``audit`` is a second judge's verdict on the same answer, where it was asked for one.
+    """
 
     value: str | None
     reason: str = ""
@@ -109,6 +118,7 @@ class Verdict:
     expected: float | None = None
     entropy: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    audit: Verdict | None = None
 
 
 class Judge:
