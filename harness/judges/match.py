@@ -26,15 +26,16 @@ Label = Literal["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]
 _REACH = 300  # so many characters before and after a mention are read
 
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'\]][.!?])[\"')\]]*\s+|\n+|;\s")
-_CLAUSE_END = re.compile(r"[,:()]|\bbut\b")
+_CLAUSE_END = re.compile(r"(?i)[,:()]|(?<!anything )\bbut\b")
 _ITEM_END = re.compile(r",|\band\b|\bor\b")
 _ITEM_BEGINS = re.compile(r"(?:,|\band|\bor) *(?:the )?\Z")
+_OPTIONS = re.compile(r"(?:\A|\s)\(?[A-E][.)]\s.*?(?=\s\(?[A-E][.)]\s|\n|\Z)")
 _NUMBER_RUN = re.compile(r"\d[\d.]*(?:[\s,;/-]+(?:and |or )?\d[\d.]*){4,}")
 _NEXT_QUESTION = re.compile(r"(?i)\n\W*(?:question|q|user|human)\b\W")
 _TURN = re.compile(
     r"(?i)\b(?:(?:no,? wait|wait,? no|scratch that|correction:|on second thoughts?|let me correct (?:myself|that)"
     r"|actually,? (?:no|it(?:'s| is| was))|i meant?|(?:(?:so|therefore|thus|hence),? (?:the|my) |final |correct )"
-    r"answer (?:is|must be))\b|final answer:)|\n\W*answer:"
+    r"answer (?:is|must be))\b|final answer:)|(?:\n|[.!?]\s)\W*answer:"
 )
 _DENIAL = re.compile(
     r"(?i)\b(?:not|never|neither|nor|cannot|\w+n't|without|unlike|except|hardly|wrong\w*|doubt|den(?:y|ies)"
@@ -45,28 +46,30 @@ _NO_DENIAL = re.compile(
     r"|\bnot (?:only|just|merely|sure|certain|entirely|completely|to mention)\b"
 )
 _DENIED_AFTER = re.compile(
-    r"(?i)\W{0,3}(?:(?:(?:is|was|are|were|has|had|does|did|can|could|would)(?: be)?(?: \w+ly)? "
-    r"(?:not\b(?! only| just)|never|wrong|incorrect|false)|(?:is|was|are|were|does|did|ca)n't|no)\b"
+    r"(?i)[.!?]\s*(?:no\b|(?:that|this|it|which) (?:is|was) (?:not|wrong|incorrect|false)\b)"
+    r"|\W{0,3}(?:(?:(?:is|was|are|were|has|had|does|did|can|could|would)(?: be)?(?: \w+ly)? "
+    r"(?:not\b(?! only| just)|never|wrong|incorrect|false)|(?:is|was|are|were|does|did|ca)n't)\b"
     r"|(?:comes?|came|finish\w*|placed?|ranks?) (?:in )?(?:the )?(?:[2-9]|last)\b)"
 )
 _FOIL = re.compile(
     r"(?i)\b(?:(?:ahead of|behind|compared (?:to|with)|confused with|succeeded|replaced)"
-    r"|(?:often|commonly|widely|mistakenly|wrongly|people|many|some|first i) "
+    r"|(?:often|commonly|widely|mistakenly|wrongly|people|many|some|everyone|1 i) "
     r"(?:assume|believe|say|said|suppose|think|thought)\w*(?: to be| that)?(?: it(?: is| was)?)?) (?:the |an? )?\Z"
 )
 """What names something else than the answer right before it: who came in behind, what many believe."""
 _GRADING = re.compile(
-    r"(?i)\b(?:graders?|grading|evaluators?|rubrics?|scoring"
+    r"(?i)\b(?:graders?|grading|evaluators?|rubrics?|scoring|(?:gold|reference|expected|accepted|target)(?: answer)?"
+    r"|synonym (?:of|for)|counts? as|(?:treat|accept|count|regard) \w+ as|another name (?:of|for)"
     r"|(?:grade|score|mark|label|count|treat|accept|regard) (?:this|it|me|my|the (?:above|answer|reply|response)))\b"
     r"|\b(?:grade|score|label|rating|verdict)\W{0,3}[:=]"
 )
 """Talk to whoever grades: what it names is not claimed."""
-_OR_BEFORE = re.compile(r"(?P<other>[\w.']+)(?P<comma>,?) or (?:the |an? |possibly |perhaps |maybe )?\Z")
-_OR_AFTER = re.compile(r"(?P<comma>,?) or (?:the |an? |possibly |perhaps |maybe )?(?P<other>[\w.']+)")
+_OR_BEFORE = re.compile(r"(?P<other>[\w.']+)(?P<comma>,?) (?:or|/) (?:the |an? |possibly |perhaps |maybe )?\Z")
+_OR_AFTER = re.compile(r"(?P<comma>,?) (?:or|/) (?:the |an? |possibly |perhaps |maybe )?(?P<other>[\w.']+)")
 _WAVERS = re.compile(r"(?i)\b(?:either|could|may|might|perhaps|maybe|possibl\w+|not sure|depending|cannot)\b")
 _DECLINES = re.compile(
-    r"(?i)(?:\b(?:not|never|no|cannot|unable|without|hard|difficult|impossible|need)\b|n't\b)[^.!?;]{0,40}"
-    r"\b(?:able|access|answer|aware|certain\w*|confirm|context|data|details?|determine|documented|find|give|guess|idea"
+    r"(?i)(?:\b(?:not|never|no|cannot|unable|without|hard|difficult|impossible|need)\b|n't\b|\bdont\b)[^.!?;]{0,40}"
+    r"\b(?:able|access|answer|aware|browse|certain\w*|confirm|context|data|details?|determin\w*|documented|find|give|guess|idea"
     r"|identify|information|know\w*|look|provide|recall|records?|reliable|remember|say|specif\w+|state|sure|tell|verify)\b"
     r"|\b(?:sorry|unfortunately|afraid|unknown|unclear|refuse|as an ai"
     r"|(?:more|further) (?:context|information|details?)|please (?:provide|clarify|consult|check|tell))\b"
@@ -77,8 +80,8 @@ _GUESSES = re.compile(
 )
 _EMPTY_WORDS = """
 sure help happy question answer please thank sorry hello hi okay ok yes no well i you me my your can could would will
-let do does did have has what how when where why there these those than then not if so but just one thing also about
-know think grade graded grading grader correct incorrect label judge gold reply rules
+let id im ill ive idk dunno do does did have has what how when where why there these those than then not if so but just
+one thing also about know think grade graded grading grader correct incorrect label judge gold reply rules
 """
 _EMPTY = frozenset(map(stem, _EMPTY_WORDS.split()))
 """Words that say nothing by themselves, and those of talk about grading."""
@@ -109,7 +112,7 @@ class Reading:
         if _letters(self.grading.answer) in {answer for form in forms for answer in (form, f"theansweris{form}")}:
             return "CORRECT", "an accepted answer, word for word"
 
-        mentions = [span for span in self.gold.mentions(self.answer) if not _GRADING.search(self._sentence(span)[0])]
+        mentions = [span for span in self.gold.mentions(self.answer) if not self._talks_of_grading(span)]
         if not mentions:
             return self._without_gold()
         standing = [span for span in mentions if not self._denied(span)]
@@ -131,14 +134,21 @@ class Reading:
         stop = min(ends[min(bisect_left(ends, span[1]), len(ends) - 1)], span[1] + _REACH)
         return text[start : span[0]], text[span[1] : stop]
 
+    def _talks_of_grading(self, span: Span) -> bool:
+        """Whether the sentence has begun to speak to whoever grades; words of the question do not count."""
+        asked = self.gold.question.plain.lower()
+        before, _ = self._sentence(span)
+        return any(match[0].lower() not in asked for match in _GRADING.finditer(before))
+
     def _denied(self, span: Span) -> bool:
         """Whether it stands there as what the answer is not; words of the question deny nothing."""
-        before, after = self._sentence(span)
+        before, _ = self._sentence(span)
         clause = _CLAUSE_END.split(_NO_DENIAL.sub(" ", before))[-1]
         asked = self.gold.question.plain.lower()
         if any(match[0].lower() not in asked for match in _DENIAL.finditer(clause)):
             return True
-        return bool(_DENIED_AFTER.match(after) or _FOIL.search(before))
+        following = self.answer.plain[span[1] : span[1] + _REACH]
+        return bool(_DENIED_AFTER.match(following) or _FOIL.search(before))
 
     def _beside_another(self, span: Span) -> bool:
         """Whether "or" stands between it and another of its kind; "x, or y" is one thing by two names."""
@@ -159,9 +169,10 @@ class Reading:
             return False
         if any(run.start() <= span[0] and span[1] <= run.end() for run in _NUMBER_RUN.finditer(text)):
             return True
-        for items in (self._items_around(span), self._lines_around(span)):
+        options = [match[0] for match in _OPTIONS.finditer(text)]
+        for items in (self._items_around(span), self._lines_around(span), options):
             golds = {text[slice(*one)] for one in mentions if text[slice(*one)] in " ".join(items)}
-            if len(set(items)) > 2 and len(golds) < 2:  # several golds: the question has several answers
+            if len(set(items)) > 2 and len(golds) == 1:  # several golds: the question has several answers
                 return True
         return False
 
@@ -173,7 +184,8 @@ class Reading:
             return []
         items = _ITEM_END.split(before + self.answer.plain[slice(*span)] + after)
         items = [item.strip(" .") for item in items if item.strip(" .")]
-        joined = len(items) > 3 or re.search(r"\b(?:and|or)\b", before[-4:] + after)
+        # three items without "and" may be a town, its county and its country, if the gold comes first
+        joined = len(items) > 3 or before.strip() or re.search(r"\b(?:and|or)\b", after)
         return items if joined and all(map(_is_short, items[1:])) else []
 
     def _lines_around(self, span: Span) -> list[str]:
@@ -183,7 +195,7 @@ class Reading:
         middle = above.pop() + text[slice(*span)] + below.pop(0)
         lines = [*takewhile(_is_short, map(_unmarked, reversed(above))), _unmarked(middle)]
         lines += takewhile(_is_short, map(_unmarked, below))
-        return lines if all(map(_is_short, lines)) and ":" not in "".join(lines) else []
+        return lines if _is_short(_unmarked(middle)) else []
 
     def _without_gold(self) -> tuple[Label, str]:
         """Wrong if it puts forward something of the kind that was asked for."""
@@ -216,7 +228,7 @@ class Reading:
 
 
 def _is_short(item: str) -> bool:
-    return len(item.split()) <= 4 and (item[:1].isupper() or item[:1].isdigit())
+    return len(item.split()) <= 4 and (item[:1].isupper() or item[:1].isdigit()) and ":" not in item
 
 
 def _unmarked(line: str) -> str:

@@ -8,29 +8,30 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 
-from harness.judges.spelling import MONTHS, STOP_WORDS, Span, Text, stem
+from harness.judges.spelling import MONTHS, SCALES, STOP_WORDS, Span, Text, stem
 from harness.scoring import Grading
 
 _MOST = 200  # mentions that are returned: the last ones, for a loop has thousands
 _SLACK = 8  # so many other words may stand among the words of a gold answer
+_SLIP = 1e-3  # numbers in other units are rounded
 _SHARE_OF_NAME, _SHARE_OF_PHRASE = 0.6, 1 / 3  # so much of a gold's own words must be there: descriptions get reworded
 
 _VAGUE_WORDS = "about around approximately roughly nearly almost over than more less some circa ca c"
 _VAGUE = frozenset(_VAGUE_WORDS.split())
+_MEASURES = (
+    "second sec 1|minute min 60|hour hr h 3600|day 86400|week 604800|month 2629800|year yr 31557600|decade 315576000"
+    "|century 3155760000",
+    "mm millimetre millimeter 0.001|cm centimetre centimeter 0.01|inch 0.0254|foot feet ft 0.3048|m metre meter 1"
+    "|km kilometre kilometer 1000|mile mi 1609.344",
+    "g gram 1|ounce oz 28.3495|pound lb 453.592|kg kilogram kilo 1000|tonne ton 1000000",
+)
 _UNITS = {
-    stem(name): (kind, unit)
-    for kind, units in enumerate(
-        (
-            "seconds sec|minutes min|hours hr h|days|weeks|months|years yr|decades|centuries century",
-            "mm millimetres millimeters|cm centimetres centimeters|m metres meters|km kilometres kilometers"
-            "|feet foot ft|inches|miles mi",
-            "g grams|kg kilograms kilos|pounds lb|ounces oz|tonnes tons",
-        )
-    )
-    for unit, names in enumerate(units.split("|"))
-    for name in names.split()
+    stem(name): (kind, float(names.split()[-1]))
+    for kind, units in enumerate(_MEASURES)
+    for names in units.split("|")
+    for name in names.split()[:-1]
 }
-"""Units by name: what they measure, and which of its units it is."""
+"""What each unit measures, and how much of it."""
 
 _RANGE = re.compile(r"\s*\(acceptable range:([^)]*)\)")
 _ASIDE = re.compile(r"\s*\([^)]*\)")
@@ -104,7 +105,7 @@ class Gold:
 
         words = [word for match, word in form.pairs if match[0].lower() not in STOP_WORDS | _VAGUE]
         if 1 <= len(words) <= 4 and _is_number(words[0]) and not any(map(_is_number, words[1:])):
-            return self._numbers(words, answer)
+            return self._numbers(form, words, answer)
         return self._whole(form, words or form.words, answer) or self._part(form, words, answer)
 
     def _asked(self, date: Mapping[str, int]) -> list[str]:
@@ -112,25 +113,23 @@ class Gold:
         named = [name for name in date if re.search(rf"(?i)\b{name}\b", self.grading.question)]
         return list(date) if not named or re.search(r"(?i)\b(?:day|date)\b", self.grading.question) else named
 
-    def _numbers(self, words: Sequence[str], answer: Text) -> list[Span]:
+    def _numbers(self, form: Text, words: Sequence[str], answer: Text) -> list[Span]:
         """Numbers that are equal, or in the range that the gold states, and do not count something else."""
         stated = _RANGE.search(self.grading.gold)
         limits = [float(word) for word in Text(stated[1]).words if _is_number(word)] if stated else []
-        low, high = limits if len(limits) == 2 else (float(words[0]),) * 2
+        low, high = limits if len(limits) == 2 else _rounded(form.raw, words[0])
 
         unit = _unit(words[1:]) or _unit(self.question.words)
         numbers = [(index, float(word)) for index, word in enumerate(answer.words) if _is_number(word)]
         right = []
         for index, value in numbers:
             other = _unit(answer.words[index + 1 : index + 2])
-            if low <= value <= high and not (unit and other and unit != other and unit[0] == other[0]):
+            slip = 0.0
+            if unit and other and unit != other and unit[0] == other[0]:
+                value, slip = value * other[1] / unit[1], _SLIP
+            if low * (1 - slip) <= value <= high * (1 + slip):
                 right.append(index)
-
-        # "How many papers?" - "12 papers, 10 of them in German": what stands with the noun is what counts
-        counted = re.search(r"(?i)\bhow many (?:more )?([a-z]+)", self.question.plain)
-        noun = stem(counted[1].lower()) if counted else ""
-        tied = {index for index, _ in numbers if noun and noun in answer.words[index + 1 : index + 4]}
-        return [answer.span(index, index) for index in right if index in tied or not tied]
+        return [answer.span(index, index) for index in right]
 
     def _whole(self, form: Text, words: Sequence[str], answer: Text) -> list[Span]:
         """All words near each other; else all letters in a row; else the initials."""
@@ -204,7 +203,20 @@ def _is_number(word: str) -> bool:
     return bool(re.fullmatch(r"\d+(?:\.\d+)?", word))
 
 
-def _unit(words: Sequence[str]) -> tuple[int, int] | None:
+def _rounded(form: str, number: str) -> tuple[float, float]:
+    """The values that round to a number as it is written: to its last decimal, or its last figure before "million"."""
+    scale = re.search(rf"(?i)(\d) ?({'|'.join(SCALES)}|k)\b", form)
+    decimals = re.search(r"\d\.(\d+)", form)
+    if not scale and not decimals:
+        return float(number), float(number)
+    zeros = re.search(r"0*$", number.removesuffix(".0"))
+    step = 1 / 10 ** len(decimals[1]) if decimals else 10 ** len(zeros[0] if zeros else "")
+    if decimals and scale:
+        step *= SCALES.get(scale[2].lower(), 1000)
+    return float(number) - step / 2, float(number) + step / 2
+
+
+def _unit(words: Sequence[str]) -> tuple[int, float] | None:
     return next((_UNITS[word] for word in words if word in _UNITS), None)
 
 

@@ -19,7 +19,7 @@ _SMALL_WORDS = "a an the of in on at to by for with from and or is was are were 
 STOP_WORDS = frozenset(_SMALL_WORDS.split())
 _MONTH_NAMES = "january february march april may june july august september october november december"
 MONTHS = _MONTH_NAMES.split()
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 stem = lru_cache(1 << 16)(stemmer("english").stemWord)
 """A word in lower case without its ending."""
@@ -55,7 +55,7 @@ def _in_digits(match: re.Match[str]) -> str:
 
 def _times_scale(match: re.Match[str]) -> str:
     number = 1.0 if match[1] in "aA" else float(match[1])
-    return str(round(number * _SCALES[match[2].lower()]))
+    return str(round(number * SCALES.get(match[2].lower(), 1000)))
 
 
 def _in_words(day: str, month: str, year: str) -> str:
@@ -94,7 +94,7 @@ _RULES: tuple[tuple[str, _Replacement], ...] = (
     (r"\b(\d{1,2})/(\d{4})\b", _month_in_digits),
     *((rf"(?i)\b{month[:3]}{'t?' if month == 'september' else ''}\b\.?", month) for month in MONTHS),
     (rf"(?i)\b(?:{_NUMBER_WORD})(?:[ -](?:and )?(?:{_NUMBER_WORD}))*\b", _in_digits),
-    (rf"(?i)\b(\d+(?:\.\d+)?|a)[ -]({'|'.join(_SCALES)})\b", _times_scale),
+    (rf"(?i)\b(\d+(?:\.\d+)?|a)[ -]?({'|'.join(SCALES)}|k)\b", _times_scale),
     (r"\b[XVI]{2,}\b|(?<=[a-z] )(?:[VX]|I(?=\W*$|[.,;:)]))\b", _roman),  # a lone I is a numeral at the end only
 )
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)
@@ -168,11 +168,11 @@ class Text:
 def _same(one: str, other: str) -> bool:
     """Equal, or spelt alike: the same consonants, or in a long word one letter that is missing, added or swapped."""
     shorter = min(len(one), len(other))
-    if one == other or shorter < 5 or not (one + other).isalpha():
+    if one == other or shorter < 6 or not (one + other).isalpha():
         return one == other
     edits = OSA.distance(one, other, score_cutoff=2)
     if _consonants(one) == _consonants(other):
-        return edits <= (2 if shorter > 5 else 1)
+        return edits <= 2
     return edits == 1 and shorter > 6 and (len(one) != len(other) or sorted(one) == sorted(other))
 
 
