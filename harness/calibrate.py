@@ -92,7 +92,7 @@ def sets_of_file(path: Path, part: Part | None = None) -> list[LabelledSet]:
         ValueError: a row is not as it should be, or there is none.
     """
     items = read_items(path)
-    rows = (json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip())
+    rows = (json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip())
     by_source: dict[str, list[Item]] = {}
     for item, row in zip(items, rows, strict=True):
         if part is None or part_of(item.question) == part:

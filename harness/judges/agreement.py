@@ -73,7 +73,7 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         ValueError: a row lacks a field or has another label; with its line.
     """
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8").split("\n")  # not splitlines: JSON may hold other separators of lines as they are
     return [_item(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 

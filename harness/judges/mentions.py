@@ -120,9 +120,12 @@ class Gold:
         low, high = limits if len(limits) == 2 else _rounded(form.raw, words[0])
 
         unit = _unit(words[1:]) or _unit(self.question.words)
+        days = [span for date, span in _dates(answer) if "month" in date]
         numbers = [(index, float(word)) for index, word in enumerate(answer.words) if _is_number(word)]
         right = []
         for index, value in numbers:
+            if any(start <= answer.matches[index].start() < end for start, end in days):
+                continue
             other = _unit(answer.words[index + 1 : index + 2])
             slip = 0.0
             if unit and other and unit != other and unit[0] == other[0]:
