@@ -167,14 +167,21 @@ class Reading:
         text = self.answer.plain
         if self.gold.is_several:
             return False
-        if any(run.start() <= span[0] and span[1] <= run.end() for run in _NUMBER_RUN.finditer(text)):
+        if any(start <= span[0] and span[1] <= end for start, end in self._number_runs):
             return True
-        options = [match[0] for match in _OPTIONS.finditer(text)]
-        for items in (self._items_around(span), self._lines_around(span), options):
+        for items in (self._items_around(span), self._lines_around(span), self._options):
             golds = {text[slice(*one)] for one in mentions if text[slice(*one)] in " ".join(items)}
             if len(set(items)) > 2 and len(golds) == 1:  # several golds: the question has several answers
                 return True
         return False
+
+    @cached_property
+    def _number_runs(self) -> list[Span]:
+        return [match.span() for match in _NUMBER_RUN.finditer(self.answer.plain)]
+
+    @cached_property
+    def _options(self) -> list[str]:
+        return [match[0] for match in _OPTIONS.finditer(self.answer.plain)]
 
     def _items_around(self, span: Span) -> list[str]:
         """What the same sentence lists, a mention among it; the first item begins with the sentence."""
@@ -184,8 +191,9 @@ class Reading:
             return []
         items = _ITEM_END.split(before + self.answer.plain[slice(*span)] + after)
         items = [item.strip(" .") for item in items if item.strip(" .")]
-        # three items without "and" may be a town, its county and its country, if the gold comes first
-        joined = len(items) > 3 or before.strip() or re.search(r"\b(?:and|or)\b", after)
+        # three items without "and" may be a town with its county and country; not where nothing else is said before it
+        alone = bool(before.strip()) and _is_short(items[0])
+        joined = len(items) > 3 or alone or re.search(r"\b(?:and|or)\b", before[-4:] + after)
         return items if joined and all(map(_is_short, items[1:])) else []
 
     def _lines_around(self, span: Span) -> list[str]:

@@ -120,11 +120,14 @@ class Gold:
         low, high = limits if len(limits) == 2 else _rounded(form.raw, words[0])
 
         unit = _unit(words[1:]) or _unit(self.question.words)
-        days = [span for date, span in _dates(answer) if "month" in date]
+        dates = [span for date, span in _dates(answer) if "month" in date]
+        dated = {
+            start + match.start() for start, end in dates for match in re.finditer(r"\d+", answer.plain[start:end])
+        }
         numbers = [(index, float(word)) for index, word in enumerate(answer.words) if _is_number(word)]
         right = []
         for index, value in numbers:
-            if any(start <= answer.matches[index].start() < end for start, end in days):
+            if answer.matches[index].start() in dated:
                 continue
             other = _unit(answer.words[index + 1 : index + 2])
             slip = 0.0
