@@ -81,11 +81,12 @@ def shipped_sets() -> list[LabelledSet]:
     ]
 
 
-def sets_of_file(path: Path, part: Part | None = None) -> list[LabelledSet]:
+def sets_of_file(path: Path, part: Part | None = None, name: str = "") -> list[LabelledSet]:
     """A file's answers, by the source that its rows name.
 
     Args:
         path: JSON Lines.
+        name: what the set is called, in front of the source; the file's own name if empty.
         part: only the questions of this part, as `part_of` splits them.
 
     Raises:
@@ -101,8 +102,10 @@ def sets_of_file(path: Path, part: Part | None = None) -> list[LabelledSet]:
         raise ValueError(f"{path} holds no labelled answers{f' of the {part} part' if part else ''}")
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     suffix = f" ({part})" if part else ""
-    named = ((f"{path.stem} {source}".strip() + suffix, found) for source, found in sorted(by_source.items()))
-    return [LabelledSet(name, found, content, part != "open") for name, found in named]
+    return [
+        LabelledSet(f"{name or path.stem} {source}".strip() + suffix, found, content, part != "open")
+        for source, found in sorted(by_source.items())
+    ]
 
 
 def items_hash(items: Sequence[Item]) -> str:
@@ -175,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", help="data=FILE, and as for python -m harness: judge=local, judge.KEY=…"
     )
     parser.add_argument("--part", choices=_PARTS, help="of data=FILE only these questions (split by a hash)")
+    parser.add_argument("--name", default="", help="what data=FILE is called beside its figures")
     parser.add_argument("--into", type=Path, metavar="FILE", help="also add the figures to this JSON file of judges")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
@@ -184,7 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [text for text in options.overrides if not text.startswith("data=")]
     try:
         judge = compose_judge(overrides)
-        sets = [one for path in files for one in sets_of_file(path, options.part)] if files else shipped_sets()
+        sets = (
+            [one for path in files for one in sets_of_file(path, options.part, options.name)]
+            if files
+            else shipped_sets()
+        )
         judge.preflight()
         shown = [f"data={Path(text).name}" if text.startswith("data=") else text for text in given]
         command = " ".join(["python -m harness.calibrate", *_without(shown, "--into")])
