@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import spearmanr
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
@@ -240,9 +240,8 @@ def _over_questions(statistic: Callable[[Int[np.ndarray, "Q"]], float], num_ques
     value = statistic(every)
     if not np.isfinite(value) or num_questions < 2:
         return Interval(value if np.isfinite(value) else None, None, None)
-    draws = bootstrap(
-        (every,), statistic, n_resamples=_DRAWS, vectorized=False, method="percentile", rng=np.random.default_rng(seed)
-    ).bootstrap_distribution
+    rng = np.random.default_rng(seed)
+    draws = np.array([statistic(rng.integers(num_questions, size=num_questions)) for _ in range(_DRAWS)])
     finite = draws[np.isfinite(draws)]
     if len(finite) < _DRAWS / 2:
         return Interval(value, None, None)
