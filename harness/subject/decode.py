@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import psutil
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Where
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.hooks import Observer, Steering
+from harness.subject.memory import available_memory
 from harness.subject.network import Network, Padded, pass_tokens
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Finish = Literal["stop", "length", "pruned"]
 NEAR_TIE = 1e-3
@@ -106,7 +108,7 @@ def rows_that_fit(network: Network, engine: EngineConfig, tokens_per_row: int) -
     limit = engine.max_rows or (64 if on_cpu else 256)
     if engine.token_budget is not None:
         return max(1, min(limit, engine.token_budget // tokens_per_row))
-    free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(network.device)[0]
+    free = available_memory() if on_cpu else torch.cuda.mem_get_info(network.device)[0]
     vocabulary = network.model.config.get_text_config().vocab_size
     per_row = network.cache_bytes_per_token() * tokens_per_row + 16 * vocabulary
     return max(1, min(limit, int(free * 0.5) // per_row))
@@ -161,14 +163,21 @@ class Decoder:
             try:
                 self._run_once(slots, longest, on_finish, observer)
             except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not self.pool.gradients and _lacks_gradients(error):
+                    raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
                 if not _is_out_of_memory(error) or slots == 1:
                     raise
                 slots //= 2
                 self.tally.batch_shrinks += 1
         return [self.results[index] for index in range(len(self.prompts))]
 
-    @torch.inference_mode()
     def _run_once(
+        self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
+    ) -> None:
+        with torch.no_grad() if self.pool.gradients else torch.inference_mode():
+            self._run_pool(slots, capacity, on_finish, observer)
+
+    def _run_pool(
         self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
     ) -> None:
         # Longest first: neighbours in the queue then need little padding, and memory peaks at the start.
@@ -340,6 +349,11 @@ def best_token(logits_BV: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float
 
 def _uniform_draws(seeds: Sequence[int], sampling: Sampling) -> np.ndarray:
     return np.stack([np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds])
+
+
+def _lacks_gradients(error: Exception) -> bool:
+    """Whether autograd refused to work because of inference mode."""
+    return "inference tensor" in str(error).lower() or "does not require grad" in str(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

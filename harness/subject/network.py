@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from harness.steering import Layout, Where
@@ -15,6 +14,9 @@ from harness.subject import attention
 from harness.subject.attention import Plan, SlotCache
 from harness.subject.packing import pack_linears
 from harness.subject.sites import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 def pass_tokens(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from harness import calibrate as program
-from harness.calibrate import calibrate, items_hash, sets_of_file, shipped_sets
+from harness.commands.calibrate import calibrate, items_hash, sets_of_file, shipped_sets
 from harness.judges.agreement import (
     SETS,
     WRONG,

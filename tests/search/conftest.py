@@ -10,11 +10,12 @@ import torch
 from toy_search import Marked, Watched
 
 from harness.control import Control
+from harness.records.meter import Meter
 from harness.records.store import GenerationStore
-from harness.scorer import open_subject
 from harness.search.objective import Objective, Term
 from harness.search.search import Setting
 from harness.subject.load import Loaded
+from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
 from harness.types import Evaluator, Method, Tools
 from methods.fusion import FusionSteering
@@ -35,7 +36,7 @@ def task() -> Facts:
 def bench(load_tiny: Callable[..., Loaded], task: Facts) -> Callable[..., Watched]:
     """Builds a workbench for a method; one strength from 0 to 1 unless another method is given."""
 
-    def build(method: Method | None = None, control: Control | None = None) -> Watched:
+    def build(method: Method | None = None, control: Control | None = None, task: Facts = task) -> Watched:
         method = method or FusionSteering(segments={"all": (0.0, 1.0)}, log=False)
         found = Watched(open_subject(load_tiny()), task, method, control or Control(), 0)
         found.fit()
@@ -50,6 +51,7 @@ def setting(tmp_path: Path) -> Callable[..., Setting]:
 
     def build(evaluator: Evaluator | None = None, seed: int = 0) -> Setting:
         objective = Objective(terms=(Term(evaluator=evaluator or Marked(), metric="closeness", weight=1.0),))
-        return Setting(objective, Tools(), seed, GenerationStore(tmp_path / "store", {}), lambda count: None)
+        store = GenerationStore(tmp_path / "store")
+        return Setting(objective, Tools(), seed, store, Meter(lambda: 0), lambda count: None)
 
     return build

@@ -1,19 +1,34 @@
 """Searches over a real workbench on the tiny model, with an objective whose best point is known."""
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
 from toy_search import Marked
 
 from harness.control import BestOfN
+from harness.records.rows import trial_row
 from harness.search.dev_split import DevSplit
+from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
-from harness.search.search import Fixed
-from harness.types import Access, Range
+from harness.search.search import Setting
+from harness.tasks.facts import Facts
+from harness.types import Access, Range, Record
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
+
+
+def rows_of(place: Setting) -> list[dict]:
+    return [trial_row(trial) for trial in place.store.trials()]
+
+
+def drop_rounds(place: Setting, first: int) -> None:
+    """Remove this round and all later ones, as if they had never been run."""
+    place.store.drop_trials({(t.generation.example_id, t.round) for t in place.store.trials() if t.round >= first})
 
 
 def parameters_of(rows: list[dict]) -> list[dict]:
@@ -24,7 +39,7 @@ def test_per_prompt_spends_its_budget_and_stores_it(bench: Callable, setting: Ca
     place, subject = setting(), bench()
     examples = subject.task.examples("test")
     found = PER_PROMPT.select(subject, examples, {}, place)
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     for example, selection in zip(examples, found, strict=True):
         mine = [row for row in rows if row["example_id"] == example.id]
         assert sorted(row["trial"] for row in mine) == [-1, 0, 1, 2, 3, 4, 5]
@@ -53,13 +68,13 @@ def test_a_continued_search_asks_for_what_is_missing_and_nothing_else(bench: Cal
     subject = bench()
     examples = subject.task.examples("test")
     PER_PROMPT.select(subject, examples, {}, setting())
-    whole = list(setting().store.trials)
-    setting().store.trials.keep(lambda row: row["generation"] < 2)
+    whole = rows_of(setting())
+    drop_rounds(setting(), 2)
     again = bench()
     PER_PROMPT.select(again, examples, {}, setting())
     assert len(again.asked) == 2 * len(examples)
     assert {request.trial for request in again.asked} == {4, 5}
-    assert sorted(map(str, setting().store.trials)) == sorted(map(str, whole))
+    assert sorted(map(str, rows_of(setting()))) == sorted(map(str, whole))
 
 
 def test_a_finished_search_runs_nothing(bench: Callable, setting: Callable) -> None:
@@ -127,7 +142,7 @@ def test_dev_split_never_touches_a_test_item(bench: Callable, setting: Callable)
     asked = {request.example.id for request in subject.asked}
     assert asked == {example.id for example in dev[:3]}
     assert not asked & {example.id for example in subject.task.examples("test")}
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     assert len(rows) == 4 * 3
     best = max(
         sorted({row["trial"] for row in rows}), key=lambda t: sum(r["objective"] for r in rows if r["trial"] == t)
@@ -138,15 +153,91 @@ def test_dev_split_never_touches_a_test_item(bench: Callable, setting: Callable)
 def test_dev_split_continues_with_the_same_proposals(bench: Callable, setting: Callable) -> None:
     dev = bench().task.examples("dev")
     chosen = DEV_SPLIT.prepare(bench(), dev, setting())
-    whole = parameters_of(list(setting().store.trials))
-    lines = setting().store.trials
-    kept = list(lines)[:8]  # the second round of two sets with three items each is torn
-    lines.path.unlink()
-    setting().store.trials.append(kept)
+    whole = parameters_of(rows_of(setting()))
+    path = setting().store.folder / "trials.jsonl"
+    # The second round of two sets with three items each is torn.
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:8]))
     again = bench()
     assert DEV_SPLIT.prepare(again, dev, setting()) == chosen
-    assert parameters_of(list(setting().store.trials)) == whole
+    assert parameters_of(rows_of(setting())) == whole
     assert len(again.asked) == 2 * 3
+
+
+PER_GROUP = dataclasses.replace(DEV_SPLIT, per_group=True, dev_examples=None)
+
+
+class Divided(Facts):
+    """Questions in two groups."""
+
+    @cached_property
+    def _examples(self) -> dict:
+        return {
+            split: [dataclasses.replace(e, group="ab"[i % 2]) for i, e in enumerate(found)]
+            for split, found in super()._examples.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedByGroup(Marked):
+    """Group a is best at 0.2, group b at 0.9."""
+
+    def _worth(self, record: Record) -> float:
+        (value,) = record.generation.parameters.values()
+        return 1 - abs(value - {"a": 0.2, "b": 0.9}[record.example.group])
+
+
+@pytest.fixture
+def divided(bench: Callable) -> Callable:
+    return lambda **sizes: bench(task=Divided(limit=3, train_size=8, max_new_tokens=3, **sizes))
+
+
+def test_every_group_gets_a_set_of_its_own(divided: Callable, setting: Callable) -> None:
+    place, subject = setting(MarkedByGroup()), divided(dev_size=5)
+    dev = subject.task.examples("dev")
+    chosen = PER_GROUP.prepare(subject, dev, place)
+    rows = rows_of(place)
+    assert len(rows) == PER_GROUP.num_trials * len(dev) == PER_GROUP.num_dev_trials_of(len(dev))
+    for group, best in (("a", 0.2), ("b", 0.9)):
+        ids = {example.id for example in dev if example.group == group}
+        tried = {row["parameters"]["k_all"] for row in rows if row["example_id"] in ids}
+        assert len(tried) == PER_GROUP.num_trials
+        assert chosen[group] == {"k_all": min(tried, key=lambda value: abs(value - best))}
+    assert chosen["a"] != chosen["b"]
+
+    examples = subject.task.examples("test")
+    found = PER_GROUP.select(subject, examples, chosen, place)
+    for example, selection in zip(examples, found, strict=True):
+        assert selection.generation.parameters == chosen[example.group]
+
+
+@pytest.mark.parametrize("kept", [3, 10, 13, 20])
+def test_a_search_per_group_continues_with_the_same_proposals(divided: Callable, setting: Callable, kept: int) -> None:
+    dev = divided(dev_size=5).task.examples("dev")
+    chosen = PER_GROUP.prepare(divided(dev_size=5), dev, setting(MarkedByGroup()))
+    whole = rows_of(setting())
+    path = setting().store.folder / "trials.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+    again = divided(dev_size=5)
+    assert PER_GROUP.prepare(again, dev, setting(MarkedByGroup())) == chosen
+    assert rows_of(setting()) == whole
+    assert len(again.asked) == 20 - kept // 10 * 10
+
+
+def test_a_group_searches_as_if_it_were_alone(divided: Callable, setting: Callable) -> None:
+    subject = divided(dev_size=5)
+    dev = subject.task.examples("dev")
+    chosen = PER_GROUP.prepare(subject, dev, setting(MarkedByGroup()))
+    limited = dataclasses.replace(PER_GROUP, dev_examples=1)
+    (setting().store.folder / "trials.jsonl").unlink()
+    few = limited.prepare(subject, dev, setting(MarkedByGroup()))
+    assert few == chosen, "the worth of a set is the same on every item here"
+    assert len(rows_of(setting())) == 2 * limited.num_trials
+
+
+def test_a_group_without_dev_items_is_an_error(divided: Callable, setting: Callable) -> None:
+    subject = divided(dev_size=1)
+    with pytest.raises(ValueError, match="dev items of every group; there are none of 'b'"):
+        PER_GROUP.prepare(subject, subject.task.examples("dev"), setting(MarkedByGroup()))
 
 
 def test_what_a_search_sees_is_declared() -> None:
@@ -166,7 +257,22 @@ def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setti
     subject = bench(control=BestOfN(temperature=2.0))
     place = setting()
     PER_PROMPT.select(subject, subject.task.examples("test")[:1], {}, place)
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     assert [row["trial"] for row in rows] == [-1, 0, 1, 2, 3, 4, 5]
     assert all(row["parameters"] == {} for row in rows)
     assert len({tuple(row["token_ids"]) for row in rows}) > 3
+
+
+def test_a_round_that_some_prompts_lack_is_run_again_for_all(bench: Callable, setting: Callable) -> None:
+    """Rows of a round share batches, so only all of them together give the same numbers again."""
+    subject = bench()
+    examples = subject.task.examples("test")
+    PER_PROMPT.select(subject, examples, {}, setting())
+    whole = sorted(map(str, rows_of(setting())))
+    place = setting()
+    last = max(trial.round for trial in place.store.trials())
+    place.store.drop_trials({(examples[1].id, last)})
+    again = bench()
+    PER_PROMPT.select(again, examples, {}, setting())
+    assert len(again.asked) == 2 * len(examples)
+    assert sorted(map(str, rows_of(setting()))) == whole

@@ -34,7 +34,7 @@ from harness.subject.decode import (
 from harness.subject.load import Loaded, ModelConfig, load_model
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
-from harness.types import Edit, Intervention, Probe, Site
+from harness.types import Carry, Edit, Intervention, Probe, Site, Where
 
 GREEDY = Sampling(14)
 SAMPLED = Sampling(14, temperature=0.9)
@@ -294,3 +294,36 @@ def test_loaded_models_share_no_network(load_tiny: Callable[..., Loaded]) -> Non
     """A model that was not handed to a network still answers transformers' own calls."""
     model = load_tiny("llama").model
     assert model(input_ids=torch.tensor([PROMPTS[0]])).logits.shape[1] == len(PROMPTS[0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UpTheSlope(Edit):
+    """One step along the gradient of a scorer of the state, taken inside the edit."""
+
+    weight: torch.Tensor
+
+    def apply(self, h: torch.Tensor, where: Where, carry: Carry) -> tuple[torch.Tensor, Carry]:
+        with torch.enable_grad():
+            state = h.detach().requires_grad_()
+            score = torch.einsum("btd,bd->bt", state, self.weight).sin().sum()
+            (slope,) = torch.autograd.grad(score, state)
+        return where.keep(h + slope, h), carry
+
+
+@pytest.mark.parametrize("uses_cache", [True, False])
+def test_an_edit_may_take_gradients_while_decoding(network: Network, uses_cache: bool) -> None:
+    weight = torch.randn(
+        len(PROMPTS), network.layout.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    steered = Intervention({Site(1): UpTheSlope(weight)}, uses_cache=uses_cache, gradients=True)
+    together = ids(decode(network, steered, GREEDY))
+    assert together == ids(decode(network, steered, GREEDY, FEW))
+    assert together != ids(decode(network, Intervention(), GREEDY))
+    texts = [Text(tuple(prompt), (9, 8)) for prompt in PROMPTS]
+    undeclared = dataclasses.replace(steered, gradients=False)
+    with torch.no_grad():
+        found = [loglikelihood(network, texts, one, Tally()) for one in (steered, undeclared)]
+    torch.testing.assert_close(*found)
+    with pytest.raises(RuntimeError, match="build its Intervention with gradients=True"):
+        decode(network, undeclared, GREEDY)
+    assert hooks_of(network) == 0
