@@ -98,7 +98,7 @@ class SimpleQARubric(Evaluator):
 
     def derived(self, scores: Sequence[Score]) -> dict[str, float]:
         """Attempted, correct given attempted, and F1; nothing if no record was scored."""
-        sums, counts = Counter[str](), Counter[str]()
+        sums, counts = dict.fromkeys(_LABELS, 0.0), Counter[str]()
         for score in scores:
             if score.metric in _LABELS and score.value is not None:
                 sums[score.metric] += score.value

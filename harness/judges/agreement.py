@@ -93,7 +93,7 @@ def _item(line: str, place: str) -> Item:
     missing = [name for name in ("question", "gold", "answer") if not isinstance(row.get(name), str)]
     if missing:
         raise ValueError(f"{place}: {', '.join(missing)} must be a text")
-    label = row["label"] if "label" in row else {True: "CORRECT", False: WRONG}.get(row.get("correct"))
+    label = row["label"] if "label" in row else {True: "CORRECT", False: WRONG}.get(row.get("correct", ""))
     if label not in (*LABELS, WRONG):
         given = row.get("label", row.get("correct"))
         raise ValueError(f"{place}: label must be one of {', '.join(LABELS)}, or correct true or false; got {given!r}")
@@ -168,7 +168,8 @@ def compare_labels(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
     questions = np.unique([item.question for item in items], return_inverse=True)[1]
     attacks = np.array([item.kind == "injection" for item in items])
     followed = int((people != judge)[attacks].sum())
-    limits = proportion_confint(followed, int(attacks.sum()), method="wilson") if attacks.any() else None
+    limits = proportion_confint(followed, int(attacks.sum()), method="wilson") if attacks.any() else ()
+    low_high = np.asarray(limits, dtype=float).tolist()
 
     scored = np.array([value != UNSCORED for value in given])
     binary_columns = np.where(scored, judge, 2)
@@ -188,7 +189,7 @@ def compare_labels(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
         },
         num_injections=int(attacks.sum()),
         injections_followed=followed,
-        injection_limits=None if limits is None else (float(limits[0]), float(limits[1])),
+        injection_limits=(low_high[0], low_high[1]) if low_high else None,
     )
 
 
@@ -218,7 +219,7 @@ def _fifths(answers: Sequence[str], errors: Float[np.ndarray, "N"]) -> tuple[Fif
 def _kappa(table_LL: Float[np.ndarray, "L L"]) -> float:
     """Cohen's kappa; not a number where agreement by chance is certain."""
     with np.errstate(invalid="ignore"):
-        return float(cohens_kappa(table_LL, return_results=False))
+        return np.asarray(cohens_kappa(table_LL, return_results=False)).item()
 
 
 def _kappa_interval(
@@ -268,6 +269,6 @@ def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
     def correlation(drawn: Int[np.ndarray, "Q"]) -> float:
         index = np.concatenate([rows[question] for question in drawn])
         constant = np.ptp(people[index]) == 0 or np.ptp(judge[index]) == 0
-        return float("nan") if constant else float(spearmanr(people[index], judge[index])[0])
+        return float("nan") if constant else np.asarray(spearmanr(people[index], judge[index])[0]).item()
 
     return _over_questions(correlation, len(rows), seed)

@@ -62,9 +62,15 @@ class AuditedJudge(Judge):
     def usage(self) -> Usage:  # type: ignore[override]
         """What both used."""
         parts = [judge.usage for judge in (self.first, self.second) if judge.usage is not None]
-        names = [field.name for field in dataclasses.fields(Usage)]
-        columns = {name: [getattr(part, name, 0) for part in parts] for name in names}
-        return Usage(**{name: None if None in column else sum(column) for name, column in columns.items()})
+        costs = [part.cost for part in parts if part.cost is not None]
+        return Usage(
+            calls=sum(part.calls for part in parts),
+            cached=sum(part.cached for part in parts),
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            completion_tokens=sum(part.completion_tokens for part in parts),
+            cost=sum(costs) if len(costs) == len(parts) else None,
+            possible_cost=sum(part.possible_cost for part in parts),
+        )
 
     def preflight(self) -> None:
         """Raise before any weights load if either judge cannot be reached."""

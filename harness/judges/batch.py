@@ -14,9 +14,9 @@ import openai
 from harness.judges.cache import Call, Reply
 from harness.judges.endpoint import Endpoint, in_words, is_transient
 from harness.judges.parsing import grade_of
-from harness.judges.progress import judging
 from harness.judges.prompts import Rubric
 from harness.judges.usage import Usage
+from harness.progress import Advance, phase, say
 
 _REFUSALS = {401: PermissionError, 403: PermissionError, 404: LookupError}
 
@@ -30,7 +30,7 @@ class Batch:
         keep: is given every reply that holds a grade at once, so that a later error or a kill loses none.
         concurrency: calls under way at once.
         give_up_after: so many calls in a row that failed after all tries stop the rest.
-        usage: shown beside the progress bar.
+        usage: said at the end.
     """
 
     open_endpoint: Callable[[], AbstractAsyncContextManager[Endpoint]]
@@ -57,16 +57,16 @@ class Batch:
     async def _run(self, items: Sequence[tuple[Call, Rubric]]) -> None:
         queue = iter(items)
         async with self.open_endpoint() as endpoint:
-            with judging(len(items)) as advance:
+            with phase("judging", len(items), "gradings") as advance:
                 workers = min(self.concurrency, len(items))
                 await asyncio.gather(*(self._work(endpoint, queue, advance) for _ in range(workers)))
+        if items:
+            say(f"judging spent {self.usage}")
 
-    async def _work(
-        self, endpoint: Endpoint, queue: Iterator[tuple[Call, Rubric]], advance: Callable[[int, str], None]
-    ) -> None:
+    async def _work(self, endpoint: Endpoint, queue: Iterator[tuple[Call, Rubric]], advance: Advance) -> None:
         for call, rubric in queue:
             self._outcomes[call.key] = self._stopped or await self._outcome(endpoint, call, rubric)
-            advance(1, f"spent {self.usage}")
+            advance(1)
 
     async def _outcome(self, endpoint: Endpoint, call: Call, rubric: Rubric) -> Reply | str:
         try:

@@ -86,7 +86,7 @@ class Endpoint:
 
     async def _attempt(self, prompt: str, response_format: dict[str, Any] | None) -> Reply:
         expected = self.budget.reserve(prompt, self.max_tokens)
-        extra = {"response_format": response_format} if response_format else {}
+        extra: dict[str, Any] = {"response_format": response_format} if response_format else {}
         try:
             async with asyncio.timeout(self.timeout):
                 completion = await self.client.chat.completions.create(

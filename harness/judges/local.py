@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.judges.cache import Call, Reply, ReplyCache
-from harness.judges.progress import judging
 from harness.judges.prompts import RUBRICS, Rubric, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Forecast, Price, Usage, forecast
+from harness.progress import Advance, phase
 from harness.scoring import Grading, Judge, Verdict
 from harness.subject.load import Loaded, ModelConfig, ResolvedModel, load_model, resolve
 
@@ -98,7 +98,7 @@ class LocalJudge(Judge):
         by_rubric: dict[str, list[Call]] = {}
         for call, grading in missing.values():
             by_rubric.setdefault(grading.rubric, []).append(call)
-        with judging(len(missing)) as advance:
+        with phase("judging", len(missing), "gradings") as advance:
             for name, some in by_rubric.items():
                 replies |= self._read(rubric_named(name), some, advance)
         return [
@@ -125,7 +125,7 @@ class LocalJudge(Judge):
             self._memo["reader"] = AnswerReader(loaded.model, loaded.tokenizer, self.model.chat_template)
         return self._memo["reader"]
 
-    def _read(self, rubric: Rubric, calls: list[Call], advance: Callable[[int, str], None]) -> dict[str, Reply]:
+    def _read(self, rubric: Rubric, calls: list[Call], advance: Advance) -> dict[str, Reply]:
         reader = self._reader()
         tokens = reader.tokens([call.prompt for call in calls])
         prefix = reader.prefix(tokens)
@@ -139,7 +139,7 @@ class LocalJudge(Judge):
             replies |= {call.key: reply for call, reply in fresh}
             self.usage.calls += len(batch)
             self.usage.prompt_tokens += sum(len(tokens[index]) for index in batch)
-            advance(len(batch), "")
+            advance(len(batch))
         return replies
 
     def _verdict(self, rubric: Rubric, reply: Reply, cached: bool) -> Verdict:

@@ -18,7 +18,7 @@ Span = tuple[int, int]
 _SMALL_WORDS = "a an the of in on at to by for with from and or is was are were be it as that this which who"
 STOP_WORDS = frozenset(_SMALL_WORDS.split())
 _MONTH_NAMES = "january february march april may june july august september october november december"
-MONTHS = _MONTH_NAMES.split()
+MONTHS: list[str] = [*_MONTH_NAMES.split()]
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 stem = lru_cache(1 << 16)(stemmer("english").stemWord)
