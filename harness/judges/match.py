@@ -169,8 +169,10 @@ class Reading:
             return False
         if any(start <= span[0] and span[1] <= end for start, end in self._number_runs):
             return True
+        spellings = {text[slice(*one)] for one in mentions}
         for items in (self._items_around(span), self._lines_around(span), self._options):
-            golds = {text[slice(*one)] for one in mentions if text[slice(*one)] in " ".join(items)}
+            joined = " ".join(items)
+            golds = {spelling for spelling in spellings if spelling in joined}
             if len(set(items)) > 2 and len(golds) == 1:  # several golds: the question has several answers
                 return True
         return False
