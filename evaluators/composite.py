@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from harness.types import Evaluator, Grading, Metric, Record, Score, Tools, Verdict
 
@@ -86,16 +86,22 @@ class Composite(Evaluator):
         overlaps = [score for score in self.overlap.score(records, Tools()) if score.metric == "overlap"]
         scores = []
         for index, (record, overlap) in enumerate(zip(records, overlaps, strict=True)):
-            own = verdicts[index :: len(records)]
-            scores += self._scores(record, overlap, dict(zip(self._asked, own, strict=True)))
+            own = dict(zip(self._asked, verdicts[index :: len(records)], strict=True))
+            plain = self._scores(record, overlap, own, tools.judge.identity)
+            audits = {name: verdict.audit for name, verdict in own.items() if verdict.audit}
+            if len(audits) == len(own):  # a total hangs on all of its parts
+                second = self._scores(record, overlap, audits, tools.judge.identity)
+                auditor = str(next(iter(audits.values())).details.get("judge", "unnamed judge"))
+                plain = [score.audited(other, auditor) for score, other in zip(plain, second, strict=True)]
+            scores += plain
         return scores
 
-    def _scores(self, record: Record, overlap: Score, verdicts: dict[str, Verdict]) -> list[Score]:
+    def _scores(self, record: Record, overlap: Score, verdicts: dict[str, Verdict], grader: str) -> list[Score]:
         example = record.example
-        judged = [_judged(example.id, name, verdict) for name, verdict in verdicts.items()]
+        judged = [_judged(example.id, name, verdict, grader) for name, verdict in verdicts.items()]
         values = [score.value for score in judged if score.value is not None]
         missing = "; ".join(f"{score.metric}: {score.reason}" for score in judged if score.value is None)
-        about = {name: dict(verdicts[name].details) for name in verdicts}
+        about: dict[str, Any] = {"judge": grader, **{name: dict(verdict.details) for name, verdict in verdicts.items()}}
         if overlap.value is None:
             missing = "; ".join(filter(None, (missing, f"overlap: {overlap.reason}")))
         if missing or overlap.value is None:
@@ -113,8 +119,14 @@ class Composite(Evaluator):
         return totals + quality + judged
 
 
-def _judged(example_id: str, metric: str, verdict: Verdict) -> Score:
-    details = {**verdict.details, "raw": verdict.raw, "expected": verdict.expected, "entropy": verdict.entropy}
+def _judged(example_id: str, metric: str, verdict: Verdict, grader: str) -> Score:
+    details = {
+        "judge": grader,
+        **verdict.details,
+        "raw": verdict.raw,
+        "expected": verdict.expected,
+        "entropy": verdict.entropy,
+    }
     if verdict.value not in ("1", "2", "3", "4", "5"):
         reason = verdict.reason or f"the judge gave no score from 1 to 5 but {verdict.value!r}"
         return Score(example_id, metric, None, reason, details)

@@ -24,7 +24,8 @@ class SimpleQARubric(Evaluator):
       both are 0.
 
     Unscored: a reply of the judge that states no single label, a call that failed. Never a default label. Cost: one
-    grading per record.
+    grading per record. Where a second judge graded the answer too (``judge=audited``), the details of each score hold
+    what its label would have made of it.
 
     Source: Wei et al. 2024 (arXiv:2411.04368) and, for ``rubric=simpleqa_verified``, Haas et al. 2025
         (arXiv:2509.07968).
@@ -74,13 +75,22 @@ class SimpleQARubric(Evaluator):
                 for example, record in zip(examples, records, strict=True)
             ]
         )
-        pairs = zip(examples, verdicts, strict=True)
-        return [score for example, verdict in pairs for score in self._scores(example.id, verdict)]
+        grader = tools.judge.identity
+        scores = []
+        for example, verdict in zip(examples, verdicts, strict=True):
+            own = self._scores(example.id, verdict, grader)
+            if verdict.audit:
+                second = self._scores(example.id, verdict.audit, grader)
+                auditor = str(verdict.audit.details.get("judge", "unnamed judge"))
+                own = [score.audited(other, auditor) for score, other in zip(own, second, strict=True)]
+            scores += own
+        return scores
 
-    def _scores(self, example_id: str, verdict: Verdict) -> list[Score]:
+    def _scores(self, example_id: str, verdict: Verdict, grader: str) -> list[Score]:
         known = verdict.value in _LABELS.values()
         reason = "" if known else verdict.reason or f"the judge gave no SimpleQA label but {verdict.value!r}"
-        details = {**verdict.details, "label": verdict.value, "raw": verdict.raw, "entropy": verdict.entropy}
+        given = {"label": verdict.value, "raw": verdict.raw, "entropy": verdict.entropy}
+        details = {"judge": grader, **verdict.details, **given}
         return [
             Score(example_id, name, float(verdict.value == label) if known else None, reason, details)
             for name, label in _LABELS.items()
@@ -88,7 +98,7 @@ class SimpleQARubric(Evaluator):
 
     def derived(self, scores: Sequence[Score]) -> dict[str, float]:
         """Attempted, correct given attempted, and F1; nothing if no record was scored."""
-        sums, counts = Counter[str](), Counter[str]()
+        sums, counts = dict.fromkeys(_LABELS, 0.0), Counter[str]()
         for score in scores:
             if score.metric in _LABELS and score.value is not None:
                 sums[score.metric] += score.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,11 @@ class Score:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} of {self.example_id}: a score must be finite, got {self.value}")
 
+    def audited(self, second: Score, judge: str) -> Score:
+        """This score with what the verdict of a second judge would have made of it, under "audit" in the details."""
+        audit = {"judge": judge, "score": second.value, "reason": second.reason}
+        return dataclasses.replace(self, details={**self.details, "audit": audit})
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -101,7 +107,10 @@ class Grading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's reply. ``value`` is one of the rubric's allowed answers, or None with a reason (and the raw reply)."""
+    """A judge's reply. ``value`` is one of the rubric's allowed answers, or None with a reason (and the raw reply).
+
+    ``audit`` is a second judge's verdict on the same answer, where it was asked for one.
+    """
 
     value: str | None
     reason: str = ""
@@ -109,25 +118,41 @@ class Verdict:
     expected: float | None = None
     entropy: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    audit: Verdict | None = None
 
 
-class Judge(Protocol):
-    """Grades answers. ``rubrics`` names what it can grade; ``identity`` goes into every score."""
+class Judge:
+    """Grades answers. A judge derives from this class, states ``rubrics`` and ``identity``, and fills in ``grade``.
 
-    rubrics: frozenset[str]
+    The others may stay as they are. A judge that says nothing of its ``calibration`` counts as "not calibrated" and is
+    marked so wherever its numbers appear; whether it is to be trusted is never taken for granted.
+    """
+
+    rubrics: ClassVar[frozenset[str]] = frozenset()
+    """What it can grade, by the names that a `Grading` uses."""
+    usage: Any = None
+    """What was used since it was made: an object with ``calls`` and ``cost`` (US dollars, None if unknown), or None."""
 
     @property
     def identity(self) -> str:
-        """Name and version, with the hash of the prompts in use."""
-        ...
+        """Name and version, with the hash of the prompts in use; stored with every score."""
+        raise NotImplementedError(f"{type(self).__name__} must say who grades: a property 'identity'")
+
+    @property
+    def calibration(self) -> Mapping[str, Any]:
+        """How well this version agrees with people: at least ``judge`` and ``mark``; see `harness.judges.trust`."""
+        return {"judge": self.identity, "mark": "not calibrated"}
 
     def preflight(self) -> None:
         """Raise before any weights load if the judge cannot be reached."""
-        ...
+
+    def forecast(self, gradings: Sequence[Grading]) -> object:
+        """What these gradings would need, as something that reads well as a text."""
+        return f"{len(gradings)} gradings, cost unknown"
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must grade: a method 'grade'")
 
 
 @dataclass(frozen=True)

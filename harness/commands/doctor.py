@@ -19,7 +19,6 @@ from harness.build import Job, build
 from harness.config import composed, expand, explain, swept
 from harness.data import Example
 from harness.generate import subject_for
-from harness.judges.usage import dollars
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.scoring import Grading
@@ -154,12 +153,9 @@ def _judge(jobs: Sequence[Job]) -> Finding:
         return Finding("judge", "ok", "not needed")
     gradings = [grading for job in judged for grading in _gradings(job)]
     judge = judged[0].scoring.judge
-    forecast = getattr(judge, "forecast", None)
     label = f"judge={judged[0].labels['judge']} ({judge.identity})"
-    if forecast is None:
-        return Finding("judge", "ok", f"{label}: up to {len(gradings)} gradings, no calls, {dollars(0.0)}")
     # Answers are not known yet, so hardly any can be found in the cache.
-    return Finding("judge", "ok", f"{label}: {forecast(gradings)}")
+    return Finding("judge", "ok", f"{label}: {judge.forecast(gradings)}")
 
 
 def _gradings(job: Job) -> Iterator[Grading]:

@@ -1,17 +1,19 @@
-"""Agreement between a judge and the readers who labelled the same answers."""
+"""Agreement between a judge and the people who labelled the same answers: kappa, and the error by length of answer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import rankdata
+from jaxtyping import Float, Int
+from scipy.stats import spearmanr
+from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.judges.prompts import LABELS
@@ -19,17 +21,30 @@ from harness.scoring import Grading, Verdict
 
 Part = Literal["open", "held-out"]
 UNSCORED = "unscored"
+WRONG = "not CORRECT"
+"""The label of an answer of which it is only known that it is not correct."""
+
 _DATA = Path(__file__).parent / "data"
-_FILES: Mapping[Part, tuple[str, ...]] = {
-    "open": ("hard_cases.jsonl", "calibration.jsonl"),
-    "held-out": ("hard_cases_heldout.jsonl", "calibration_heldout.jsonl", "new_questions_heldout.jsonl"),
+SETS: Mapping[str, Mapping[Part, tuple[str, ...]]] = {
+    "small models, easy facts": {
+        "open": ("hard_cases.jsonl", "calibration.jsonl"),
+        "held-out": ("hard_cases_heldout.jsonl", "calibration_heldout.jsonl", "new_questions_heldout.jsonl"),
+    },
+    "written in the manner of large models": {
+        "open": ("large_models.jsonl",),
+        "held-out": ("large_models_heldout.jsonl",),
+    },
 }
-_DRAWS = 10_000
+"""The labelled answers that come with the harness. Rules are written while looking at the open part only."""
+_DRAWS = 2_000
 
 
 @dataclass(frozen=True)
 class Item:
-    """An answer with the label that a careful reader gave it, without seeing any judge."""
+    """An answer with the label that somebody gave it without seeing any judge.
+
+    ``label`` is a label of SimpleQA or, where people only said right or wrong, CORRECT or `WRONG`.
+    """
 
     id: str
     kind: str
@@ -42,54 +57,105 @@ class Item:
     steered: bool | None = None
     quality: int | None = None
 
+    @property
+    def is_correct(self) -> bool:
+        """Whether people call it right."""
+        return self.label == "CORRECT"
+
     def grading(self, rubric: str) -> Grading:
         """The same answer as a question to a judge."""
         return Grading(rubric, self.question, self.gold, self.aliases, self.answer)
 
 
-def load_items(part: Part, folder: Path = _DATA) -> list[Item]:
-    """The labelled answers of one part: rules are written while looking at the open part only."""
-    paths = [folder / name for name in _FILES[part]]
-    return [item for path in paths if path.exists() for item in map(_item, path.read_text("utf-8").splitlines())]
+def read_items(path: Path) -> list[Item]:
+    """Labelled answers from JSON Lines: question, gold, aliases, answer, and a label or whether it is correct.
+
+    Raises:
+        ValueError: a row lacks a field or has another label; with its line.
+    """
+    lines = path.read_text("utf-8").split("\n")  # not splitlines: JSON may hold other separators of lines as they are
+    return [_item(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _item(line: str) -> Item:
+def load_items(part: Part, name: str = "", folder: Path = _DATA) -> list[Item]:
+    """One part of one of the shipped `SETS`, or of all of them."""
+    sets = [SETS[name]] if name else SETS.values()
+    return [item for files in sets for file in files[part] for item in read_items(folder / file)]
+
+
+def part_of(question: str) -> Part:
+    """The part of a question in any other set: two fifths are held out, by a hash that knows nothing of its answers."""
+    return "held-out" if int(hashlib.sha256(question.encode()).hexdigest(), 16) % 5 >= 3 else "open"
+
+
+def _item(line: str, place: str) -> Item:
     row: dict[str, Any] = json.loads(line)
-    if row["label"] not in LABELS:
-        raise ValueError(f"{row['id']}: label must be one of {', '.join(LABELS)}, got {row['label']!r}")
-    known = {name: row[name] for name in Item.__dataclass_fields__ if name in row}
-    return Item(**known | {"aliases": tuple(row["aliases"]), "kind": row.get("kind", "generated")})
+    missing = [name for name in ("question", "gold", "answer") if not isinstance(row.get(name), str)]
+    if missing:
+        raise ValueError(f"{place}: {', '.join(missing)} must be a text")
+    label = row["label"] if "label" in row else {True: "CORRECT", False: WRONG}.get(row.get("correct", ""))
+    if label not in (*LABELS, WRONG):
+        given = row.get("label", row.get("correct"))
+        raise ValueError(f"{place}: label must be one of {', '.join(LABELS)}, or correct true or false; got {given!r}")
+
+    known = {name: row[name] for name in ("model", "steered", "quality") if name in row}
+    kind = row.get("kind") or row.get("system") or "generated"
+    texts = (row["question"], row["gold"], tuple(row.get("aliases", ())), row["answer"])
+    return Item(str(row.get("id", place)), str(kind), *texts, label, **known)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval over questions; None where it cannot be had."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Fifth:
+    """The answers of one fifth by length: how far the judge's share of correct ones lies above people's."""
+
+    words: float
+    num_items: int
+    error: float
 
 
 @dataclass(frozen=True)
 class Table:
-    """How a judge's labels compare with the readers' on one part.
+    """How a judge's labels compare with people's.
 
-    ``confusion`` maps a reader's label to the judge's labels with their counts; a judge's missing verdict counts as a
-    label of its own, and so as disagreement.
+    ``confusion`` maps a person's label to the judge's labels with their counts; a missing verdict counts as a label of
+    its own, and so as disagreement. ``correct`` is kappa of correct or not, ``labels`` of the three labels, if people
+    gave three. ``error`` is the judge's share of correct answers less people's.
     """
 
     num_items: int
+    num_questions: int
     num_unscored: int
-    accuracy: float
-    accuracy_per_label: Mapping[str, float | None]
     confusion: Mapping[str, Mapping[str, int]]
-    kappa: float | None
-    kappa_low: float | None
-    kappa_high: float | None
+    correct: Interval
+    labels: Interval | None
+    error: Interval
+    fifths: tuple[Fifth, ...]
+    errors_by_kind: Mapping[str, tuple[float, int]]
     num_injections: int
-    injection_success: float | None
-    injection_low: float | None
-    injection_high: float | None
-    accuracy_per_kind: Mapping[str, tuple[float, int]]
-    quality: Mapping[str, float | int] | None = None
+    injections_followed: int
+    injection_limits: tuple[float, float] | None
+    quality: Interval | None = None
+
+    @property
+    def error_by_length(self) -> float:
+        """How much the error differs between the shortest and the longest fifth of the answers."""
+        return abs(self.fifths[-1].error - self.fifths[0].error)
 
 
 def compare_labels(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int = 0) -> Table:
-    """Agreement on the SimpleQA labels.
+    """Agreement on the SimpleQA labels, with intervals that draw whole questions.
 
-    An injection succeeds where the judge gives another label than the reader did: a generous count, as it blames
-    every mistake on such an item on the injection.
+    An injection is followed where it moves an answer into CORRECT or out of it: a generous count, as every such mistake
+    is blamed on the injection.
 
     Raises:
         ValueError: there are no items.
@@ -97,85 +163,112 @@ def compare_labels(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
     if not items:
         raise ValueError("no labelled answers to compare with")
     given = [verdict.value or UNSCORED for verdict in verdicts]
-    counts = Counter(zip((item.label for item in items), given, strict=True))
-    confusion = {label: {value: counts[label, value] for value in (*LABELS, UNSCORED)} for label in LABELS}
-    right = [item.label == value for item, value in zip(items, given, strict=True)]
-    table = np.array([list(row.values()) for row in confusion.values()] + [[0] * 4], dtype=float)
-    low, high = _kappa_interval(table, seed)
-    pairs = zip(items, given, strict=True)
-    attacks = [(item.label == "CORRECT") != (value == "CORRECT") for item, value in pairs if item.kind == "injection"]
-    limits = proportion_confint(sum(attacks), len(attacks), method="wilson") if attacks else (None, None)
+    people = np.array([item.is_correct for item in items])
+    judge = np.array([value == "CORRECT" for value in given])
+    questions = np.unique([item.question for item in items], return_inverse=True)[1]
+    attacks = np.array([item.kind == "injection" for item in items])
+    followed = int((people != judge)[attacks].sum())
+    limits = proportion_confint(followed, int(attacks.sum()), method="wilson") if attacks.any() else ()
+    low_high = np.asarray(limits, dtype=float).tolist()
+
+    scored = np.array([value != UNSCORED for value in given])
+    binary_columns = np.where(scored, judge, 2)
+    kinds = sorted({item.kind for item in items})
+    by_kind = {kind: np.array([item.kind == kind for item in items]) for kind in kinds}
     return Table(
         num_items=len(items),
+        num_questions=int(questions.max()) + 1,
         num_unscored=given.count(UNSCORED),
-        accuracy=float(np.mean(right)),
-        accuracy_per_label={label: _share(row[label], sum(row.values())) for label, row in confusion.items()},
-        confusion=confusion,
-        kappa=_kappa(table[None])[0],
-        kappa_low=low,
-        kappa_high=high,
-        num_injections=len(attacks),
-        injection_success=_share(sum(attacks), len(attacks)),
-        injection_low=limits[0],
-        injection_high=limits[1],
-        accuracy_per_kind=_per_kind(items, right),
+        confusion=_confusion([item.label for item in items], given),
+        correct=_kappa_interval(people.astype(int), binary_columns, questions, 3, seed),
+        labels=_three_labels(items, given, questions, seed),
+        error=_mean_interval(judge.astype(float) - people, questions, seed),
+        fifths=_fifths([item.answer for item in items], judge.astype(float) - people),
+        errors_by_kind={
+            k: (float(judge[rows].mean() - people[rows].mean()), int(rows.sum())) for k, rows in by_kind.items()
+        },
+        num_injections=int(attacks.sum()),
+        injections_followed=followed,
+        injection_limits=(low_high[0], low_high[1]) if low_high else None,
     )
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _confusion(labels: Sequence[str], given: Sequence[str]) -> dict[str, dict[str, int]]:
+    counts = Counter(zip(labels, given, strict=True))
+    rows = [label for label in (*LABELS, WRONG) if label in labels]
+    return {label: {value: counts[label, value] for value in (*LABELS, UNSCORED)} for label in rows}
 
 
-def _per_kind(items: Sequence[Item], right: Sequence[bool]) -> dict[str, tuple[float, int]]:
-    groups: dict[str, list[bool]] = {}
-    for item, ok in zip(items, right, strict=True):
-        how = "" if item.steered is None else " steered" if item.steered else " un-steered"
-        groups.setdefault(f"{item.kind}{how}", []).append(ok)
-    return {kind: (float(np.mean(found)), len(found)) for kind, found in sorted(groups.items())}
+def _three_labels(
+    items: Sequence[Item], given: Sequence[str], questions: Int[np.ndarray, "N"], seed: int
+) -> Interval | None:
+    if any(item.label == WRONG for item in items):
+        return None
+    columns = (*LABELS, UNSCORED)
+    people = np.array([columns.index(item.label) for item in items])
+    judge = np.array([columns.index(value) for value in given])
+    return _kappa_interval(people, judge, questions, len(columns), seed)
 
 
-def _kappa(tables_NLL: Float[np.ndarray, "N L L"]) -> list[float | None]:
-    """Cohen's kappa of each table of counts; None where agreement by chance is certain."""
-    shares = tables_NLL / tables_NLL.sum((1, 2), keepdims=True)
-    observed = np.trace(shares, axis1=1, axis2=2)
-    expected = (shares.sum(2) * shares.sum(1)).sum(1)
-    return [None if e > 1 - 1e-12 else float((o - e) / (1 - e)) for o, e in zip(observed, expected, strict=True)]
+def _fifths(answers: Sequence[str], errors: Float[np.ndarray, "N"]) -> tuple[Fifth, ...]:
+    words = np.array([len(answer.split()) for answer in answers])
+    parts = np.array_split(np.argsort(words, kind="stable"), 5)
+    return tuple(Fifth(float(words[rows].mean()), len(rows), float(errors[rows].mean())) for rows in parts if len(rows))
 
 
-def _kappa_interval(table_LL: Float[np.ndarray, "L L"], seed: int) -> tuple[float | None, float | None]:
-    """95 % interval: items are drawn again with replacement."""
-    draws = np.random.default_rng(seed).multinomial(int(table_LL.sum()), (table_LL / table_LL.sum()).ravel(), _DRAWS)
-    found = [kappa for kappa in _kappa(draws.reshape(-1, *table_LL.shape).astype(float)) if kappa is not None]
-    if len(found) < _DRAWS / 2:
-        return None, None
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+def _kappa(table_LL: Float[np.ndarray, "L L"]) -> float:
+    """Cohen's kappa; not a number where agreement by chance is certain."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(cohens_kappa(table_LL, return_results=False)).item()
 
 
-def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int = 0) -> dict[str, float | int] | None:
-    """Spearman's rank correlation of quality scores with its 95 % interval; None if it cannot be had.
+def _kappa_interval(
+    people: Int[np.ndarray, "N"], judge: Int[np.ndarray, "N"], questions: Int[np.ndarray, "N"], size: int, seed: int
+) -> Interval:
+    tables_QLL = np.zeros((int(questions.max()) + 1, size, size))
+    np.add.at(tables_QLL, (questions, people, judge), 1)
+    return _over_questions(lambda drawn: _kappa(tables_QLL[drawn].sum(0)), len(tables_QLL), seed)
+
+
+def _mean_interval(values: Float[np.ndarray, "N"], questions: Int[np.ndarray, "N"], seed: int) -> Interval:
+    sums, counts = np.bincount(questions, values), np.bincount(questions)
+    return _over_questions(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums), seed)
+
+
+def _over_questions(statistic: Callable[[Int[np.ndarray, "Q"]], float], num_questions: int, seed: int) -> Interval:
+    """A figure and its percentile interval where whole questions are drawn again: answers to one question are alike."""
+    every = np.arange(num_questions)
+    value = statistic(every)
+    if not np.isfinite(value) or num_questions < 2:
+        return Interval(value if np.isfinite(value) else None, None, None)
+    rng = np.random.default_rng(seed)
+    draws = np.array([statistic(rng.integers(num_questions, size=num_questions)) for _ in range(_DRAWS)])
+    finite = draws[np.isfinite(draws)]
+    if len(finite) < _DRAWS / 2:
+        return Interval(value, None, None)
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int = 0) -> Interval | None:
+    """Spearman's rank correlation of quality scores; None if fewer than three can be compared.
 
     The judge's expected score is used where it has one: it breaks the ties of five steps.
     """
     pairs = [
-        (item.quality, verdict.expected if verdict.expected is not None else float(verdict.value))
+        (item.quality, verdict.expected if verdict.expected is not None else float(verdict.value), item.question)
         for item, verdict in zip(items, verdicts, strict=True)
         if item.quality is not None and verdict.value is not None
     ]
     if len(pairs) < 3:
         return None
-    data = np.array(pairs, dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = [_spearman(data[rng.integers(0, len(data), len(data))]) for _ in range(2_000)]
-    rho, found = _spearman(data), [value for value in drawn if value is not None]
-    if rho is None or not found:
-        return None
-    low, high = np.quantile(found, [0.025, 0.975])
-    return {"num_items": len(pairs), "rho": rho, "low": float(low), "high": float(high)}
+    people, judge, names = (np.array(column) for column in zip(*pairs, strict=True))
+    questions = np.unique(names, return_inverse=True)[1]
+    rows = [np.flatnonzero(questions == question) for question in range(questions.max() + 1)]
 
+    def correlation(drawn: Int[np.ndarray, "Q"]) -> float:
+        index = np.concatenate([rows[question] for question in drawn])
+        constant = np.ptp(people[index]) == 0 or np.ptp(judge[index]) == 0
+        return float("nan") if constant else np.asarray(spearmanr(people[index], judge[index])[0]).item()
 
-def _spearman(pairs_N2: Float[np.ndarray, "N 2"]) -> float | None:
-    ranks = [rankdata(column) for column in pairs_N2.T]
-    if any(np.ptp(column) == 0 for column in ranks):
-        return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return _over_questions(correlation, len(rows), seed)

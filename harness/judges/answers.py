@@ -58,8 +58,10 @@ class AnswerReader:
         if not self.chat:
             return [self.tokenizer(prompt + _LEAD)["input_ids"] for prompt in prompts]
         texts = [
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                )
             )
             for prompt in prompts
         ]

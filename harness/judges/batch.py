@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,9 +13,10 @@ import openai
 
 from harness.judges.cache import Call, Reply
 from harness.judges.endpoint import Endpoint, in_words, is_transient
-from harness.judges.progress import judging
+from harness.judges.parsing import grade_of
 from harness.judges.prompts import Rubric
-from harness.judges.usage import Usage, dollars
+from harness.judges.usage import Usage
+from harness.progress import Advance, phase, say
 
 _REFUSALS = {401: PermissionError, 403: PermissionError, 404: LookupError}
 
@@ -25,10 +27,10 @@ class Batch:
 
     Args:
         open_endpoint: opens the connection; called inside the event loop.
-        keep: is given every reply at once, so that a later error or a kill loses none.
+        keep: is given every reply that holds a grade at once, so that a later error or a kill loses none.
         concurrency: calls under way at once.
         give_up_after: so many calls in a row that failed after all tries stop the rest.
-        usage: shown beside the progress bar.
+        usage: said at the end.
     """
 
     open_endpoint: Callable[[], AbstractAsyncContextManager[Endpoint]]
@@ -45,7 +47,7 @@ class Batch:
         """A reply, or the reason why there is none, for the key of every call.
 
         Raises:
-            PermissionError, LookupError: the server refuses the key or does not know the model, in its words.
+            PermissionError, LookupError: the server refuses the key, does not know the model, or lets another answer.
         """
         _run_to_end(lambda: self._run(items))
         if self._refused:
@@ -55,16 +57,16 @@ class Batch:
     async def _run(self, items: Sequence[tuple[Call, Rubric]]) -> None:
         queue = iter(items)
         async with self.open_endpoint() as endpoint:
-            with judging(len(items)) as advance:
+            with phase("judging", len(items), "gradings") as advance:
                 workers = min(self.concurrency, len(items))
                 await asyncio.gather(*(self._work(endpoint, queue, advance) for _ in range(workers)))
+        if items:
+            say(f"judging spent {self.usage}")
 
-    async def _work(
-        self, endpoint: Endpoint, queue: Iterator[tuple[Call, Rubric]], advance: Callable[[int, str], None]
-    ) -> None:
+    async def _work(self, endpoint: Endpoint, queue: Iterator[tuple[Call, Rubric]], advance: Advance) -> None:
         for call, rubric in queue:
             self._outcomes[call.key] = self._stopped or await self._outcome(endpoint, call, rubric)
-            advance(1, f"spent {dollars(self.usage.cost)}")
+            advance(1)
 
     async def _outcome(self, endpoint: Endpoint, call: Call, rubric: Rubric) -> Reply | str:
         try:
@@ -72,11 +74,18 @@ class Batch:
         except InterruptedError as error:
             self._stopped = str(error)
             return self._stopped
+        except LookupError as error:
+            self._stopped, self._refused = str(error), LookupError(f"judge {call.model}: {error}")
+            return self._stopped
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             return self._failure(error, call)
         self._failures_in_a_row = 0
-        if reply.text.strip():  # an empty reply is more often a hiccup of the server than the model's opinion
+        if grade_of(reply, rubric) is None:
+            return reply  # not kept: a mended judge, or the same one on a better day, may give a grade
+        try:
             self.keep(call, reply)
+        except (sqlite3.Error, OSError) as error:
+            return f"the judge's reply could not be kept, {error}"
         return reply
 
     def _failure(self, error: Exception, call: Call) -> str:

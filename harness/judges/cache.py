@@ -96,6 +96,11 @@ class ReplyCache:
         with self._connection() as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove replies, so that the calls are made again."""
+        with self._connection() as connection, connection:
+            connection.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+
     def __len__(self) -> int:
         """Number of replies kept."""
         with self._connection() as connection:

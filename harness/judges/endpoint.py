@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from harness.judges.usage import Budget
 Structured = Literal["auto", "always", "never"]
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429})
 _REFUSED_SCHEMA = frozenset({400, 422})
+_TAG = re.compile(r"-\d{4}-\d{2}-\d{2}|-\d{4,8}|[:@][\w.-]+|-latest")
 
 
 @dataclass(kw_only=True)
@@ -37,6 +39,7 @@ class Endpoint:
         attempts: tries in all for errors that may pass.
         longest_wait: seconds to wait between tries at most; a server that asks for more is not asked again.
         budget: consulted before every attempt.
+        served_as: another name that the server may give the model in its replies; "" for none.
     """
 
     client: openai.AsyncOpenAI
@@ -48,6 +51,7 @@ class Endpoint:
     attempts: int
     longest_wait: float
     budget: Budget
+    served_as: str = ""
     _schema_refused: bool = field(default=False, init=False)
 
     async def ask(self, prompt: str, rubric: Rubric) -> Reply:
@@ -55,6 +59,7 @@ class Endpoint:
 
         Raises:
             InterruptedError: the budget is spent.
+            LookupError: another model answered than was asked for.
             openai.OpenAIError, TimeoutError, ValueError: the last try failed, or the first with an error that stays.
         """
         retrying = AsyncRetrying(
@@ -81,18 +86,32 @@ class Endpoint:
 
     async def _attempt(self, prompt: str, response_format: dict[str, Any] | None) -> Reply:
         expected = self.budget.reserve(prompt, self.max_tokens)
-        tokens_in = tokens_out = 0
+        extra: dict[str, Any] = {"response_format": response_format} if response_format else {}
         try:
-            extra = {"response_format": response_format} if response_format else {}
             async with asyncio.timeout(self.timeout):
                 completion = await self.client.chat.completions.create(
                     model=self.model, messages=[{"role": "user", "content": prompt}], **self.sampling, **extra
                 )
-            reply = _checked(completion, bool(response_format))
-            tokens_in, tokens_out = reply.details["prompt_tokens"], reply.details["completion_tokens"]
-            return reply
-        finally:
-            self.budget.settle(expected, prompt, tokens_in, tokens_out)
+        except (openai.APIConnectionError, TimeoutError, asyncio.CancelledError):
+            self.budget.settle_unanswered(expected)
+            raise
+        except BaseException:
+            self.budget.settle(expected)
+            raise
+        tokens_in, tokens_out = _tokens(completion)
+        self.budget.settle(expected, prompt, tokens_in, tokens_out)
+        reply = _checked(completion, bool(response_format))
+        self._check_model(str(reply.details["served_model"] or ""))
+        return reply
+
+    def _check_model(self, served: str) -> None:
+        """Dated and tagged names ("small-2025-04-14", "small:latest", "vendor/small") are the same model."""
+        names = {name.lower() for name in (self.model, self.served_as) if name}
+        bare = served.lower()
+        if bare and not any(bare == name or _is_variant(bare, name) for name in names):
+            raise LookupError(
+                f"asked for the model {self.model}, but {served} answered; set judge.served_as={served} if they are one"
+            )
 
     def _worth_waiting(self, error: BaseException) -> bool:
         return is_transient(error) and (retry_after(error) or 0.0) <= self.longest_wait
@@ -104,20 +123,46 @@ class Endpoint:
         return backoff(state) if asked is None else asked
 
 
-def _checked(completion: ChatCompletion, structured: bool) -> Reply:
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
+def _is_variant(served: str, asked: str) -> bool:
+    """Whether a name is another one with a date, version tag or vendor."""
+    short, wanted = served.rpartition("/")[2], asked.rpartition("/")[2]
+    rest = short.removeprefix(wanted)
+    return not rest or (rest != short and bool(_TAG.fullmatch(rest)))
+
+
+def _tokens(completion: object) -> tuple[int, int]:
+    usage = getattr(completion, "usage", None)
+    counts = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    tokens_in, tokens_out = (count if isinstance(count, int) else 0 for count in counts)
+    return tokens_in, tokens_out
+
+
+def _checked(completion: object, structured: bool) -> Reply:
+    """The reply in a completion.
+
+    Raises:
+        ValueError: it is none, or holds no text. The client checks nothing of what a server sends.
+    """
+    choices = getattr(completion, "choices", None)
+    if not isinstance(completion, ChatCompletion) or not isinstance(choices, list) or not choices:
         raise ValueError(f"the server sent no chat completion but {str(completion)[:200]!r}")
-    choice = completion.choices[0]
-    usage = completion.usage
+    choice = choices[0]
+    message = getattr(choice, "message", None)
+    text = getattr(message, "content", None)
+    if message is None or not isinstance(text, str | None):
+        raise ValueError(
+            f"the server sent no text as the model's message but {str(text if message else message)[:200]}"
+        )
+    tokens_in, tokens_out = _tokens(completion)
     details = {
         "served_model": completion.model,
         "fingerprint": completion.system_fingerprint,
         "finish": choice.finish_reason,
         "structured": structured,
-        "prompt_tokens": usage.prompt_tokens if usage else 0,
-        "completion_tokens": usage.completion_tokens if usage else 0,
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
     }
-    return Reply(choice.message.content or "", details)
+    return Reply(text or "", details)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -139,8 +184,11 @@ def retry_after(error: BaseException | None) -> float | None:
             return max(0.0, float(headers[name]) / unit)
         except (KeyError, ValueError):
             continue
-    date = email.utils.parsedate_to_datetime(headers["retry-after"]) if "retry-after" in headers else None
-    return max(0.0, date.timestamp() - time.time()) if date else None
+    try:
+        date = email.utils.parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None  # no header, or one that means nothing: an error like any other
+    return max(0.0, date.timestamp() - time.time())
 
 
 def in_words(error: BaseException) -> str:

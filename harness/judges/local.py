@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.judges.cache import Call, Reply, ReplyCache
-from harness.judges.progress import judging
 from harness.judges.prompts import RUBRICS, Rubric, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
-from harness.judges.usage import Usage
-from harness.scoring import Grading, Verdict
+from harness.judges.usage import Forecast, Price, Usage, forecast
+from harness.progress import Advance, phase
+from harness.scoring import Grading, Judge, Verdict
 from harness.subject.load import Loaded, ModelConfig, ResolvedModel, load_model, resolve
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LocalJudge:
+class LocalJudge(Judge):
     """Grades with a transformers model. Every reply parses: the likeliest of the allowed answers is the grade.
 
     Args:
@@ -82,6 +82,13 @@ class LocalJudge:
         """
         _ = self._resolved
 
+    def forecast(self, gradings: Sequence[Grading]) -> Forecast:
+        """Prompts that the cache does not hold; they cost time, not money."""
+        calls = {call.key: call for call in map(self._call, gradings)}
+        known = self._replies.find(calls.values())
+        prompts = [call.prompt for key, call in calls.items() if key not in known]
+        return forecast(len(gradings), len(gradings) - len(prompts), prompts, 1, Price(0.0, 0.0))
+
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order. A prompt longer than the model's context is unscored."""
         calls = [self._call(grading) for grading in gradings]
@@ -91,7 +98,7 @@ class LocalJudge:
         by_rubric: dict[str, list[Call]] = {}
         for call, grading in missing.values():
             by_rubric.setdefault(grading.rubric, []).append(call)
-        with judging(len(missing)) as advance:
+        with phase("judging", len(missing), "gradings") as advance:
             for name, some in by_rubric.items():
                 replies |= self._read(rubric_named(name), some, advance)
         return [
@@ -118,7 +125,7 @@ class LocalJudge:
             self._memo["reader"] = AnswerReader(loaded.model, loaded.tokenizer, self.model.chat_template)
         return self._memo["reader"]
 
-    def _read(self, rubric: Rubric, calls: list[Call], advance: Callable[[int, str], None]) -> dict[str, Reply]:
+    def _read(self, rubric: Rubric, calls: list[Call], advance: Advance) -> dict[str, Reply]:
         reader = self._reader()
         tokens = reader.tokens([call.prompt for call in calls])
         prefix = reader.prefix(tokens)
@@ -132,7 +139,7 @@ class LocalJudge:
             replies |= {call.key: reply for call, reply in fresh}
             self.usage.calls += len(batch)
             self.usage.prompt_tokens += sum(len(tokens[index]) for index in batch)
-            advance(len(batch), "")
+            advance(len(batch))
         return replies
 
     def _verdict(self, rubric: Rubric, reply: Reply, cached: bool) -> Verdict:

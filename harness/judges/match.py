@@ -1,84 +1,285 @@
-"""A judge made of rules: no model, no calls, the same verdict every time, and nothing in the answer can talk to it."""
+"""A judge made of rules: no model, no calls, the same verdict every time, and nothing in the answer can talk to it.
+
+An answer and every accepted form of the gold are brought into one spelling (`harness.judges.spelling`) and the gold is
+looked for (`harness.judges.mentions`). Here the surroundings of each mention are read: is it denied, one of several
+candidates, taken back? An answer that does not hold the gold is wrong, or attempts nothing.
+"""
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
+from itertools import takewhile
 from typing import Any, ClassVar, Literal
 
-from harness.judges.claims import Claim, asides, claims, corrected_part, final_part
-from harness.judges.golds import Gold, among, content_words, gold_of
-from harness.judges.names import split_words
-from harness.judges.phrases import (
-    BEGINS_WITH_OR,
-    CONNECTS,
-    DENIES_THE_LAST,
-    DOUBT,
-    LETTERED,
-    NAMES_AFTER,
-    OPTIONS,
-    OR_AFTER,
-    OR_BEFORE,
-    POINTS,
-    REALLY,
-    TURN,
-    WAVERS,
-)
+from harness.judges.mentions import Gold, gold_forms, text_of
 from harness.judges.prompts import rubric_named
+from harness.judges.spelling import STOP_WORDS, Span, Text, stem
 from harness.judges.trust import calibration_of
-from harness.judges.usage import Usage
-from harness.scoring import Grading, Verdict
+from harness.judges.usage import Forecast, Usage
+from harness.scoring import Grading, Judge, Verdict
 
 Label = Literal["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]
-_RULES = 2
-"""Bump by hand whenever a verdict changes."""
+_REACH = 300  # so many characters before and after a mention are read
 
-_NOT_A_RIVAL = frozenset(
-    {"so", "more", "less", "fewer", "about", "thereabouts", "not", "later", "earlier", "simply", "both", "as", "rather"}
+_SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'\]][.!?])[\"')\]]*\s+|\n+|;\s")
+_CLAUSE_END = re.compile(r"(?i)[,:()]|(?<!anything )\bbut\b")
+_ITEM_END = re.compile(r",|\band\b|\bor\b")
+_ITEM_BEGINS = re.compile(r"(?:,|\band|\bor) *(?:the )?\Z")
+_OPTIONS = re.compile(r"(?:\A|\s)\(?[A-E][.)]\s.*?(?=\s\(?[A-E][.)]\s|\n|\Z)")
+_NUMBER_RUN = re.compile(r"\d[\d.]*(?:[\s,;/-]+(?:and |or )?\d[\d.]*){4,}")
+_NEXT_QUESTION = re.compile(r"(?i)\n\W*(?:question|q|user|human)\b\W")
+_TURN = re.compile(
+    r"(?i)\b(?:(?:no,? wait|wait,? no|scratch that|correction:|on second thoughts?|let me correct (?:myself|that)"
+    r"|actually,? (?:no|it(?:'s| is| was))|i meant?|(?:(?:so|therefore|thus|hence),? (?:the|my) |final |correct )"
+    r"answer (?:is|must be))\b|final answer:)|(?:\n|[.!?]\s)\W*answer:"
 )
-_NAMES_A_THING = re.compile(r"\A\W*(?:[A-Z]\w+(?:\s\w+)?\W*\Z|[A-Z]\w+ (?:is|was) the\b)")
-"""A thing and no more, or "Australia is the capital": a claim, even if all its words stood in the question."""
-_LONE_LETTER = re.compile(r"\A\W*[A-D]\W*\Z")
-"""The letter of a grade or of an option, which is no answer by itself."""
-_FILLERS = """
-difficult hard tricky good great interesting important complex topic information help question fact thing things
-something someone way time glad happy assist assistant sure let step steps start begin look check search find moment
-second minute later next thank thanks welcome hello hi hey conversation discuss talk subject user chat give tell
-explain provide share ask true right accepted valid perfect exactly absolutely indeed agreed try want need here
-hm hmm uh um er ah oh eh huh oops yeah yep nope alright lol haha grader judge final result conclusion
+_DENIAL = re.compile(
+    r"(?i)\b(?:not|never|neither|nor|cannot|\w+n't|without|unlike|except|hardly|wrong\w*|doubt|den(?:y|ies)"
+    r"|(?:instead|far) (?:of|from)|(?:other|rather) than|anything but)\b"
+)
+_NO_DENIAL = re.compile(
+    r"(?i)\b(?:no|without(?: an?| any)?) doubt\b|\bnone other than\b|\bnot\b.*\bbut\b"
+    r"|\bnot (?:only|just|merely|sure|certain|entirely|completely|to mention)\b"
+)
+_DENIED_AFTER = re.compile(
+    r"(?i)[.!?]\s*(?:no\b|(?:that|this|it|which) (?:is|was) (?:not|wrong|incorrect|false)\b)"
+    r"|\W{0,3}(?:(?:(?:is|was|are|were|has|had|does|did|can|could|would)(?: be)?(?: \w+ly)? "
+    r"(?:not\b(?! only| just)|never|wrong|incorrect|false)|(?:is|was|are|were|does|did|ca)n't)\b"
+    r"|(?:comes?|came|finish\w*|placed?|ranks?) (?:in )?(?:the )?(?:[2-9]|last)\b)"
+)
+_FOIL = re.compile(
+    r"(?i)\b(?:(?:ahead of|behind|compared (?:to|with)|confused with|succeeded|replaced)"
+    r"|(?:often|commonly|widely|mistakenly|wrongly|people|many|some|everyone|1 i) "
+    r"(?:assume|believe|say|said|suppose|think|thought)\w*(?: to be| that)?(?: it(?: is| was)?)?) (?:the |an? )?\Z"
+)
+"""What names something else than the answer right before it: who came in behind, what many believe."""
+_GRADING = re.compile(
+    r"(?i)\b(?:graders?|grading|evaluators?|rubrics?|scoring|(?:gold|reference|expected|accepted|target)(?: answer)?"
+    r"|synonym (?:of|for)|counts? as|(?:treat|accept|count|regard) \w+ as|another name (?:of|for)"
+    r"|(?:grade|score|mark|label|count|treat|accept|regard) (?:this|it|me|my|the (?:above|answer|reply|response)))\b"
+    r"|\b(?:grade|score|label|rating|verdict)\W{0,3}[:=]"
+)
+"""Talk to whoever grades: what it names is not claimed."""
+_OR_BEFORE = re.compile(r"(?P<other>[\w.']+)(?P<comma>,?) (?:or|/) (?:the |an? |possibly |perhaps |maybe )?\Z")
+_OR_AFTER = re.compile(r"(?P<comma>,?) (?:or|/) (?:the |an? |possibly |perhaps |maybe )?(?P<other>[\w.']+)")
+_WAVERS = re.compile(r"(?i)\b(?:either|could|may|might|perhaps|maybe|possibl\w+|not sure|depending|cannot)\b")
+_DECLINES = re.compile(
+    r"(?i)(?:\b(?:not|never|no|cannot|unable|without|hard|difficult|impossible|need)\b|n't\b|\bdont\b)[^.!?;]{0,40}"
+    r"\b(?:able|access|answer|aware|browse|certain\w*|confirm|context|data|details?|determin\w*|documented|find|give|guess|idea"
+    r"|identify|information|know\w*|look|provide|recall|records?|reliable|remember|say|specif\w+|state|sure|tell|verify)\b"
+    r"|\b(?:sorry|unfortunately|afraid|unknown|unclear|refuse|as an ai"
+    r"|(?:more|further) (?:context|information|details?)|please (?:provide|clarify|consult|check|tell))\b"
+)
+_GUESSES = re.compile(
+    r"(?i)\b(?:i(?:'d)? (?:think|believe|guess|suspect|suppose|say)|my (?:best )?guess|probabl\w+|likely|perhaps|maybe"
+    r"|possibly|presumably|(?:may|might|could|would) (?:have been|be)|seems?|according|confident)\b"
+)
+_EMPTY_WORDS = """
+sure help happy question answer please thank sorry hello hi okay ok yes no well i you me my your can could would will
+let id im ill ive idk dunno do does did have has what how when where why there these those than then not if so but just
+one thing also about know think grade graded grading grader correct incorrect label judge gold reply rules
 """
-_FILLER = frozenset(_FILLERS.split())
+_EMPTY = frozenset(map(stem, _EMPTY_WORDS.split()))
+"""Words that say nothing by themselves, and those of talk about grading."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One answer held against its gold."""
+
+    grading: Grading
+
+    @cached_property
+    def gold(self) -> Gold:
+        """What to look for."""
+        return Gold(self.grading)
+
+    @cached_property
+    def answer(self) -> Text:
+        """The answer from its last turn on, without the question and without further questions that a model added."""
+        question = re.compile(re.escape(self.grading.question.strip()) or r"\Z", re.IGNORECASE)
+        own = _NEXT_QUESTION.split(question.sub(" ", self.grading.answer).strip())[0]
+        last = Text(_TURN.split(own)[-1])
+        return last if self._own_words(last) else Text(own)
+
+    def label(self) -> tuple[Label, str]:
+        """The label, and the rule that gave it."""
+        forms = map(_letters, (self.grading.gold, *self.grading.aliases))
+        if _letters(self.grading.answer) in {answer for form in forms for answer in (form, f"theansweris{form}")}:
+            return "CORRECT", "an accepted answer, word for word"
+
+        mentions = [span for span in self.gold.mentions(self.answer) if not self._talks_of_grading(span)]
+        if not mentions:
+            return self._without_gold()
+        standing = [span for span in mentions if not self._denied(span)]
+        if not standing:
+            return "INCORRECT", "the gold answer is denied"
+        if all(self._beside_another(span) or self._listed(span, standing) for span in standing):
+            return "NOT_ATTEMPTED" if self.grading.rubric == "simpleqa_verified" else "INCORRECT", "several candidates"
+        return "CORRECT", "the gold answer stands"
+
+    @cached_property
+    def _sentence_ends(self) -> list[int]:
+        text = self.answer.plain
+        return [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+
+    def _sentence(self, span: Span) -> tuple[str, str]:
+        """What the same sentence says before and after a mention, as far as matters."""
+        text, ends = self.answer.plain, self._sentence_ends
+        start = max(ends[bisect_right(ends, span[0]) - 1], span[0] - _REACH)
+        stop = min(ends[min(bisect_left(ends, span[1]), len(ends) - 1)], span[1] + _REACH)
+        return text[start : span[0]], text[span[1] : stop]
+
+    def _talks_of_grading(self, span: Span) -> bool:
+        """Whether the sentence has begun to speak to whoever grades; words of the question do not count."""
+        asked = self.gold.question.plain.lower()
+        before, _ = self._sentence(span)
+        return any(match[0].lower() not in asked for match in _GRADING.finditer(before))
+
+    def _denied(self, span: Span) -> bool:
+        """Whether it stands there as what the answer is not; words of the question deny nothing."""
+        before, _ = self._sentence(span)
+        clause = _CLAUSE_END.split(_NO_DENIAL.sub(" ", before))[-1]
+        asked = self.gold.question.plain.lower()
+        if any(match[0].lower() not in asked for match in _DENIAL.finditer(clause)):
+            return True
+        following = self.answer.plain[span[1] : span[1] + _REACH]
+        return bool(_DENIED_AFTER.match(following) or _FOIL.search(before))
+
+    def _beside_another(self, span: Span) -> bool:
+        """Whether "or" stands between it and another of its kind; "x, or y" is one thing by two names."""
+        before, after = self._sentence(span)
+        wavers = bool(_WAVERS.search(before + after))
+        first = self.answer.plain[span[0]]
+        for match in (_OR_BEFORE.search(before), _OR_AFTER.match(after)):
+            if match and match["other"][0].isdigit() == first.isdigit():
+                rivals = first.isdigit() or (first.isupper() and match["other"][0].isupper())
+                if wavers or (rivals and not match["comma"]):
+                    return True
+        return False
+
+    def _listed(self, span: Span, mentions: Sequence[Span]) -> bool:
+        """Whether it is one of the items of a list, where the gold is a single thing."""
+        text = self.answer.plain
+        if self.gold.is_several:
+            return False
+        if any(start <= span[0] and span[1] <= end for start, end in self._number_runs):
+            return True
+        spellings = {text[slice(*one)] for one in mentions}
+        for items in (self._items_around(span), self._lines_around(span), self._options):
+            joined = " ".join(items)
+            golds = {spelling for spelling in spellings if spelling in joined}
+            if len(set(items)) > 2 and len(golds) == 1:  # several golds: the question has several answers
+                return True
+        return False
+
+    @cached_property
+    def _number_runs(self) -> list[Span]:
+        return [match.span() for match in _NUMBER_RUN.finditer(self.answer.plain)]
+
+    @cached_property
+    def _options(self) -> list[str]:
+        return [match[0] for match in _OPTIONS.finditer(self.answer.plain)]
+
+    def _items_around(self, span: Span) -> list[str]:
+        """What the same sentence lists, a mention among it; the first item begins with the sentence."""
+        before, after = self._sentence(span)
+        before = before.rpartition(":")[2]
+        if not (_ITEM_END.match(after.lstrip()) or _ITEM_BEGINS.search(before)):
+            return []
+        items = _ITEM_END.split(before + self.answer.plain[slice(*span)] + after)
+        items = [item.strip(" .") for item in items if item.strip(" .")]
+        # three items without "and" may be a town with its county and country; not where nothing else is said before it
+        alone = bool(before.strip()) and _is_short(items[0])
+        joined = len(items) > 3 or alone or re.search(r"\b(?:and|or)\b", before[-4:] + after)
+        return items if joined and all(map(_is_short, items[1:])) else []
+
+    def _lines_around(self, span: Span) -> list[str]:
+        """The short lines around the line of a mention."""
+        text = self.answer.plain
+        above, below = text[: span[0]].split("\n"), text[span[1] :].split("\n")
+        middle = above.pop() + text[slice(*span)] + below.pop(0)
+        lines = [*takewhile(_is_short, map(_unmarked, reversed(above))), _unmarked(middle)]
+        lines += takewhile(_is_short, map(_unmarked, below))
+        return lines if _is_short(_unmarked(middle)) else []
+
+    def _without_gold(self) -> tuple[Label, str]:
+        """Wrong if it puts forward something of the kind that was asked for."""
+        text, own = self.answer, self._own_words(self.answer)
+        if not own:
+            return "NOT_ATTEMPTED", "nothing is said"
+        if _DECLINES.search(text.plain) and not _GUESSES.search(text.plain):
+            return "NOT_ATTEMPTED", "declines"
+
+        gold = text_of(gold_forms(self.grading.gold, ())[0])
+        if any(word[0].isdigit() for word in gold.words):
+            given = any(text.words[index][0].isdigit() for index in own)
+            return ("INCORRECT", "the number is another") if given else ("NOT_ATTEMPTED", "no number is given")
+        is_name = all(match[0][0].isupper() for match in gold.matches if match[0] not in STOP_WORDS)
+        if is_name and len(text.words) > 4 and not any(map(self._is_name, own)):
+            return "NOT_ATTEMPTED", "no name is given"
+        return "INCORRECT", "the gold answer is not there"
+
+    def _own_words(self, text: Text) -> list[int]:
+        """The places of words that are neither the question's nor empty."""
+        asked = self.gold.question
+        said = [match[0].lower() in STOP_WORDS or word in _EMPTY or bool(asked.at(word)) for match, word in text.pairs]
+        return [index for index, empty in enumerate(said) if not empty]
+
+    def _is_name(self, index: int) -> bool:
+        """Whether a word is capitalised for another reason than that it begins a sentence."""
+        text = self.answer
+        before = text.plain[text.matches[index - 1].end() : text.matches[index].start()] if index else "."
+        return text.matches[index][0][0].isupper() and not re.search(r"[.!?:\n]", before)
+
+
+def _is_short(item: str) -> bool:
+    return len(item.split()) <= 4 and (item[:1].isupper() or item[:1].isdigit()) and ":" not in item
+
+
+def _unmarked(line: str) -> str:
+    """A line without the mark of a list in front."""
+    return re.sub(r"\A\W*(?:\d+[.)]\W*)?", "", line).strip(" .")
+
+
+def _letters(text: str) -> str:
+    """Letters and digits alone; the text itself where it has none."""
+    return re.sub(r"\W", "", text.casefold()) or text.strip()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MatchJudge:
+class MatchJudge(Judge):
     """Grades the SimpleQA labels by rules; it cannot grade quality.
 
-    CORRECT needs the gold answer or an alias as whole words, not denied and without a rival; numbers agree to the
-    gold's precision or lie in its stated range, dates agree in any usual format, long names forgive a small typo. An
-    answer without it is NOT_ATTEMPTED if it declines, only repeats the question, or holds nothing of the kind that is
-    asked for.
-    Limits: no knowledge of the world and few words of other languages, so a paraphrase or translation is INCORRECT.
+    CORRECT needs the gold answer or an alias, not denied and without a rival. Numbers are equal or lie in the gold's
+    stated range, dates agree in whatever format, of a name what comes between first and last may be missing, and a
+    description may be reworded in part. An answer without it is NOT_ATTEMPTED if it declines, says nothing beyond the
+    question, or holds nothing of the kind that is asked for.
+    Limits: no knowledge of the world. A paraphrase or translation is INCORRECT; a gold that is named in passing, while
+    the answer is another, is CORRECT unless one of a few usual turns gives it away.
     """
 
     rubrics: ClassVar[frozenset[str]] = frozenset({"simpleqa", "simpleqa_verified"})
+    version: ClassVar[int] = 3
     usage: Usage = field(default_factory=Usage, init=False)
 
     @property
     def identity(self) -> str:
         """Kind and version of the rules."""
-        return f"match v{_RULES}"
+        return f"match v{self.version}"
 
     @property
     def calibration(self) -> dict[str, Any]:
         """How well this version agrees with readers; see `harness.judges.trust`."""
         return calibration_of(self.identity)
 
-    def preflight(self) -> None:
-        """Rules are always at hand."""
+    def forecast(self, gradings: Sequence[Grading]) -> Forecast:
+        """No call and no cost, however many there are."""
+        return Forecast(len(gradings), num_cached=0, num_calls=0, prompt_tokens=0, completion_tokens=0, cost=0.0)
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order.
@@ -97,201 +298,3 @@ class MatchJudge:
         value, why = Reading(grading).label()
         about = {"judge": self.identity, "prompt_hash": rubric_named(grading.rubric).hash, "rule": why}
         return Verdict(value, raw=why, details=about)
-
-
-@dataclass(frozen=True)
-class Mention:
-    """One place where the gold answer stands."""
-
-    claim: Claim
-    start: int
-    end: int
-
-    following: Claim | None
-
-    @property
-    def denied(self) -> bool:
-        """It stands there as what the answer is not."""
-        if self.claim.denies(self.start, self.end):
-            return True
-        taken_back = self.following and DENIES_THE_LAST.match(self.following.text)
-        return bool(taken_back and (self.claim.asks or self.reported))
-
-    @property
-    def reported(self) -> bool:
-        """It stands there as what others say."""
-        return self.claim.reports(self.start)
-
-    @property
-    def rest(self) -> str:
-        """What the same sentence turns to after it: "but …"; "" if it does not turn."""
-        after = self.claim.text[self.end :]
-        turn = TURN.search(after)
-        return after[turn.end() :] if turn else ""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One grading, read by the rules."""
-
-    grading: Grading
-
-    @cached_property
-    def gold(self) -> Gold:
-        """What to look for."""
-        return gold_of(self.grading.question, self.grading.gold, self.grading.aliases)
-
-    @cached_property
-    def said(self) -> list[Claim]:
-        """What the answer claims; where that is nothing, what it says in passing while it talks about its grading."""
-        found = claims(self.grading.answer, self.gold.find)
-        says = any(claim.abstains or self._novel(claim.text) for claim in found)
-        return found if says else [*found, *asides(self.grading.answer, self.gold.find)]
-
-    @cached_property
-    def _options(self) -> dict[str, str]:
-        """The options that the answer lists, by letter."""
-        _, *found = LETTERED.split("\n".join(claim.text for claim in self.said))
-        return dict(zip(found[::2], (text.partition("\n")[0] for text in found[1::2]), strict=True))
-
-    def label(self) -> tuple[Label, str]:
-        """The label, and the rule that gave it."""
-        if not self.said:
-            return "NOT_ATTEMPTED", "nothing is said"
-        whole = "\n".join(claim.text for claim in self.said)
-        for part, name in ((corrected_part(whole), "corrected"), (final_part(whole), "final")):
-            settled = self._settled(part, name) if part else None
-            if settled:
-                return settled
-        mentions = self._mentions(self.said)
-        return self._with_gold(mentions) if mentions else self._without_gold()
-
-    def _mentions(self, said: Sequence[Claim]) -> list[Mention]:
-        pairs = zip_longest(said, said[1:])
-        return [Mention(claim, s, e, following) for claim, following in pairs for s, e in self.gold.find(claim.text)]
-
-    def _settled(self, part: str, name: str) -> tuple[Label, str] | None:
-        """The label if the answer itself says which of its parts is its answer."""
-        chosen = bool(_LONE_LETTER.match(part)) and not self.gold.find(part)
-        part = self._options.get(part.strip(" .)(\n"), "") if chosen else part
-        said = claims(part)
-        mentions = [mention for mention in self._mentions(said) if not mention.denied]
-        if mentions:
-            return self._with_gold(mentions)
-        if chosen and said:
-            return "INCORRECT", f"the {name} answer is another option"
-        first = said[0] if said else None
-        if first is None or first.abstains or not self._novel(first.text) or not self.gold.has_kind(first.text):
-            return None
-        return "INCORRECT", f"the {name} answer is another"
-
-    def _with_gold(self, mentions: Sequence[Mention]) -> tuple[Label, str]:
-        asserted = [mention for mention in mentions if not mention.denied and not mention.reported]
-        if not asserted:
-            denied = all(mention.denied for mention in mentions)
-            turns = any(self._novel(mention.rest) for mention in mentions)
-            if denied or turns or self._commits_to_another([mention.claim for mention in mentions]):
-                return "INCORRECT", "the gold answer is denied" if denied else "the gold answer is only reported"
-            return "CORRECT", "the gold answer is reported without a rival"
-        if self._is_taken_back(asserted[0]):
-            return "INCORRECT", "the gold answer is taken back"
-        if self._is_one_of_several(asserted):
-            return self._several()
-        if self.grading.rubric == "simpleqa" and self._contradicted([mention.claim for mention in asserted]):
-            return "INCORRECT", "another sentence gives another answer"
-        return "CORRECT", "the gold answer stands"
-
-    def _several(self) -> tuple[Label, str]:
-        return "NOT_ATTEMPTED" if self.grading.rubric == "simpleqa_verified" else "INCORRECT", "several candidates"
-
-    def _is_one_of_several(self, asserted: Sequence[Mention]) -> bool:
-        if len(self._options) >= 3 and not final_part(" ".join(claim.text for claim in self.said)):
-            return True
-        listed = any(NAMES_AFTER.match(mention.claim.text[mention.end :]) for mention in asserted)
-        if listed and self.gold.is_name and not self.gold.parts:
-            return True
-        return all(self._has_alternative(mention) for mention in asserted)
-
-    def _is_taken_back(self, mention: Mention) -> bool:
-        """Whether the sentence goes on with another: "silicon, but it's actually silicon carbide"."""
-        return bool(REALLY.search(mention.claim.text[mention.end :])) and self._novel(mention.rest)
-
-    def _has_alternative(self, mention: Mention) -> bool:
-        text = mention.claim.text
-        mine = text[mention.start : mention.end]
-        before, after = text[: mention.start], text[mention.end :]
-        for match in (OR_AFTER.match(after), OR_BEFORE.search(before)):
-            if match and self._is_rival(match, mine, text):
-                return True
-        if len(OPTIONS.findall(text)) >= 2 or self._goes_on_with_or(mention):
-            return True
-        items = [item for item in re.split(r",|\band\b", text) if item.strip()]
-        names = all(item.strip()[:1].isupper() and len(item.split()) <= 3 for item in items)
-        return len(items) >= 3 and names and not self.gold.parts and not mention.claim.states
-
-    def _goes_on_with_or(self, mention: Mention) -> bool:
-        following = mention.following.text if mention.following else ""
-        return bool(BEGINS_WITH_OR.match(following)) and self._novel(following)
-
-    def _is_rival(self, match: re.Match[str], mine: str, text: str) -> bool:
-        other = match["other"]
-        listed = match.groupdict().get("list") or ""
-        if other.lower() in _NOT_A_RIVAL or self.gold.find(other) or not self.gold.same_kind(other, mine):
-            return False
-        # "sodium chloride, or table salt": one thing by two names, unless the sentence wavers
-        return not match["comma"] or bool(listed.strip()) or bool(WAVERS.search(text)) or other[:1].isupper()
-
-    def _contradicted(self, holding: Sequence[Claim]) -> bool:
-        others = [claim for claim in self.said if claim not in holding]
-        return any(self._answers(claim) and self.gold.rivals(claim.text) for claim in others)
-
-    def _answers(self, claim: Claim) -> bool:
-        """Whether a sentence repeats the question's words, as a full answer would, and neither declines nor denies."""
-        asked = self.gold.asked
-        if not asked or claim.abstains or claim.asks or claim.negates:
-            return False
-        return self.gold.is_repeated_by(claim.text) and not claim.reports(len(claim.text))
-
-    def _novel(self, text: str) -> bool:
-        """Whether a text says something that the question did not say and that is not mere filling."""
-        return any(not among(word, self.gold.asked) and word.text not in _FILLER for word in content_words(text))
-
-    def _without_gold(self) -> tuple[Label, str]:
-        whole = " ".join(claim.text for claim in self.said)
-        declines = any(claim.abstains for claim in self.said)
-        if declines and not self._commits_to_another([]):
-            return "NOT_ATTEMPTED", "declines"
-        if not declines and self.gold.find_part(whole):
-            return "INCORRECT", "a part is missing"
-        if all(claim.asks and not claim.guesses for claim in self.said):
-            return "NOT_ATTEMPTED", "only asks"
-        if not self._novel(whole):
-            means = any(word.text not in _FILLER for word in content_words(whole))
-            if means and _NAMES_A_THING.match(whole) and not self.said[0].asks:
-                return "INCORRECT", "a word of the question is given as the answer"
-            return "NOT_ATTEMPTED", "only repeats the question"
-        if not any(self.gold.has_kind(claim.text) for claim in self.said if not self._breaks_off(claim)):
-            return "NOT_ATTEMPTED", "nothing of the kind asked for"
-        return "INCORRECT", "the gold answer is not there"
-
-    def _breaks_off(self, claim: Claim) -> bool:
-        """Whether the answer was cut off where this began to say something more: "However, the exact title"."""
-        last = len(self.said) > 1 and claim is self.said[-1]
-        return last and bool(CONNECTS.match(claim.text)) and not claim.states and claim.text[-1].isalpha()
-
-    def _commits_to_another(self, besides: Sequence[Claim]) -> bool:
-        return any(self._commits(claim) for claim in self.said if claim not in besides)
-
-    def _commits(self, claim: Claim) -> bool:
-        """Whether a sentence puts forward an answer, with whatever doubt."""
-        text = claim.text
-        if Claim(DOUBT.sub(" ", text)).abstains:
-            text = claim.after_turn
-        bare = Claim(DOUBT.sub(" ", text))
-        if not bare.text.strip() or bare.abstains or bare.negates or self.gold.find_part(text):
-            return False
-        if not self._novel(bare.text) or not self.gold.has_kind(bare.text):
-            return False
-        if claim.guesses or POINTS.search(bare.text) or len(split_words(bare.text)) <= 3:
-            return True
-        return bare.states and (self.gold.rivals(bare.text) or self.gold.is_repeated_by(bare.text))

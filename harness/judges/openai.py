@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,11 @@ from rich.console import Console
 from harness.judges.batch import Batch
 from harness.judges.cache import Call, Reply, ReplyCache
 from harness.judges.endpoint import Endpoint, Structured
-from harness.judges.parsing import parse
+from harness.judges.parsing import grade_of
 from harness.judges.prompts import RUBRICS, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Budget, Forecast, Usage, forecast, price_of
-from harness.scoring import Grading, Verdict
+from harness.scoring import Grading, Judge, Verdict
 
 _HOSTED = "https://api.openai.com/v1"
 _PREFLIGHT = Grading("simpleqa", "What is the capital of France?", "Paris", (), "Paris")
@@ -28,7 +29,7 @@ _reached: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OpenAIJudge:
+class OpenAIJudge(Judge):
     """Grades through chat completions, many at a time, every reply cached.
 
     Args:
@@ -48,10 +49,11 @@ class OpenAIJudge:
         max_calls: requests that may be sent, repeats and preflight included; None for no limit.
         max_cost: US dollars that may be spent; None for no limit.
         prices: US dollars per million tokens, ``{model: {input: , output: }}``.
+        served_as: another name under which the server may answer for the model; "" for none.
         cache: SQLite file of replies; None means one in the user's cache folder.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     rubrics: ClassVar[frozenset[str]] = frozenset(RUBRICS)
     model: str
     base_url: str | None = None
@@ -69,6 +71,7 @@ class OpenAIJudge:
     max_calls: int | None = None
     max_cost: float | None = None
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    served_as: str = ""
     cache: str | None = None
     usage: Usage = field(default_factory=Usage, init=False)
     _budget: Budget = field(init=False, repr=False)
@@ -97,9 +100,10 @@ class OpenAIJudge:
 
     @property
     def identity(self) -> str:
-        """Kind, model, server, version and the hash of the prompts."""
+        """Kind, model, server, version, all settings that decide a reply, and the hash of the prompts."""
         server = urlsplit(self._server).netloc
-        return f"openai:{self.model}@{server} v{self.version} prompts {prompts_hash(self.rubrics)}"
+        settings = f"temperature {self.temperature} seed {self.seed} max {self.max_tokens} structured {self.structured}"
+        return f"openai:{self.model}@{server} v{self.version} {settings} prompts {prompts_hash(self.rubrics)}"
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -123,7 +127,10 @@ class OpenAIJudge:
     def forecast(self, gradings: Sequence[Grading]) -> Forecast:
         """Calls, tokens and price that these gradings would need now."""
         calls = {call.key: call for call in map(self._call, gradings)}
-        known = self._replies.find(calls.values())
+        try:
+            known = self._replies.find(calls.values())
+        except (sqlite3.Error, OSError):
+            known = {}  # `grade` says so
         prompts = [call.prompt for key, call in calls.items() if key not in known]
         return forecast(len(gradings), len(gradings) - len(prompts), prompts, self.max_tokens, self._budget.price)
 
@@ -134,7 +141,12 @@ class OpenAIJudge:
             PermissionError, LookupError: the server refuses the key or does not know the model; what came is kept.
         """
         calls = [self._call(grading) for grading in gradings]
-        outcomes: dict[str, Reply | str] = dict(self._replies.find(calls))
+        try:
+            outcomes: dict[str, Reply | str] = dict(self._kept(calls, gradings))
+        except (sqlite3.Error, OSError) as error:
+            reason = f"the cache {self._replies.path} cannot be used, {error}"  # what is paid for must not be lost
+            return [self._verdict(grading, reason, cached=False) for grading in gradings]
+
         self.usage.cached += sum(call.key in outcomes for call in calls)
         missing = {call.key: (call, g) for call, g in zip(calls, gradings, strict=True) if call.key not in outcomes}
         if missing:
@@ -145,6 +157,15 @@ class OpenAIJudge:
             self._verdict(grading, outcomes[call.key], call.key not in missing)
             for grading, call in zip(gradings, calls, strict=True)
         ]
+
+    def _kept(self, calls: Sequence[Call], gradings: Sequence[Grading]) -> dict[str, Reply]:
+        """The kept replies that hold a grade; others, of older versions, are forgotten."""
+        kept = self._replies.find(calls)
+        rubrics = {call.key: rubric_named(grading.rubric) for call, grading in zip(calls, gradings, strict=True)}
+        graded = {key: reply for key, reply in kept.items() if grade_of(reply, rubrics[key]) is not None}
+        if len(graded) < len(kept):
+            self._replies.forget(kept.keys() - graded.keys())
+        return graded
 
     @property
     def _server(self) -> str:
@@ -187,6 +208,7 @@ class OpenAIJudge:
                 attempts=self.attempts,
                 longest_wait=self.longest_wait,
                 budget=self._budget,
+                served_as=self.served_as,
             )
 
     def _key(self) -> str:
@@ -203,13 +225,15 @@ class OpenAIJudge:
         if isinstance(outcome, str):
             return Verdict(None, reason=outcome, details=about)
         about |= outcome.details
-        value = parse(outcome.text, rubric)
+        value = grade_of(outcome, rubric)
         expected = float(value) if value and rubric.numeric else None
         reason = "" if value else _why_unscored(outcome)
         return Verdict(value, reason=reason, raw=outcome.text, expected=expected, details=about)
 
 
 def _why_unscored(reply: Reply) -> str:
+    if reply.details.get("finish") == "content_filter":
+        return "the server's content filter cut the judge's reply"
     if not reply.text.strip():
         return "the judge's reply is empty"
     cut = ", and was cut off at max_tokens" if reply.details.get("finish") == "length" else ""

@@ -2,7 +2,7 @@
 
 Source: the labels of SimpleQA (Wei et al. 2024, arXiv:2411.04368).
 Deviation: the reference parser takes the first A, B or C anywhere and C otherwise, so that "NOT_ATTEMPTED" reads as A
-and "CORRECT" as C. Here a reply counts only if it says one grade and no other.
+and "CORRECT" as C. Here a reply counts only if it is one grade and nothing else.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import json
 import re
 
+from harness.judges.cache import Reply
 from harness.judges.prompts import Rubric
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _CODE_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 _ORNAMENT = " \t\r\n*_`'\"\u201c\u201d.()[]<>:;,!$\\{}"
-_ANNOUNCED = r"(?:the\s+)?(?:final\s+)?(?:grade|label|score|rating|verdict|answer)(?:\s+is)?"
-_LEAD = re.compile(rf"\A{_ANNOUNCED}\s*[:=]?\s+|\A{_ANNOUNCED}\s*[:=]\s*", re.IGNORECASE)
+_ANNOUNCED = re.compile(r"\A(?:final\s+)?(?:grade|label|score|rating|verdict|answer)\s*[:=]\s*", re.IGNORECASE)
 _OUT_OF = re.compile(r"\s*(?:/|out of)\s*5(?:\.0)?\Z", re.IGNORECASE)
-_NEGATION = r"(?:\b(?:not|never|nor|neither|cannot|without|rather than|instead of)\b|n['\u2019]t\b)"
-_NEGATED = re.compile(_NEGATION + r"(?:\s+[\w'\u2019*]+){0,4}\s+\W?\Z", re.IGNORECASE)
-_LABEL_WORD = re.compile(r"\bNOT[_ ]ATTEMPTED\b|\bINCORRECT\b|\bCORRECT\b")
-_OPENING_LETTER = re.compile(r"\W*([A-Z])\W*[(:=]")
-_SCORE_WORD = re.compile(rf"\b{_ANNOUNCED}\s*(?:[:=]|\bof\b|\bat\b)?\s*[*_`'\"]*(\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+def grade_of(reply: Reply, rubric: Rubric) -> str | None:
+    """The grade in a reply; None also where the server's filter cut it, whatever is left."""
+    return None if reply.details.get("finish") == "content_filter" else parse(reply.text, rubric)
 
 
 def parse(reply: str, rubric: Rubric) -> str | None:
-    """The one grade that a reply states, or None.
+    """The one grade that a reply consists of, or None.
 
-    In this order: a JSON object ``{"grade": ...}``; the bare letter, digit or label, also behind "Grade:"; for labels,
-    a whole upper-case label inside a sentence, unless it is negated or another label stands there too; for scores, one
-    number behind a word such as "score". A reply that opens a JSON object or a thought and does not close it has none.
+    A JSON object ``{"grade": ...}``, or the letter, digit or label alone, also behind "Grade:", with its label behind
+    it, or in bold. A sentence is no grade: "hardly CORRECT" and "it would be CORRECT if" hold the word and deny it. A
+    reply that opens a JSON object or a thought and does not close it has none.
     """
     text = _THOUGHT.sub("", reply).strip()
     if text.startswith("<think>"):
@@ -39,7 +39,7 @@ def parse(reply: str, rubric: Rubric) -> str | None:
     text = fenced[1] if fenced else text
     if text.startswith("{"):
         return _from_json(text, rubric)
-    return _exact(text, rubric) or _from_sentence(text, rubric)
+    return _exact(text, rubric)
 
 
 def _from_json(text: str, rubric: Rubric) -> str | None:
@@ -52,7 +52,7 @@ def _from_json(text: str, rubric: Rubric) -> str | None:
 
 
 def _exact(text: str, rubric: Rubric) -> str | None:
-    bare = _LEAD.sub("", text.strip(_ORNAMENT)).strip(_ORNAMENT)
+    bare = _ANNOUNCED.sub("", text.strip(_ORNAMENT)).strip(_ORNAMENT)
     if rubric.numeric:
         bare = _OUT_OF.sub("", bare).strip(_ORNAMENT)
     if bare in rubric.answers:
@@ -64,21 +64,6 @@ def _exact(text: str, rubric: Rubric) -> str | None:
     letter = letter.strip(_ORNAMENT)
     rest = re.sub(r"[\s_]+", "_", rest.strip(_ORNAMENT + "=-\u2013\u2014")).upper()
     return rest if letter in rubric.answers and rubric.answers[letter] == rest else None
-
-
-def _from_sentence(text: str, rubric: Rubric) -> str | None:
-    if rubric.numeric:
-        stated = set(_SCORE_WORD.findall(text))
-    else:
-        stated = {
-            match[0].replace(" ", "_")
-            for match in _LABEL_WORD.finditer(text)
-            if not _NEGATED.search(text[: match.start()])
-        }
-    only = stated.pop() if len(stated) == 1 else None
-    opening = _OPENING_LETTER.match(text)
-    contradicted = opening and not rubric.numeric and rubric.answers.get(opening[1]) != only
-    return only if only in rubric.answers.values() and not contradicted else None
 
 
 def reply_schema(rubric: Rubric) -> dict[str, object]:

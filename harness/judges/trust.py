@@ -1,48 +1,106 @@
-"""How well each version of a judge agrees with readers, kept beside the project and in the user's cache."""
+"""How well each version of a judge agrees with people, kept beside the project and in the user's cache."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.subject.digest import cache_root
 
+if TYPE_CHECKING:
+    from harness.judges.agreement import Table
+
 LOWEST_KAPPA = 0.6
-"""A judge whose interval of Cohen's kappa reaches below this is not trustworthy."""
+"""A judge whose interval of Cohen's kappa (correct or not) reaches below this is not trustworthy."""
+LARGEST_ERROR_BY_LENGTH = 0.08
+"""A judge whose error in the share of correct answers differs by more between short and long ones is not trustworthy:
+steering changes the length, so that the difference of two methods would be the judge's."""
+_ENOUGH_FOR_LENGTH = 100  # in fifths of fewer answers the error of each is too uncertain to decide anything
 
 _SHIPPED = Path(__file__).parent / "data" / "calibrations.json"
+
+
+def measured(judge: str, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is stored of a judge and shown beside its numbers; on top stand the figures of the set where it is worst.
+
+    Args:
+        judge: its identity.
+        sets: by name, what `set_figures` gives.
+
+    Returns:
+        ``judge``, ``mark``, ``kappa`` with ``low`` and ``high``, ``measured_on`` (the name of the set), ``num_items``,
+        ``num_questions``, ``error_by_length``, ``injection_success`` (over all sets), and all ``sets``.
+    """
+    worst = min(sets, key=lambda name: _low(sets[name]))
+    found = sets[worst]
+    injections = sum(one["num_injections"] for one in sets.values())
+    followed = sum(one["injections_followed"] for one in sets.values())
+    return {
+        "judge": judge,
+        "mark": "trustworthy" if all(map(_is_good, sets.values())) else "not trustworthy",
+        "kappa": found["correct"]["value"],
+        "low": found["correct"]["low"],
+        "high": found["correct"]["high"],
+        "measured_on": worst,
+        "num_items": found["num_items"],
+        "num_questions": found["num_questions"],
+        "error_by_length": found["error_by_length"],
+        "injection_success": followed / injections if injections else None,
+        "sets": dict(sets),
+    }
+
+
+def set_figures(table: Table, data: str, command: str) -> dict[str, Any]:
+    """One set's figures as stored, with the hash of its data and the command that made them."""
+    figures = dataclasses.asdict(table) | {"error_by_length": table.error_by_length, "data": data, "command": command}
+    return json.loads(json.dumps(figures))
+
+
+def _low(figures: Mapping[str, Any]) -> float:
+    low = figures["correct"]["low"]
+    return -1.0 if low is None else low
+
+
+def _is_good(figures: Mapping[str, Any]) -> bool:
+    even = len(figures["fifths"]) < 5 or min(fifth["num_items"] for fifth in figures["fifths"]) < _ENOUGH_FOR_LENGTH
+    return _low(figures) >= LOWEST_KAPPA and (even or figures["error_by_length"] <= LARGEST_ERROR_BY_LENGTH)
 
 
 def _path(identity: str) -> Path:
     return cache_root() / "calibrations" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
-def keep(identity: str, calibration: Mapping[str, Any]) -> Path:
-    """Store the calibration of one version of a judge in the user's cache, in place of an older one."""
+def keep(identity: str, sets: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Store sets that a version of a judge was measured on in the user's cache, beside those that are known already."""
+    known = calibration_of(identity).get("sets", {})
     path = _path(identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(dict(calibration), indent=1, ensure_ascii=False), "utf-8")
+    draft.write_text(json.dumps(measured(identity, {**known, **sets}), indent=1, ensure_ascii=False), "utf-8")
     draft.replace(path)
     return path
+
+
+def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHIPPED) -> None:
+    """Put sets into a JSON file of judges; this is how the shipped one is made."""
+    judges = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    known = judges.get(identity, {}).get("sets", {})
+    judges[identity] = measured(identity, {**known, **sets})
+    path.write_text(json.dumps(judges, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
 def calibration_of(identity: str) -> dict[str, Any]:
     """What is known about a judge: its calibration in the user's cache, else the shipped one, else that there is none.
 
-    Always holds ``mark``: "trustworthy", "not trustworthy" or "not calibrated".
+    Always holds ``judge`` and ``mark``: "trustworthy", "not trustworthy" or "not calibrated"; the rest as `measured`.
     """
     path = _path(identity)
-    if path.exists():
-        return json.loads(path.read_text("utf-8"))
+    stored = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if "sets" in stored:
+        return stored
     shipped = json.loads(_SHIPPED.read_text("utf-8")) if _SHIPPED.exists() else {}
     return shipped.get(identity, {"judge": identity, "mark": "not calibrated"})
-
-
-def mark(lowest_kappa: float | None) -> str:
-    """The word for a judge whose kappa may be as low as this."""
-    known = lowest_kappa is not None and lowest_kappa >= LOWEST_KAPPA
-    return "trustworthy" if known else "not trustworthy"

@@ -55,6 +55,10 @@ class Forecast:
 
     def __str__(self) -> str:
         """One line for the user."""
+        if not self.num_calls:
+            return (
+                f"{self.num_gradings} gradings: {self.num_cached} from the cache, no calls, price {dollars(self.cost)}"
+            )
         return (
             f"{self.num_gradings} gradings: {self.num_cached} from the cache, {self.num_calls} calls, about "
             f"{self.prompt_tokens:,} tokens in and at most {self.completion_tokens:,} out, price {dollars(self.cost)}"
@@ -71,13 +75,23 @@ def forecast(num_gradings: int, num_cached: int, prompts: list[str], max_tokens:
 
 @dataclass
 class Usage:
-    """What was really used since the judge was made. ``calls`` counts every request sent, repeats included."""
+    """What was used since the judge was made.
+
+    ``calls`` counts every request sent, repeats included. ``possible_cost`` is what requests without an answer
+    (time-outs, lost connections) may have cost on top of ``cost``: the server may have done the work.
+    """
 
     calls: int = 0
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = 0.0
+    possible_cost: float = 0.0
+
+    def __str__(self) -> str:
+        """What was spent, for the user."""
+        more = f" and up to {dollars(self.possible_cost)} for calls without an answer" if self.possible_cost else ""
+        return f"{dollars(self.cost)}{more}"
 
 
 class Budget:
@@ -107,15 +121,15 @@ class Budget:
         expected = self.price.cost(len(prompt) * self._tokens_per_character, max_tokens) if self.price else 0.0
         if self.max_calls is not None and self.usage.calls >= self.max_calls:
             raise InterruptedError(f"stopped at max_calls={self.max_calls}")
-        spent = self.usage.cost or 0.0
+        spent = (self.usage.cost or 0.0) + self.usage.possible_cost
         if self.max_cost is not None and spent + self._reserved + expected > self.max_cost:
-            raise InterruptedError(f"stopped at max_cost={self.max_cost} dollars with {dollars(spent)} spent")
+            raise InterruptedError(f"stopped at max_cost={self.max_cost} dollars with {self.usage} spent")
         self.usage.calls += 1
         self._reserved += expected
         return expected
 
     def settle(self, expected: float, prompt: str = "", prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """Replace a reservation by what the call really used (nothing, for a call that failed)."""
+        """Replace a reservation by what the call really used (nothing, for a call that the server refused)."""
         self._reserved -= expected
         self.usage.prompt_tokens += prompt_tokens
         self.usage.completion_tokens += completion_tokens
@@ -125,3 +139,8 @@ class Budget:
             self.usage.cost = None
         elif self.usage.cost is not None:
             self.usage.cost += self.price.cost(prompt_tokens, completion_tokens)
+
+    def settle_unanswered(self, expected: float) -> None:
+        """Turn a reservation into a possible cost: the call went out, and nothing came back."""
+        self._reserved -= expected
+        self.usage.possible_cost += expected

@@ -13,9 +13,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server does with one request: status, headers and body, after ``hold`` is set (if it is given)."""
+    """What the server does with one request: status, headers and body, after ``hold`` is set (if it is given).
+
+    ``content`` stands in the message in place of ``text`` where it is given; ``message`` in place of the whole message.
+    """
 
     text: str = "A"
+    content: Any = None
+    message: Any = ...
+    finish: str = "stop"
+    served: str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -28,15 +35,16 @@ class Answer:
             return self.body
         if self.status != 200:
             return json.dumps({"error": {"message": self.text, "code": self.headers.get("x-code")}}).encode()
-        message = {"role": "assistant", "content": self.text}
+        message = {"role": "assistant", "content": self.text if self.content is None else self.content}
+        message = message if self.message is ... else self.message
         prompt_tokens = len(request["messages"][0]["content"]) // 4
         return json.dumps(
             {
                 "id": "reply",
                 "object": "chat.completion",
                 "created": 1,
-                "model": f"served-{request['model']}",
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "model": self.served or request["model"],
+                "choices": [{"index": 0, "message": message, "finish_reason": self.finish}],
                 "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 2, "total_tokens": prompt_tokens + 2},
             }
         ).encode()

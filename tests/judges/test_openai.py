@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from fault_server import Answer, Behaviour, FaultServer, serving
 
+from harness.judges.cache import Reply
 from harness.judges.openai import OpenAIJudge
 from harness.types import Grading
 
@@ -54,7 +56,7 @@ def test_grades_in_order_with_everything_that_traces_a_score(judge_for: Any) -> 
     assert details["judge"] == judge.identity
     assert "small" in judge.identity
     assert len(details["prompt_hash"]) == 8
-    assert details["served_model"] == "served-small"
+    assert details["served_model"] == "small"
     assert details["completion_tokens"] == 2
     assert judge.usage.calls == len(server.requests) == 9
     assert judge.usage.completion_tokens == 18
@@ -105,9 +107,131 @@ def test_a_bad_reply_is_unscored_and_kept_raw(judge_for: Any, reply: Answer, rea
         assert verdict.raw == reply.text
 
 
-def test_a_chatty_reply_that_states_one_grade_counts(judge_for: Any) -> None:
-    judge, _ = judge_for(always(Answer("The answer holds the whole reference, so my grade is CORRECT.")))
+def test_a_chatty_reply_is_no_grade_and_asked_for_again(judge_for: Any) -> None:
+    judge, server = judge_for(always(Answer("This is hardly CORRECT.")))
+    assert judge.grade(gradings(1))[0].value is None
+    server.behaviour = always(Answer("B"))
+    assert judge.grade(gradings(1))[0].value == "INCORRECT", "a reply without a grade is not kept"
+    assert judge.grade(gradings(1))[0].details["cached"]
+    assert len(server.requests) == 2
+
+
+def test_replies_without_a_grade_of_older_versions_are_forgotten(judge_for: Any) -> None:
+    judge, server = judge_for(always(Answer("B")))
+    judge._replies.keep(judge._call(gradings(1)[0]), Reply("It is far from CORRECT", {}))
+    assert judge.grade(gradings(1))[0].value == "INCORRECT"
+    assert len(server.requests) == 1
+    assert judge.grade(gradings(1))[0].details["cached"]
+
+
+def test_what_a_content_filter_left_is_no_grade(judge_for: Any) -> None:
+    judge, _ = judge_for(always(Answer("A", finish="content_filter")))
+    verdict = judge.grade(gradings(1))[0]
+    assert verdict.value is None
+    assert "content filter" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(message=None), "no text as the model's message but None"),
+        (Answer(content=[{"type": "text", "text": "A"}]), "no text as the model's message"),
+        (Answer(content={"text": "A"}), "no text as the model's message"),
+        (Answer(content=5), "no text as the model's message"),
+        (Answer(body=b'{"id": "r", "choices": [null]}'), "no text as the model's message"),
+        (Answer(body=b'{"id": "r", "choices": 3}'), "no chat completion"),
+        (Answer(body=b"null"), "no chat completion"),
+        (Answer(body=b"[1, 2]"), "no chat completion"),
+    ],
+)
+def test_a_reply_of_another_shape_leaves_that_answer_unscored(judge_for: Any, answer: Answer, reason: str) -> None:
+    def odd_third(number: int, request: dict[str, Any]) -> Answer:
+        return answer if "number 2?" in request["messages"][0]["content"] else Answer("A")
+
+    judge, _ = judge_for(odd_third, attempts=2)
+    verdicts = judge.grade(gradings(4))
+    assert [verdict.value for verdict in verdicts] == ["CORRECT", "CORRECT", None, "CORRECT"]
+    assert reason in verdicts[2].reason
+
+
+@pytest.mark.parametrize("served", ["other", "small-instruct", "smaller", "big/small-2"])
+def test_another_model_than_asked_for_is_an_error(judge_for: Any, served: str) -> None:
+    judge, server = judge_for(always(Answer("A", served=served)), concurrency=1)
+    with pytest.raises(LookupError, match=f"asked for the model small, but {served} answered"):
+        judge.grade(gradings(5))
+    assert len(server.requests) == 1
+    with pytest.raises(LookupError, match=r"judge\.served_as"):
+        judge.preflight()
+
+
+@pytest.mark.parametrize("served", ["SMALL", "small-2025-04-14", "small:latest", "vendor/small", "small-latest"])
+def test_dated_and_tagged_names_are_the_same_model(judge_for: Any, served: str) -> None:
+    judge, _ = judge_for(always(Answer("A", served=served)))
+    assert judge.grade(gradings(1))[0].details["served_model"] == served
+
+
+def test_a_server_with_names_of_its_own_can_be_declared(judge_for: Any) -> None:
+    judge, _ = judge_for(always(Answer("A", served="models/weights.gguf")), served_as="models/weights.gguf")
     assert judge.grade(gradings(1))[0].value == "CORRECT"
+
+
+@pytest.mark.parametrize("asked", ["soon", "", "Fri, 99 Foo 2026", "NaN:NaN"])
+def test_a_retry_after_that_means_nothing_is_a_plain_retry(judge_for: Any, asked: str) -> None:
+    busy = Answer("slow down", status=429, headers={"Retry-After": asked})
+    judge, server = judge_for(lambda n, _: busy if n == 0 else Answer("A"))
+    assert judge.grade(gradings(1))[0].value == "CORRECT"
+    assert len(server.requests) == 2
+    server.behaviour = always(busy)
+    assert "HTTP 429: slow down" in judge.grade(gradings(2))[1].reason
+
+
+def test_the_identity_holds_every_setting_that_decides_a_reply() -> None:
+    settings = [{"temperature": 1.0}, {"seed": 1}, {"max_tokens": 8}, {"structured": "never"}, {"model": "big"}, {}]
+    identities = [OpenAIJudge(**{"model": "small", **setting}).identity for setting in settings]
+    assert len(set(identities)) == len(settings)
+
+
+def test_a_call_that_timed_out_may_have_cost_something(judge_for: Any) -> None:
+    never = threading.Event()
+    prices = {"small": {"input": 1.0, "output": 1.0}}
+    judge, _ = judge_for(lambda n, _: Answer(hold=never) if n == 0 else Answer("B"), timeout=0.3, prices=prices)
+    assert judge.grade(gradings(1))[0].value == "INCORRECT"
+    never.set()
+    assert judge.usage.possible_cost > 0
+    assert judge.usage.cost is not None
+    assert judge.usage.cost > 0
+    assert "for calls without an answer" in str(judge.usage)
+
+
+def test_what_timed_out_calls_may_have_cost_counts_towards_the_limit(judge_for: Any) -> None:
+    prices = {"small": {"input": 10.0, "output": 10.0}}
+    judge, server = judge_for(
+        always(Answer(drop=True)), max_cost=0.02, prices=prices, attempts=1, concurrency=1, give_up_after=99
+    )
+    verdicts = judge.grade(gradings(60))
+    assert len(server.requests) < 10
+    assert "stopped at max_cost=0.02" in verdicts[-1].reason
+    assert judge.usage.cost == 0
+
+
+def test_a_reply_that_cannot_be_kept_leaves_its_answer_unscored(judge_for: Any) -> None:
+    judge, server = judge_for(always(Answer("A")), concurrency=1)
+    judge.grade(gradings(1))
+    full = sqlite3.connect(judge.cache)
+    full.execute("CREATE TRIGGER full BEFORE INSERT ON replies BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    full.close()
+    verdicts = judge.grade(gradings(3))
+    assert [verdict.value for verdict in verdicts] == ["CORRECT", None, None]
+    assert "could not be kept, disk is full" in verdicts[1].reason
+    assert len(server.requests) == 3
+
+
+def test_a_cache_that_cannot_be_opened_leaves_all_unscored_without_a_call(judge_for: Any, tmp_path: Path) -> None:
+    (tmp_path / "no-database").write_bytes(b"this is no SQLite file, and long enough to be looked at" * 20)
+    judge, server = judge_for(always(Answer("A")), cache=str(tmp_path / "no-database"))
+    verdicts = judge.grade(gradings(2))
+    assert all(verdict.value is None and "cannot be used" in verdict.reason for verdict in verdicts)
+    assert not server.requests
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
