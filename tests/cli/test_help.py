@@ -15,7 +15,8 @@ YAMLS = sorted(path for path in CONF.glob("*/*.yaml"))
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_choice_says_what_it_is_in_one_sentence(path):
     sentence = first_sentence(path.read_text())
-    assert len(sentence) > 10 and sentence.endswith((".", ":")), "the YAML begins with a sentence as a comment"
+    assert len(sentence) > 10, "the YAML begins with a sentence as a comment"
+    assert sentence.endswith((".", ":"))
     assert f"  {path.stem} " in help_text()
 
 
