@@ -1,69 +1,34 @@
 """Batched steered decoding: rows in, rows out.
 
 Each row has its own prompt, length, edits and randomness. Finished rows leave the batch at once and waiting rows take
-their place, so nothing is computed for rows that are done.
+their place, so nothing is computed for rows that are done. New rows may be offered while others run.
+
+All that a step needs lies in the rows' slots on the model's device; the host only says how many slots are in use. On an
+accelerator it learns one step late which rows are done, so that neither ever waits for the other.
 """
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
-import numpy as np
-import psutil
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Where
-from harness.subject.attention import Plan, SlotCache
+from harness.subject.attention import Plan, Span, spans_of
 from harness.subject.hooks import Observer, Steering
+from harness.subject.mail import Mail
 from harness.subject.network import Network, Padded, pass_tokens
+from harness.subject.sampling import LOOP_WINDOW, NEAR_TIE, Sampling, best_token, drawn_token, is_looping, uniform_draws
+from harness.subject.sizes import EngineConfig, Shapes, rows_that_fit
+from harness.subject.slots import FULL, IN_FLIGHT, PRUNED, STOPPED, SlotCache, Slots
 
 Finish = Literal["stop", "length", "pruned"]
-NEAR_TIE = 1e-3
-"""Two logits closer than this may swap places when a batch is composed differently."""
-_LOOP_WINDOW, _LOOP_PERIOD = 32, 8
-_BLOCK = 128
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Args:
-        max_new_tokens: completion length at most.
-        temperature: 0 is greedy.
-        ignore_stop: go on to the full length (for timing).
-        prune_loops: end rows that repeat themselves; they finish as "pruned".
-    """
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    ignore_stop: bool = False
-    prune_loops: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How large batches are.
-
-    Args:
-        token_budget: tokens (prompt and completion, over all rows) held at once; None finds it from free memory.
-        max_rows: rows at once, at most; None means 64 on a CPU and 256 on an accelerator.
-    """
-
-    token_budget: int | None = None
-    max_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that hold nothing."""
-        for name, value in (("token_budget", self.token_budget), ("max_rows", self.max_rows)):
-            if value is not None and value < 1:
-                raise ValueError(f"engine.{name} must be at least 1, got {value}")
+_FINISHES: dict[int, Finish] = {STOPPED: "stop", FULL: "length", PRUNED: "pruned"}
 
 
 @dataclass(frozen=True)
@@ -90,41 +55,32 @@ class Tally:
     clock: Callable[[], float] = perf_counter
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Rows that were offered together; their numbers begin at ``first``."""
+
+    first: int
+    prompts: Sequence[Sequence[int]]
+    intervention: Intervention
+    uniform: Tensor | None
+
+
+@dataclass(eq=False)
 class _Row:
-    """A row in flight."""
+    """A row in flight, as far as the host knows. ``length`` counts its tokens, that chosen last included."""
 
-    index: int
+    number: int
+    slot: int
     length: int
-    tokens: list[int] = field(default_factory=list)
-    near_ties: int = 0
-
-
-def rows_that_fit(network: Network, engine: EngineConfig, tokens_per_row: int) -> int:
-    """How many rows of this length to hold at once."""
-    on_cpu = network.device.type == "cpu"
-    limit = engine.max_rows or (64 if on_cpu else 256)
-    if engine.token_budget is not None:
-        return max(1, min(limit, engine.token_budget // tokens_per_row))
-    free = psutil.virtual_memory().available if on_cpu else torch.cuda.mem_get_info(network.device)[0]
-    vocabulary = network.model.config.get_text_config().vocab_size
-    per_row = network.cache_bytes_per_token() * tokens_per_row + 16 * vocabulary
-    return max(1, min(limit, int(free * 0.5) // per_row))
-
-
-def is_looping(tokens: Sequence[int]) -> bool:
-    """Whether the last 32 tokens repeat a pattern of at most 8."""
-    tail = list(tokens[-_LOOP_WINDOW:])
-    return len(tail) == _LOOP_WINDOW and any(tail[p:] == tail[:-p] for p in range(1, _LOOP_PERIOD + 1))
 
 
 class Decoder:
-    """Decodes one pool of rows.
+    """Decodes rows of one pool, or of several that are offered one after another.
 
     Args:
         network: the model.
         prompts: token ids of each row's prompt.
-        intervention: row-leading over the pool.
+        intervention: row-leading over these rows.
         sampling: how tokens are chosen.
         seeds: one integer per row; a sampled row's randomness depends on it alone.
         tally: where work is counted.
@@ -139,207 +95,315 @@ class Decoder:
         seeds: Sequence[int],
         tally: Tally | None = None,
     ) -> None:
-        self.network, self.prompts, self.pool, self.sampling = network, prompts, intervention, sampling
+        self.network, self.sampling = network, sampling
         self.tally = tally or Tally()
         self.results: dict[int, Decoded] = {}
-        self._uniform = _uniform_draws(seeds, sampling) if sampling.temperature > 0 else None
+        self.lateness = 0 if network.device.type == "cpu" else 1
+        """Steps until the host learns that a row is done: one costs each row a step and spares the device all waits."""
+        self._pools: list[_Pool] = []
+        self.pool_of: list[_Pool] = []
+        self._waiting: list[int] = []
+        self._most_slots = 2**31
+        self.offer(prompts, intervention, seeds)
+
+    def offer(self, prompts: Sequence[Sequence[int]], intervention: Intervention, seeds: Sequence[int]) -> list[int]:
+        """Add rows, also while others run.
+
+        Returns:
+            The rows' numbers, which count on from those offered before.
+        """
+        draws = uniform_draws(seeds, self.sampling.max_new_tokens) if self.sampling.temperature > 0 and seeds else None
+        pool = _Pool(len(self.pool_of), prompts, intervention, draws)
+        self._pools.append(pool)
+        self.pool_of += [pool] * len(prompts)
+        numbers = list(range(pool.first, len(self.pool_of)))
+        self._wait(numbers)
+        return numbers
+
+    def _wait(self, numbers: Sequence[int]) -> None:
+        # Longest first (from the end): neighbours then need little padding, and memory peaks at the start.
+        self._waiting = sorted([*self._waiting, *numbers], key=lambda number: len(self.prompt(number)))
+
+    def prompt(self, number: int) -> Sequence[int]:
+        """Token ids of a row's prompt."""
+        pool = self.pool_of[number]
+        return pool.prompts[number - pool.first]
 
     def run(
-        self, engine: EngineConfig, on_finish: Callable[[int], None] | None = None, observer: Observer | None = None
+        self,
+        engine: EngineConfig,
+        on_finish: Callable[[int], None] | None = None,
+        observer: Observer | None = None,
+        refill: Callable[[], None] | None = None,
     ) -> list[Decoded]:
         """Decode every row and return the results in order.
 
         Args:
             engine: batch size.
-            on_finish: called with a row's index when it is done.
+            on_finish: called with a row's number when it is done.
             observer: sees every edit.
+            refill: called when slots are free, no row waits, and rows have finished since the last call; their results
+                are there. It may `offer` more rows.
         """
-        longest = max((len(prompt) for prompt in self.prompts), default=1) + self.sampling.max_new_tokens
-        slots = rows_that_fit(self.network, engine, longest)
-        while missing := len(self.prompts) - len(self.results):
-            slots = min(slots, missing)
-            try:
-                self._run_once(slots, longest, on_finish, observer)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or slots == 1:
-                    raise
-                slots //= 2
-                self.tally.batch_shrinks += 1
-        return [self.results[index] for index in range(len(self.prompts))]
+        while self._waiting:
+            with Steering(self.network.blocks, Intervention(), observer=observer) as steering:
+                batch = _Batch(self, self._shapes(engine), steering)
+                finished: list[int] = []
+                while self._pass(batch):
+                    for number in batch.leave():
+                        finished.append(number)
+                        if on_finish is not None:
+                            on_finish(number)
+                    if refill is not None and finished and not self._waiting and batch.has_room:
+                        batch.deliver()
+                        finished.clear()
+                        refill()
+                batch.deliver()
+        return [self.results[number] for number in range(len(self.pool_of))]
 
-    @torch.inference_mode()
-    def _run_once(
-        self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
-    ) -> None:
-        # Longest first: neighbours in the queue then need little padding, and memory peaks at the start.
-        todo = [index for index in range(len(self.prompts)) if index not in self.results]
-        waiting = sorted(todo, key=lambda index: len(self.prompts[index]))
-        cache = SlotCache(self.network.layout.num_layers, slots, capacity) if self.pool.uses_cache else None
-        with Steering(self.network.blocks, self.pool, observer=observer) as steering:
-            batch = _Batch(self, cache, steering)
-            while waiting or batch.rows:
-                free = slots - len(batch.rows)
-                start = self.tally.clock()
-                if waiting and (not batch.rows or free >= max(1, slots // 8)):
-                    batch.join([waiting.pop() for _ in range(min(free, len(waiting)))])
-                    self.tally.prefill_seconds += self.tally.clock() - start
-                else:
-                    batch.step()
-                    self.tally.decode_seconds += self.tally.clock() - start
-                for index in batch.leave():
-                    if on_finish is not None:
-                        on_finish(index)
+    def _shapes(self, engine: EngineConfig) -> Shapes:
+        """Sizes for the rows that wait; after memory ran out, with half as many slots as before."""
+        longest = len(self.prompt(self._waiting[-1])) + self.sampling.max_new_tokens
+        remembered = max(pool.intervention.bytes_per_token for pool in self._pools)
+        fitting = min(rows_that_fit(self.network, engine, longest, remembered), self._most_slots)
+        return Shapes.of(self.network, engine, min(fitting, len(self._waiting)), longest)
 
-    def choose(self, logits_BV: Tensor, rows: Sequence[_Row]) -> None:
-        """Append each row's next token, counting near ties."""
-        if self._uniform is None:
-            chosen, lead = best_token(logits_BV)
-            ties = (lead < NEAR_TIE).tolist()
-        else:
-            chosen = self._draw(logits_BV, rows)
-            ties = [False] * len(rows)
-        for row, token, tie in zip(rows, chosen.tolist(), ties, strict=True):
-            row.tokens.append(token)
-            row.near_ties += tie
-
-    def _draw(self, logits_BV: Tensor, rows: Sequence[_Row]) -> Tensor:
-        assert self._uniform is not None
-        probabilities = torch.softmax(logits_BV.double() / self.sampling.temperature, -1)
-        cumulative = probabilities.cumsum(-1)
-        draws = [self._uniform[row.index, len(row.tokens)] for row in rows]
-        target = torch.tensor(draws, device=cumulative.device)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
+    @torch.no_grad()
+    def _pass(self, batch: _Batch) -> bool:
+        """Compute prompts of waiting rows, or a step of those in flight; False if these slots have nothing to do."""
+        start = self.tally.clock()
+        try:
+            if batch.join(self._waiting):
+                self.tally.prefill_seconds += self.tally.clock() - start
+            elif batch.rows:
+                batch.step()
+                self.tally.decode_seconds += self.tally.clock() - start
+            else:
+                return False
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error) or batch.shapes.slots == 1:
+                raise
+            self._most_slots = batch.shapes.slots // 2
+            self.tally.batch_shrinks += 1
+            self._wait([row.number for row in batch.rows.values()])
+            return False
+        return True
 
 
 class _Batch:
-    """The rows in flight, in slot order."""
+    """The rows in flight and their slots."""
 
-    def __init__(self, decoder: Decoder, cache: SlotCache | None, steering: Steering) -> None:
-        self.decoder, self.cache, self.steering = decoder, cache, steering
-        self.network = decoder.network
-        self.rows: list[_Row] = []
-        self.carry: Carry = {}
+    def __init__(self, decoder: Decoder, shapes: Shapes, steering: Steering) -> None:
+        self.decoder, self.network, self.sampling = decoder, decoder.network, decoder.sampling
+        self.shapes, self.steering = shapes, steering
+        device, draws = self.network.device, self.sampling.max_new_tokens if self.sampling.temperature > 0 else 0
+        self.slots = Slots(self.network.layout.num_layers, shapes.slots, shapes.capacity, draws, device)
+        self.rows: dict[int, _Row] = {}
+        self._here: set[int] = set()
+        self._uses_cache = True
+        self._stops_V = self.network.stop_mask() & (not self.sampling.ignore_stop)
+        self._posted: deque[tuple[list[_Row], list[int], Mail]] = deque()
+        self._results: list[tuple[list[_Row], list[Finish], Mail]] = []
 
-    def join(self, indices: Sequence[int]) -> None:
-        """Compute the prompts of new rows and choose their first tokens."""
-        start = 0
-        while start < len(indices):
-            longest = len(self.decoder.prompts[indices[start]])
-            stop = start + max(1, pass_tokens(self.network.device) // longest)
-            self._join_chunk(indices[start:stop])
-            start = stop
+    @property
+    def has_room(self) -> bool:
+        """Whether enough slots are free for a pass over new prompts to be worth its while."""
+        return self.shapes.slots - len(self.rows) >= max(1, self.shapes.slots // 8)
 
-    def _join_chunk(self, indices: Sequence[int]) -> None:
-        prompts = [self.decoder.prompts[index] for index in indices]
-        new = [_Row(index, len(prompt)) for index, prompt in zip(indices, prompts, strict=True)]
-        if self.cache is None:
-            self.rows += new
+    # Joining: whole prompts, one pass after another.
+
+    def join(self, waiting: list[int]) -> bool:
+        """Take rows from the end of the queue, compute their prompts and choose their first tokens.
+
+        Only rows join that fit into the slots and together with those in flight.
+
+        Returns:
+            Whether any row joined.
+        """
+        free = [slot for slot in range(self.shapes.slots) if slot not in self.rows] if self.has_room else []
+        joined = False
+        while waiting and free and self._takes(waiting[-1]):
+            pool = self.decoder.pool_of[waiting[-1]]
+            at_most = max(1, pass_tokens(self.network.device) // len(self.decoder.prompt(waiting[-1])))
+            new: list[_Row] = []
+            while waiting and free and len(new) < at_most and self.decoder.pool_of[waiting[-1]] is pool:
+                number = waiting.pop()
+                new.append(_Row(number, free.pop(0), len(self.decoder.prompt(number))))
+            self.rows |= {row.slot: row for row in new}
+            self._admit(new, pool)
+            joined = True
+        return joined
+
+    def _takes(self, number: int) -> bool:
+        """Whether a row can join; the first row of a batch decides what kind of rows the others must be."""
+        pool = self.decoder.pool_of[number]
+        if len(self.decoder.prompt(number)) + self.sampling.max_new_tokens > self.shapes.capacity:
+            return False
+        if not self.rows:
+            self._here, self._uses_cache = set(), pool.intervention.uses_cache
+            self.slots.edits.clear()
+            self.slots.carry.clear()
+        if pool.first not in self._here:
+            if pool.intervention.uses_cache != self._uses_cache or not self.slots.edits.fits(pool.intervention):
+                return False
+            self._here.add(pool.first)
+        return True
+
+    def _admit(self, new: list[_Row], pool: _Pool) -> None:
+        """Give new rows of one pool all that they own, and compute their prompts."""
+        device, tokens = self.network.device, self.slots.tokens
+        padded = Padded.of([self.decoder.prompt(row.number) for row in new], device)
+        slots = torch.tensor([row.slot for row in new], device=device)
+        places = torch.tensor([row.number - pool.first for row in new])
+        tokens.admit(slots, padded.ids, padded.lengths)
+        if pool.uniform is not None:
+            tokens.uniform_SN[slots] = pool.uniform[places].to(device)
+
+        intervention = pool.intervention.take(places.to(device))
+        self.steering.reach({*intervention.edits, *intervention.probes})
+        self.slots.edits.admit(slots, intervention)
+        if not self._uses_cache:
             return
-        self.cache.expect_prompts(len(self.rows))
-        logits, carry = self._full_pass(prompts, new)
-        first = not self.rows
-        self.carry = carry if first else {key: torch.cat([self.carry[key], carry[key]]) for key in carry}
-        self.rows += new
-        self._steer(self.rows)
-        self.decoder.choose(logits, new)
 
-    def _full_pass(self, tokens: Sequence[Sequence[int]], rows: Sequence[_Row]) -> tuple[Tensor, Carry]:
-        padded = Padded.of(tokens, self.network.device)
-        prompt_lengths = torch.tensor([row.length - len(row.tokens) for row in rows], device=self.network.device)
-        self._steer(rows)
-        self.steering.where, self.steering.carry = padded.where(prompt_lengths), {}
-        h = self.network.hidden(padded.ids, padded.positions, Plan(), self.cache)
-        self._count(padded.ids.numel(), padded.ids.numel() - int(padded.lengths.sum()))
-        last = h[torch.arange(len(rows), device=h.device), padded.lengths - 1]
+        self.slots.cache.expect_prompts(slots)
+        logits, carry = self._whole_pass(padded, padded.lengths, intervention, self.slots.cache)
+        self._count(padded.ids.numel(), sum(row.length for row in new))
+        self.slots.carry.admit(slots, carry)
+        self._choose(slots, logits)
+        self._post(new)
+
+    def _whole_pass(
+        self, padded: Padded, prompt_lengths: Tensor, intervention: Intervention, cache: SlotCache | None
+    ) -> tuple[Tensor, Carry]:
+        """Logits after each row's last token, computed from position 0 on, and what edits learnt on the way."""
+        with self.steering.on(padded.where(prompt_lengths), intervention, {}):
+            h = self.network.hidden(padded.ids, padded.positions, Plan(), cache)
+        last = h[torch.arange(h.shape[0], device=h.device), padded.lengths - 1]
         return self.network.logits(last), self.steering.carry
 
-    def _steer(self, rows: Sequence[_Row]) -> None:
-        self.steering.intervention = self.decoder.pool.take(torch.tensor([row.index for row in rows]))
+    # Stepping: one token for every row.
 
     def step(self) -> None:
         """One more token for every row."""
-        if self.cache is None:
-            for row in self.rows:
-                row.length = len(self.decoder.prompts[row.index]) + len(row.tokens)
-            sequences = [[*self.decoder.prompts[row.index], *row.tokens] for row in self.rows]
-            logits, _ = self._full_pass(sequences, self.rows)
+        rows = list(self.rows.values())
+        count = self.shapes.rows(1 + max(self.rows))
+        window = self.shapes.window(max(row.length for row in rows))
+        if self._uses_cache:
+            self._decode(count, window, self._spans(count) if self.shapes.varied else ())
+            self._count(count, len(rows))
         else:
-            logits = self._cached_pass(self.cache)
-        self.decoder.choose(logits, self.rows)
+            self._recompute(count, window)
+            self._count(count * window, sum(row.length for row in rows))
+        self._post(rows)
 
-    def _cached_pass(self, cache: SlotCache) -> Tensor:
-        device = self.network.device
-        positions = torch.tensor([row.length for row in self.rows], device=device)
-        prompt_lengths = torch.tensor([row.length - len(row.tokens) + 1 for row in self.rows], device=device)
-        ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=device)
-        cache.expect_tokens(positions, max(row.length for row in self.rows) + 1)
-        self.steering.where = Where(positions[:, None], None, prompt_lengths, prefill=False)
-        self.steering.carry = self.carry
-        h = self.network.hidden(ids, positions[:, None], Plan(positions + 1), cache)
-        self.carry = self.steering.carry
-        for row in self.rows:
+    def _spans(self, count: int) -> tuple[Span, ...]:
+        return spans_of([self.rows[slot].length if slot in self.rows else 1 for slot in range(count)])
+
+    def _decode(self, count: int, window: int, spans: Sequence[Span]) -> None:
+        """Feed the last token of each of the first slots, and choose the next one. All on the device."""
+        tokens, carry = self.slots.tokens, self.slots.carry.first(count)
+        slots, lengths = tokens.slots_S[:count], tokens.lengths_S[:count]
+        positions_B1 = lengths[:, None] - 1
+        where = Where(positions_B1, None, tokens.prompt_lengths_S[:count], prefill=False, window=window)
+        self.slots.cache.expect_tokens(slots, positions_B1[:, 0], window)
+        with self.steering.on(where, self.slots.edits.first(count), carry):
+            ids_B1 = tokens.ids_SC[:count].gather(1, positions_B1)
+            h = self.network.hidden(ids_B1, positions_B1, Plan(lengths, spans=spans), self.slots.cache)
+        self.slots.carry.store(carry, self.steering.carry)
+        self._choose(slots, self.network.logits(h[:, 0]))
+
+    def _recompute(self, count: int, window: int) -> None:
+        """Compute all tokens of the first slots anew, for edits that look at the whole row, and choose the next one."""
+        tokens = self.slots.tokens
+        lengths = tokens.lengths_S[:count]
+        positions = torch.arange(window, device=lengths.device).expand(count, -1)
+        padded = Padded(tokens.ids_SC[:count, :window], positions, lengths, positions < lengths[:, None])
+        logits, _ = self._whole_pass(padded, tokens.prompt_lengths_S[:count], self.slots.edits.first(count), None)
+        self._choose(tokens.slots_S[:count], logits)
+
+    def _count(self, computed: int, needed: int) -> None:
+        self.decoder.tally.forward_tokens += computed
+        self.decoder.tally.padding_tokens += computed - needed
+
+    def _choose(self, slots: Tensor, logits_BV: Tensor) -> None:
+        """Write down the next token of each row that runs, and whether the row is done with it."""
+        tokens, sampling = self.slots.tokens, self.sampling
+        lengths, prompt_lengths = tokens.lengths_S[slots], tokens.prompt_lengths_S[slots]
+        runs = tokens.state_S[slots] == IN_FLIGHT
+        if sampling.temperature > 0:
+            step = (lengths - prompt_lengths).clamp(max=sampling.max_new_tokens - 1)
+            chosen = drawn_token(logits_BV, sampling.temperature, tokens.uniform_SN[slots, step])
+        else:
+            chosen, lead = best_token(logits_BV)
+            tokens.near_ties_S[slots] += runs & (lead < NEAR_TIE)
+
+        tokens.ids_SC[slots, lengths] = chosen
+        stops = self._stops_V[chosen]
+        lengths = lengths + (runs & ~stops)
+        state = torch.where(lengths - prompt_lengths >= sampling.max_new_tokens, FULL, IN_FLIGHT)
+        if sampling.prune_loops:
+            state = torch.where((state == IN_FLIGHT) & self._loops(slots, lengths, prompt_lengths), PRUNED, state)
+        state = torch.where(stops, STOPPED, state)
+        tokens.lengths_S[slots] = lengths
+        tokens.state_S[slots] = torch.where(runs, state, tokens.state_S[slots])
+
+    def _loops(self, slots: Tensor, lengths: Tensor, prompt_lengths: Tensor) -> Tensor:
+        last = lengths[:, None] + torch.arange(-LOOP_WINDOW, 0, device=lengths.device)
+        tail = self.slots.tokens.ids_SC[slots[:, None], last.clamp(min=0)]
+        return is_looping(tail) & (lengths - prompt_lengths >= LOOP_WINDOW)
+
+    # Leaving: the host reads which rows are done, and takes their tokens.
+
+    def _post(self, rows: list[_Row]) -> None:
+        """A token was chosen for these rows: send the host word of how they stand."""
+        for row in rows:
             row.length += 1
-        self._count(len(self.rows), 0)
-        return self.network.logits(h[:, 0])
-
-    def _count(self, tokens: int, padding: int) -> None:
-        self.decoder.tally.forward_tokens += tokens
-        self.decoder.tally.padding_tokens += padding
+        slots = [row.slot for row in rows]
+        state = self.slots.tokens.state_S
+        # All slots in use, rather than those of the rows: naming them would take a copy to the device.
+        self._posted.append((rows, slots, Mail(state[: max(slots) + 1])))
 
     def leave(self) -> list[int]:
-        """Take finished rows out, closing the gaps they leave; the indices of those rows."""
-        ends = {slot: self._finish(row) for slot, row in enumerate(self.rows)}
-        finished = {slot: end for slot, end in ends.items() if end is not None}
-        for slot, end in finished.items():
-            row = self.rows[slot]
-            self.decoder.results[row.index] = Decoded(tuple(row.tokens), end, row.near_ties)
-        left = [self.rows[slot].index for slot in finished]
-        if finished:
-            self._close_gaps(set(finished))
-        return left
+        """Take out rows that are known to be done; their numbers."""
+        left: list[_Row] = []
+        finishes: list[Finish] = []
+        while len(self._posted) > self.decoder.lateness:
+            rows, slots, mail = self._posted.popleft()
+            states = mail.read()
+            for row, slot in zip(rows, slots, strict=True):
+                if states[slot] in _FINISHES and self.rows.get(row.slot) is row:
+                    left.append(self.rows.pop(row.slot))
+                    finishes.append(_FINISHES[states[slot]])
+        if left:
+            self._collect(left, finishes)
+            self._close_gaps()
+        return [row.number for row in left]
 
-    def _finish(self, row: _Row) -> Finish | None:
-        sampling = self.decoder.sampling
-        if row.tokens and row.tokens[-1] in self.network.stop_ids and not sampling.ignore_stop:
-            row.tokens.pop()
-            return "stop"
-        if len(row.tokens) >= sampling.max_new_tokens:
-            return "length"
-        return "pruned" if sampling.prune_loops and is_looping(row.tokens) else None
+    def _collect(self, rows: list[_Row], finishes: list[Finish]) -> None:
+        """Send off the tokens of rows that leave."""
+        tokens = self.slots.tokens
+        slots = torch.tensor([row.slot for row in rows], device=self.network.device)
+        counters = torch.stack([tokens.prompt_lengths_S[slots], tokens.lengths_S[slots], tokens.near_ties_S[slots]], 1)
+        self._results.append((rows, finishes, Mail(torch.cat([counters, tokens.ids_SC[slots]], 1))))
 
-    def _close_gaps(self, gone: set[int]) -> None:
-        kept = len(self.rows) - len(gone)
-        order = list(range(kept))
-        movers = (slot for slot in range(len(self.rows) - 1, -1, -1) if slot not in gone)
-        for hole in sorted(slot for slot in gone if slot < kept):
-            source = next(movers)
-            order[hole] = source
-            if self.cache is not None:
-                self.cache.move(source, hole)
-        self.rows = [self.rows[slot] for slot in order]
-        chosen = torch.tensor(order, dtype=torch.long, device=self.network.device)
-        self.carry = {key: value[chosen] for key, value in self.carry.items()}
-        if self.rows:
-            self._steer(self.rows)
+    def deliver(self) -> None:
+        """Hand over the results of all rows that have left."""
+        for rows, finishes, mail in self._results:
+            for row, finish, (start, stop, near_ties, *ids) in zip(rows, finishes, mail.read(), strict=True):
+                self.decoder.results[row.number] = Decoded(tuple(ids[start:stop]), finish, near_ties)
+        self._results.clear()
 
-
-def best_token(logits_BV: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
-    """The index of each row's largest logit (the first of several), and its lead over the second largest."""
-    # In two stages, for an index over a whole vocabulary costs several times what the bare maximum does.
-    rows, vocabulary = logits_BV.shape
-    blocks = logits_BV.reshape(rows, -1, math.gcd(vocabulary, _BLOCK))
-    tops = blocks.amax(-1)
-    best, block = tops.max(-1)
-    row = torch.arange(rows, device=logits_BV.device)
-    inside = blocks[row, block]
-    offset = inside.argmax(-1)
-    inside[row, offset] = tops[row, block] = float("-inf")
-    second = torch.maximum(inside.amax(-1), tops.amax(-1))
-    return block * blocks.shape[2] + offset, best - second
-
-
-def _uniform_draws(seeds: Sequence[int], sampling: Sampling) -> np.ndarray:
-    return np.stack([np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds])
+    def _close_gaps(self) -> None:
+        """Move the last rows into the gaps that others have left, where the passes get smaller by it."""
+        count = len(self.rows)
+        if not self.rows or self.shapes.rows(count) == self.shapes.rows(1 + max(self.rows)):
+            return
+        gaps = [slot for slot in range(count) if slot not in self.rows]
+        movers = sorted(slot for slot in self.rows if slot >= count)
+        self.slots.move(movers, gaps)
+        for source, target in zip(movers, gaps, strict=True):
+            self.rows[target] = self.rows.pop(source)
+            self.rows[target].slot = target
 
 
 def _is_out_of_memory(error: Exception) -> bool:

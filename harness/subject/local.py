@@ -12,9 +12,11 @@ from torch import Tensor
 
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
-from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
+from harness.subject.decode import Decoded, Decoder, Tally
 from harness.subject.network import Network
 from harness.subject.passes import Text
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import EngineConfig
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
+from harness.subject.decode import Decoded, Decoder, Tally
 from harness.subject.load import Loaded
 from harness.subject.network import Network
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import EngineConfig
 from harness.types import Intervention, Site
 from methods.fusion import MeanShift
 
