@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Where
+from harness.subject import graphs
 from harness.subject.attention import Plan, Span, spans_of
 from harness.subject.hooks import Observer, Steering
 from harness.subject.mail import Mail
@@ -147,7 +148,7 @@ class Decoder:
         """
         while self._waiting:
             with Steering(self.network.blocks, Intervention(), observer=observer) as steering:
-                batch = _Batch(self, self._shapes(engine), steering)
+                batch = _Batch(self, self._shapes(engine), steering, engine.compile)
                 finished: list[int] = []
                 while self._pass(batch):
                     for number in batch.leave():
@@ -165,8 +166,13 @@ class Decoder:
         """Sizes for the rows that wait; after memory ran out, with half as many slots as before."""
         longest = len(self.prompt(self._waiting[-1])) + self.sampling.max_new_tokens
         remembered = max(pool.intervention.bytes_per_token for pool in self._pools)
-        fitting = min(rows_that_fit(self.network, engine, longest, remembered), self._most_slots)
-        return Shapes.of(self.network, engine, min(fitting, len(self._waiting)), longest)
+        kept = graphs.kept_slots(self.network.model) if engine.compile else None
+        if kept is not None and kept.capacity >= longest and engine.token_budget is None:
+            fitting, longest = min(kept.count, engine.max_rows or kept.count), kept.capacity
+        else:
+            fitting = rows_that_fit(self.network, engine, longest, remembered)
+        needed = fitting if engine.compile else len(self._waiting)
+        return Shapes.of(self.network.device, min(fitting, needed, self._most_slots), longest, engine.compile)
 
     @torch.no_grad()
     def _pass(self, batch: _Batch) -> bool:
@@ -193,11 +199,15 @@ class Decoder:
 class _Batch:
     """The rows in flight and their slots."""
 
-    def __init__(self, decoder: Decoder, shapes: Shapes, steering: Steering) -> None:
+    def __init__(self, decoder: Decoder, shapes: Shapes, steering: Steering, compiled: bool = False) -> None:
         self.decoder, self.network, self.sampling = decoder, decoder.network, decoder.sampling
-        self.shapes, self.steering = shapes, steering
-        device, draws = self.network.device, self.sampling.max_new_tokens if self.sampling.temperature > 0 else 0
-        self.slots = Slots(self.network.layout.num_layers, shapes.slots, shapes.capacity, draws, device)
+        self.shapes, self.steering, self._compiled = shapes, steering, compiled
+        draws, layers, device = self.sampling.max_new_tokens, self.network.layout.num_layers, self.network.device
+        if compiled:
+            self.slots = graphs.lasting_slots(self.network.model, shapes, draws, device, layers)
+            self._decode = graphs.compiled(self._decode, device)
+        else:
+            self.slots = Slots(layers, shapes.slots, shapes.capacity, draws, device)
         self.rows: dict[int, _Row] = {}
         self._here: set[int] = set()
         self._uses_cache = True
@@ -241,8 +251,7 @@ class _Batch:
             return False
         if not self.rows:
             self._here, self._uses_cache = set(), pool.intervention.uses_cache
-            self.slots.edits.clear()
-            self.slots.carry.clear()
+            self.slots.clear()
         if pool.first not in self._here:
             if pool.intervention.uses_cache != self._uses_cache or not self.slots.edits.fits(pool.intervention):
                 return False
@@ -271,6 +280,8 @@ class _Batch:
         self.slots.carry.admit(slots, carry)
         self._choose(slots, logits)
         self._post(new)
+        if self._compiled:
+            graphs.hold_in_place(self.slots.buffers())
 
     def _whole_pass(
         self, padded: Padded, prompt_lengths: Tensor, intervention: Intervention, cache: SlotCache | None

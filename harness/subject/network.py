@@ -83,6 +83,8 @@ class Network:
     ) -> Network:
         """Take over a loaded model: from now on it computes attention and, on a CPU, products the harness's way."""
         model.set_attn_implementation(attention.IMPLEMENTATION)
+        # transformers' advice on padding reads token ids back from the device at every pass; here plans say what is real.
+        model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
         pack_linears(model)
         return cls(model, Blocks.of(model, blocks_path), layout, device, stop_ids)
 

@@ -52,9 +52,7 @@ def best_token(logits_BV: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float
     return block * blocks.shape[2] + offset, best - second
 
 
-def drawn_token(
-    logits_BV: Float[Tensor, "B V"], temperature: float, uniform_B: Float[Tensor, "B"]
-) -> Int[Tensor, "B"]:
+def drawn_token(logits_BV: Float[Tensor, "B V"], temperature: float, uniform_B: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
     """One token per row, drawn by its probability: that at which the cumulated probability passes a random number.
 
     Args:

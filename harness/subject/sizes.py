@@ -85,12 +85,16 @@ class Shapes:
     window_step: int = 1
 
     @classmethod
-    def of(cls, network: Network, engine: EngineConfig, slots: int, tokens: int) -> Shapes:
-        """The shapes for so many rows of at most so many tokens."""
-        if engine.compile:
+    def of(cls, device: torch.device, slots: int, tokens: int, compiled: bool = False) -> Shapes:
+        """The shapes for so many rows of at most so many tokens.
+
+        Compiled, all slots are computed as long as more than a quarter of them is in use, and all positions are read:
+        two graphs in all.
+        """
+        if compiled:
             capacity = _up(tokens, 128)
             return cls(slots, capacity, tuple(sorted({-(-slots // 4), slots})), capacity)
-        if network.device.type == "cpu":
+        if device.type == "cpu":
             return cls(slots, tokens)
         halves = {-(-slots // 2**power) for power in range(5)}
         return cls(slots, _up(tokens, 64), tuple(sorted(halves)), 64)

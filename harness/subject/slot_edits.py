@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,13 +32,14 @@ class SlotEdits:
         self._buffers: dict[Key, RowData] = {}
         self._acts: dict[Key, Bool[Tensor, "S"]] = {}
         self._partial: set[Key] = set()
-        self._views: dict[int, Intervention] = {}
+        self._spare: dict[Key, RowData] = {}
         self._admitted = False
 
     def clear(self) -> None:
-        """Forget all edits: no row is left."""
-        for kept in (self._buffers, self._acts, self._partial, self._views):
-            kept.clear()
+        """Forget all edits: no row is left. Buffers are kept for rows with edits of the same kind."""
+        self._spare |= self._buffers
+        for forgotten in (self._buffers, self._acts, self._partial):
+            forgotten.clear()
         self._admitted = False
 
     def fits(self, intervention: Intervention) -> bool:
@@ -51,42 +52,40 @@ class SlotEdits:
         members = _members(intervention)
         for key, new in members.items():
             if key not in self._buffers:
-                self._buffers[key] = new.mapped(lambda rows: rows.new_zeros((self._slots, *rows.shape[1:])))
+                self._buffers[key] = self._buffer(key, new)
                 self._acts[key] = torch.zeros(self._slots, dtype=torch.bool, device=self._device)
                 self._partial |= {key} if self._admitted else set()
-                self._views.clear()
-            for held, rows in zip(_row_tensors(self._buffers[key]), _row_tensors(new), strict=True):
+            for held, rows in zip(row_tensors(self._buffers[key]), row_tensors(new), strict=True):
                 held[slots] = rows
         for key, acts in self._acts.items():
             acts[slots] = key in members
-            if key not in members and key not in self._partial:
-                self._partial.add(key)
-                self._views.clear()
+        self._partial |= self._acts.keys() - members.keys()
         self._admitted = True
+
+    def _buffer(self, key: Key, new: RowData) -> RowData:
+        spare = self._spare.get(key)
+        if spare is not None and _alike(spare, new):
+            return spare
+        return new.mapped(lambda rows: rows.new_zeros((self._slots, *rows.shape[1:])))
 
     def first(self, count: int) -> Intervention:
         """The intervention of the first slots; its tensors are views."""
-        if count not in self._views:
-            self._views[count] = Intervention(
-                {site: self._view(("edit", site), count) for kind, site in self._buffers if kind == "edit"},
-                {site: self._view(("probe", site), count) for kind, site in self._buffers if kind == "probe"},
-            )
-        return self._views[count]
+        edits, probes = {}, {}
+        for (kind, site), buffer in self._buffers.items():
+            member: Any = buffer.mapped(lambda rows: rows[:count])
+            acts = self._acts[kind, site][:count]
+            everywhere = (kind, site) not in self._partial
+            if kind == "edit":
+                edits[site] = member if everywhere else _SomeRowsEdit(member, acts)
+            else:
+                probes[site] = member if everywhere else _SomeRowsProbe(member, acts)
+        return Intervention(edits, probes)
 
-    def _view(self, key: Key, count: int) -> Any:
-        member = self._buffers[key].mapped(lambda rows: rows[:count])
-        if key not in self._partial:
-            return member
-        acts = self._acts[key][:count]
-        return _SomeRowsProbe(member, acts) if key[0] == "probe" else _SomeRowsEdit(member, acts)  # pyright: ignore
-
-    def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"]) -> None:
-        """Copy the content of slots over that of others."""
-        for buffers in self._buffers.values():
-            for held in _row_tensors(buffers):
-                held[targets] = held[sources]
-        for acts in self._acts.values():
-            acts[targets] = acts[sources]
+    def buffers(self) -> Iterator[Tensor]:
+        """All that lies here."""
+        yield from self._acts.values()
+        for buffer in self._buffers.values():
+            yield from row_tensors(buffer)
 
 
 def _members(intervention: Intervention) -> dict[Key, RowData]:
@@ -94,7 +93,7 @@ def _members(intervention: Intervention) -> dict[Key, RowData]:
     return edits | {("probe", site): probe for site, probe in intervention.probes.items()}
 
 
-def _row_tensors(data: RowData) -> list[Tensor]:
+def row_tensors(data: RowData) -> list[Tensor]:
     """The row-leading tensors, in an order that depends on the type alone."""
     tensors: list[Tensor] = []
 

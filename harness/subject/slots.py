@@ -8,6 +8,7 @@ position. Rows in flight stand in the first slots; those that leave are overwrit
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -97,12 +98,11 @@ class SlotCache(Cache):
         """
         self.rows, self.positions, self.window = rows, positions, window
 
-    def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"]) -> None:
-        """Copy the content of slots over that of others."""
+    def buffers(self) -> Iterator[Tensor]:
+        """All that lies here."""
         for layer in self.layers:
             if isinstance(layer, SlotLayer) and layer.keys is not None and layer.values is not None:
-                layer.keys[targets] = layer.keys[sources]
-                layer.values[targets] = layer.values[sources]
+                yield from (layer.keys, layer.values)
 
 
 class SlotTokens:
@@ -111,7 +111,7 @@ class SlotTokens:
     Args:
         slots: rows that fit at once.
         capacity: tokens that fit in one slot.
-        draws: random numbers per row; 0 for greedy rows.
+        draws: random numbers per row.
         device: where the model lives.
     """
 
@@ -133,17 +133,9 @@ class SlotTokens:
         self.near_ties_S[slots] = 0
         self.state_S[slots] = IN_FLIGHT
 
-    def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"]) -> None:
-        """Copy the content of slots over that of others."""
-        for tensor in (
-            self.ids_SC,
-            self.lengths_S,
-            self.prompt_lengths_S,
-            self.near_ties_S,
-            self.state_S,
-            self.uniform_SN,
-        ):
-            tensor[targets] = tensor[sources]
+    def buffers(self) -> Iterator[Tensor]:
+        """All that lies here."""
+        yield from (self.ids_SC, self.lengths_S, self.prompt_lengths_S, self.near_ties_S, self.state_S, self.uniform_SN)
 
 
 class SlotCarry:
@@ -155,43 +147,52 @@ class SlotCarry:
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
-        self.slots, self.capacity = slots, capacity
-        self.buffers: dict[str, Tensor] = {}
+        self._slots, self._capacity = slots, capacity
+        self._entries: dict[str, Tensor] = {}
+        self._spare: dict[str, Tensor] = {}
 
     def admit(self, slots: Int[Tensor, "B"], carry: Carry) -> None:
         """Take over what the pass over the prompts of new rows has left. Entries that they lack are zero."""
-        for key, buffer in self.buffers.items():
+        for key, entry in self._entries.items():
             if key not in carry:
-                buffer[slots] = torch.zeros_like(buffer[:1])
+                entry[slots] = 0
         for key, value in carry.items():
-            if key not in self.buffers:
-                further = (self.capacity, *value.shape[2:]) if key.endswith(PER_TOKEN) else value.shape[1:]
-                self.buffers[key] = value.new_zeros((self.slots, *further))
+            if key not in self._entries:
+                self._entries[key] = self._entry(key, value)
             if key.endswith(PER_TOKEN):
-                self.buffers[key][slots, : value.shape[1]] = value
+                self._entries[key][slots, : value.shape[1]] = value
             else:
-                self.buffers[key][slots] = value
+                self._entries[key][slots] = value
+
+    def _entry(self, key: str, value: Tensor) -> Tensor:
+        further = (self._capacity, *value.shape[2:]) if key.endswith(PER_TOKEN) else value.shape[1:]
+        spare = self._spare.get(key)
+        if spare is not None and spare.shape[1:] == further and spare.dtype == value.dtype:
+            return spare.zero_()
+        return value.new_zeros((self._slots, *further))
 
     def clear(self) -> None:
-        """Forget all entries."""
-        self.buffers.clear()
+        """Forget all entries: no row is left. Buffers are kept for entries of the same kind."""
+        self._spare |= self._entries
+        self._entries.clear()
 
     def first(self, count: int) -> dict[str, Tensor]:
         """The entries of the first slots, as views."""
-        return {key: buffer[:count] for key, buffer in self.buffers.items()}
+        return {key: entry[:count] for key, entry in self._entries.items()}
 
     def store(self, handed: Carry, returned: Carry) -> None:
         """Write down what a decoding step changed in the entries that it was handed."""
         for key, value in returned.items():
             if key not in handed:
-                raise KeyError(f"carry entry '{key}' appeared while decoding; edits must make it when they see the prompt")
+                raise KeyError(
+                    f"carry entry '{key}' appeared while decoding; edits must make it when they see the prompt"
+                )
             if value is not handed[key]:
                 handed[key].copy_(value)
 
-    def move(self, sources: Int[Tensor, "M"], targets: Int[Tensor, "M"]) -> None:
-        """Copy the content of slots over that of others."""
-        for buffer in self.buffers.values():
-            buffer[targets] = buffer[sources]
+    def buffers(self) -> Iterator[Tensor]:
+        """All that lies here."""
+        yield from self._entries.values()
 
 
 class Slots:
@@ -201,19 +202,29 @@ class Slots:
         num_layers: layers of the model.
         count: rows that fit at once.
         capacity: tokens that fit in one slot.
-        draws: random numbers per row; 0 for greedy rows.
+        draws: random numbers per row.
         device: where the model lives.
     """
 
     def __init__(self, num_layers: int, count: int, capacity: int, draws: int, device: torch.device) -> None:
-        self.count, self.capacity, self.device = count, capacity, device
+        self.count, self.capacity, self.draws, self.device = count, capacity, draws, device
         self.tokens = SlotTokens(count, capacity, draws, device)
         self.cache = SlotCache(num_layers, count, capacity)
         self.edits = SlotEdits(count, device)
         self.carry = SlotCarry(count, capacity)
 
-    def move(self, sources: list[int], targets: list[int]) -> None:
+    def clear(self) -> None:
+        """Forget the edits of rows that have left; the next ones may bring others."""
+        self.edits.clear()
+        self.carry.clear()
+
+    def buffers(self) -> Iterator[Tensor]:
+        """All that lies in the slots."""
+        for part in (self.tokens, self.cache, self.edits, self.carry):
+            yield from part.buffers()
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows over the slots of others, with all that they own."""
         source, target = (torch.tensor(slots, device=self.device) for slots in (sources, targets))
-        for part in (self.tokens, self.cache, self.edits, self.carry):
-            part.move(source, target)
+        for buffer in self.buffers():
+            buffer[target] = buffer[source]

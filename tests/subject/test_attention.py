@@ -106,12 +106,6 @@ class TestSlots:
         assert torch.equal(values[1, :, 1], -new[1, :, 0])
         assert torch.equal(keys[1, :, 2:4], before[1, :, 2:4])
 
-    def test_moving_copies_a_slot(self, cache: SlotCache) -> None:
-        keys = self.store(cache, 0, 3, 4)
-        cache.move(torch.tensor([2]), torch.tensor([0]))
-        assert torch.equal(cache.layers[0].keys[0, :, :4], keys[2])
-        assert torch.equal(cache.layers[0].values[0, :, :4], -keys[2])
-
     def test_capacity_is_known(self, cache: SlotCache) -> None:
         assert cache.layers[0].get_max_length() == 6
 
