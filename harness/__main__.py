@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from harness.build import Job, build, composed
-from harness.config import expand, explain
-from harness.records.store import read_json
+from harness.build import Job, build
+from harness.config import composed, expand, explain
+from harness.records.run import RunRecord
 from harness.sweep import attempt, failed, outcome, published_values, report
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -69,15 +69,16 @@ def _build(overrides: list[str], known: tuple[DictConfig, Mapping[str, Any]] | N
 
 
 def _print_run(folder: Path) -> None:
-    info = read_json(folder / "run.json")
-    table = Table("metric", "value", "95 % interval", "scored", "unscored", title=info["name"])
-    for name, found in info.get("estimates", {}).items():
-        low, value, high = ("" if found[key] is None else f"{found[key]:.3f}" for key in ("low", "value", "high"))
+    record = RunRecord.read(folder)
+    table = Table("metric", "value", "95 % interval", "scored", "unscored", title=record.name)
+    for name, estimate in record.estimates.items():
+        ends = (estimate.low, estimate.value, estimate.high)
+        low, value, high = ("" if end is None else f"{end:.3f}" for end in ends)
         interval = f"{low} to {high}" if low or high else ""
-        table.add_row(name, value, interval, str(found["num_scored"]), str(found["num_unscored"]))
+        table.add_row(name, value, interval, str(estimate.num_scored), str(estimate.num_unscored))
     terminal = Console()
     terminal.print(table)
-    kind = "oracle: it was shown the test answers" if info["oracle"] else "deployable: it was not shown test answers"
+    kind = "oracle: it was shown the test answers" if record.oracle else "deployable: it was not shown test answers"
     terminal.print(f"{kind}\nwrote {folder}", highlight=False, soft_wrap=True)
 
 

@@ -1,36 +1,119 @@
-"""From composed configuration to objects, with all checks before weights load. Only here does Hydra build things."""
+"""From a composed configuration to objects, with all checks before weights load."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from harness.config import explain
-from harness.control import BestOfN, Control
+from harness.config import composed, plain_values
+from harness.control import Control
 from harness.data import Access
-from harness.evaluate import ScoredTrials
+from harness.nodes import Packages, built
+from harness.protocol import Protocol, Unsteered
+from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
 from harness.records.tracking import Tracking
 from harness.scoring import Evaluator, Judge
+from harness.search.fixed import Fixed
 from harness.search.objective import Objective
-from harness.search.search import Fixed, Search
+from harness.search.search import Search
 from harness.steering import Layout, Method
-from harness.subject.decode import EngineConfig
-from harness.subject.load import ModelConfig, peek
+from harness.subject.load import ModelConfig, ResolvedModel, resolve
+from harness.subject.scorers import ScorerChoice
+from harness.subject.sizes import EngineConfig
 from harness.tasks.task import Task
-from harness.value_types import check_kinds, check_values
 
-AXES = ("method", "search", "control", "task", "model", "judge", "scorer", "objective")
+PARTS: Mapping[str, type] = {
+    "method": Method,
+    "search": Search,
+    "control": Control,
+    "task": Task,
+    "model": ModelConfig,
+    "judge": Judge,
+    "scorer": ScorerChoice,
+    "objective": Objective,
+    "protocol": Protocol,
+    "tracking": Tracking,
+    "engine": EngineConfig,
+}
+"""What may stand in each node of the root."""
+
+LABELLED = ("method", "search", "control", "task", "model", "judge", "scorer", "objective", "protocol")
+"""Choices that name a run."""
+
+SCORING = ("evaluator", "judge", "scorer", "protocol")
+"""Nodes that decide how records are scored, and may change when they are scored again."""
+
+_VALUES: Mapping[str, Any] = {
+    "seed": int,
+    "out": str,
+    "name": str | None,
+    "prune_loops": bool,
+    "lock_wait": float,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What it takes to score records.
+
+    Args:
+        evaluators: by name.
+        judge: whom they may call on.
+        scorer: which un-steered model says how likely a text is.
+        find_subject: tells which model is under study; called only if the scorer needs to know.
+        protocol: which examples and which trials count.
+        seed: of bootstrap intervals.
+    """
+
+    evaluators: Mapping[str, Evaluator]
+    judge: Judge
+    scorer: ScorerChoice
+    find_subject: Callable[[], ResolvedModel]
+    protocol: Protocol
+    seed: int
+
+    @property
+    def judged(self) -> bool:
+        """Whether an evaluator calls on the judge."""
+        return any("judge" in evaluator.needs for evaluator in self.evaluators.values())
+
+    @cached_property
+    def scoring_model(self) -> ResolvedModel:
+        """The scorer's model, found once."""
+        return self.scorer.resolved(self.find_subject())
+
+    @property
+    def scorer_identity(self) -> list[Any]:
+        """What likelihoods depend on: the scorer's settings and the exact weights of its model."""
+        return [described(self.scorer), self.scoring_model.identity]
+
+    @property
+    def grader(self) -> dict[str, Evaluator]:
+        """The evaluator that says which answers are incorrect, by its name.
+
+        Raises:
+            ValueError: none does.
+        """
+        for name, evaluator in self.evaluators.items():
+            if any(metric.name == "incorrect" for metric in evaluator.metrics):
+                return {name: evaluator}
+        raise ValueError("protocol.subset=baseline_incorrect is decided by evaluator simpleqa_rubric; add it")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that scores depend on besides the records. What no evaluator calls on does not count."""
+        needs = {need for evaluator in self.evaluators.values() for need in evaluator.needs}
+        return {
+            "evaluators": described(dict(self.evaluators)),
+            "judge": self.judge.identity if "judge" in needs else None,
+            "scorer": self.scorer_identity if "scorer" in needs else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +124,29 @@ class Job:
     search: Search
     objective: Objective
     control: Control
-    evaluators: Mapping[str, Evaluator]
-    judge: Judge
-    scorer: Any
-    model: ModelConfig
     task: Task
-    tracking: Tracking
+    model: ResolvedModel
     engine: EngineConfig
-    layout: Layout
+    tracking: Tracking
+    scoring: Scoring
     seed: int
     out: Path
     name: str | None
-    scored_trials: ScoredTrials
     prune_loops: bool
     lock_wait: float
     labels: Mapping[str, str]
     config: Mapping[str, Any]
     command: str
+
+    @property
+    def layout(self) -> Layout:
+        """The shape of the model."""
+        return self.model.layout
+
+    @property
+    def protocol(self) -> Protocol:
+        """Which examples and which trials count."""
+        return self.scoring.protocol
 
     @property
     def steers(self) -> bool:
@@ -71,24 +160,65 @@ class Job:
         return steering | self.search.access | self.control.access
 
     def unsteered(self) -> Job:
-        """The same job without steering, on all test items."""
+        """The job without steering, on all test items: its answers decide a subset."""
+        config = self.model.config
+        prompt = self.protocol.baseline_prompt or config.prompt_template
+        model = dataclasses.replace(self.model, config=dataclasses.replace(config, prompt_template=prompt))
         return dataclasses.replace(
             self,
-            method=Method(),
-            control=BestOfN(temperature=0.0),
-            model=dataclasses.replace(
-                self.model, prompt_template=self.config["baseline_prompt"] or self.model.prompt_template
-            ),
+            method=Unsteered(),
+            control=Control(),
             search=Fixed(parameters={}),
-            scored_trials="selected",
-            task=dataclasses.replace(self.task, subset="all"),
+            model=model,
+            scoring=dataclasses.replace(self.scoring, protocol=Protocol(), find_subject=lambda: model),
             labels={**self.labels, "method": "baseline", "control": "none", "search": "fixed"},
         )
 
-    @property
-    def judged(self) -> bool:
-        """Whether an evaluator calls on the judge."""
-        return any("judge" in evaluator.needs for evaluator in self.evaluators.values())
+    @cached_property
+    def keys(self) -> Keys:
+        """What makes another job the same as this one."""
+        return Keys.of(self._made_from(), self.scoring.identity, self.counted_by)
+
+    @cached_property
+    def counted_by(self) -> tuple[Any, ...]:
+        """Which examples and trials count, and, where a subset does, everything that decides it."""
+        protocol = self.protocol
+        if protocol.subset == "all":
+            return (protocol.subset, protocol.scored_trials)
+        decision = [self.unsteered().keys.generations, self.scoring.judge.identity, described(self.scoring.grader)]
+        return (protocol.subset, protocol.scored_trials, key_of(decision))
+
+    def _made_from(self) -> dict[str, Any]:
+        """Everything that the generations depend on."""
+        config = self.model.config
+        needs = self.objective.needs if self.search.needs_objective else frozenset()
+        fits = self.steers and bool(self.method.requires)
+        splits = ["test", *(["train"] if fits else []), *(["dev"] if self.search.uses_dev else [])]
+        return {
+            "engine": ENGINE_VERSION,
+            "model": {
+                "identity": self.model.identity,
+                "dtype": config.dtype,
+                # Results differ slightly between a CPU and an accelerator, but not between two of a kind.
+                "device": "cpu" if self.model.device.type == "cpu" else "accelerator",
+                "quantization": config.quantization,
+                "chat_template": config.chat_template,
+                "prompt_template": config.prompt_template,
+            },
+            "task": {
+                "name": self.task.name,
+                "fingerprint": self.task.fingerprint(splits),  # pyright: ignore[reportArgumentType]
+                "max_new_tokens": self.task.max_new_tokens,
+            },
+            "method": described(self.method) if self.steers else {"instruction": self.method.instruction},
+            "search": described(self.search),
+            "objective": described(self.objective) if self.search.needs_objective else None,
+            "scorer": self.scoring.scorer_identity if "scorer" in needs else None,
+            "judge": self.scoring.judge.identity if "judge" in needs else None,
+            "control": described(self.control),
+            "seed": self.seed,
+            "prune_loops": self.prune_loops,
+        }
 
 
 def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> Job:
@@ -102,144 +232,58 @@ def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> 
     Raises:
         ValueError: a setting is wrong; the message says which, what was found and what is allowed.
     """
-    plain = _checked(config)
-    parts = {name: _instantiate(config[name], name) for name in (*AXES, "tracking", "engine")}
+    values = checked_values(config)
+    parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
+    model = resolve(parts.pop("model"))
     job = Job(
-        **parts,
-        evaluators=_evaluators(config),
-        layout=peek(parts["model"])[1],
-        seed=plain["seed"],
-        out=Path(plain["out"]),
-        name=plain["name"],
-        scored_trials=plain["scored_trials"],
-        prune_loops=plain["prune_loops"],
-        lock_wait=float(plain["lock_wait"]),
-        labels={axis: str(choices.get(axis, "")) for axis in AXES} | {"seed": str(plain["seed"])},
-        config={str(name): node for name, node in plain.items() if name not in ("jobs", "controls")},
+        **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
+        model=model,
+        scoring=Scoring(
+            evaluators=built_evaluators(values["evaluator"]),
+            judge=parts["judge"],
+            scorer=parts["scorer"],
+            find_subject=lambda: model,
+            protocol=parts["protocol"],
+            seed=values["seed"],
+        ),
+        seed=values["seed"],
+        out=Path(values["out"]),
+        name=values["name"],
+        prune_loops=values["prune_loops"],
+        lock_wait=values["lock_wait"],
+        labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])},
+        config={name: node for name, node in values.items() if name not in ("jobs", "controls")},
         command=command,
     )
     check(job)
     return job
 
 
-def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
-    """The configuration that overrides stand for, and which YAML each group was taken from.
+def checked_values(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, those of the root of the right types.
 
     Raises:
-        ValueError: there is no such option or choice.
+        ValueError: one is not.
     """
-    running = GlobalHydra.instance().is_initialized()
-    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
-    try:
-        with start:
-            config = compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error)) from error
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
+    values = plain_values(config)
+    values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
+    if values["name"] is not None and Path(values["name"]).name != values["name"]:
+        raise ValueError(f"name must be the name of a folder in out, without /, got {values['name']!r}")
+    return values
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """What it takes to score records from disk."""
-
-    evaluators: Mapping[str, Evaluator]
-    judge: Judge
-    scorer: Any
-    model: ModelConfig
-    tracking: Tracking
-    scored_trials: ScoredTrials
-    labels: Mapping[str, str]
-    """Which YAML judge and scorer were taken from."""
-    config: Mapping[str, Any]
-    """The nodes that say how to score, as plain values."""
+def built_evaluators(node: Mapping[str, Any], packages: Packages = None) -> dict[str, Evaluator]:
+    """The evaluators of a configuration, by name."""
+    return {name: built(item, Evaluator, f"evaluator.{name}", packages=packages) for name, item in node.items()}
 
 
-def build_scoring(overrides: Sequence[str]) -> Scoring:
-    """Build what scores, and nothing else of a run.
-
-    Raises:
-        ValueError: as `build`.
-    """
-    config, choices = composed(overrides)
-    plain = _checked(config)
-    parts = {name: _instantiate(config[name], name) for name in ("judge", "scorer", "model", "tracking")}
-    scoring = Scoring(
-        **parts,
-        evaluators=_evaluators(config),
-        labels={axis: str(choices[axis]) for axis in ("judge", "scorer")},
-        scored_trials=plain["scored_trials"],
-        config={axis: plain[axis] for axis in ("evaluator", "judge", "scorer", "tracking", "scored_trials")},
-    )
-    if not scoring.evaluators:
-        raise ValueError("evaluator: choose at least one")
-    check_judge(scoring.evaluators, scoring.judge, scoring.labels["judge"])
-    return scoring
-
-
-def _evaluators(config: DictConfig) -> dict[str, Evaluator]:
-    return {str(name): _instantiate(node, f"evaluator.{name}") for name, node in config.evaluator.items()}
-
-
-def compose_judge(overrides: Sequence[str]) -> Judge:
+def built_judge(overrides: Sequence[str]) -> Judge:
     """The judge that overrides such as ``judge=local`` choose, without building a run.
 
     Raises:
         ValueError: there is no such judge, or a setting of it is wrong.
     """
-    return _instantiate(composed(overrides)[0].judge, "judge")
-
-
-_ROOT = {
-    "seed": int,
-    "out": str,
-    "name": str | None,
-    "baseline_prompt": str | None,
-    "scored_trials": str,
-    "prune_loops": bool,
-    "lock_wait": float,
-}
-
-
-def _checked(config: DictConfig) -> dict[str, Any]:
-    """The whole configuration as plain values, of the kinds that are wanted."""
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(explain(error)) from error
-    assert isinstance(plain, dict)
-    check_kinds(plain, _ROOT)
-    if plain["scored_trials"] not in get_args(ScoredTrials):
-        raise ValueError(f"scored_trials must be selected or best, got {plain['scored_trials']!r}")
-    if plain["name"] is not None and Path(plain["name"]).name != plain["name"]:
-        raise ValueError(f"name must be the name of a folder in out, without /, got {plain['name']!r}")
-    return {str(name): value for name, value in plain.items()}
-
-
-def _instantiate(node: Any, name: str) -> Any:
-    try:
-        check_values(OmegaConf.to_container(node, resolve=True), name, get_object)
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        reason = _reason(error.__cause__ or error)
-        raise ValueError(reason if reason.startswith(name) else f"{name}: {reason}") from error
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{name}: {explain(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    text = first_line(error)
-    if isinstance(error, TypeError) and "unexpected keyword argument" in text:
-        return f"there is no option {text.rpartition('argument ')[2]}"
-    return text
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    return built(plain_values(composed(overrides)[0])["judge"], Judge, "judge")
 
 
 def check(job: Job) -> None:
@@ -247,36 +291,43 @@ def check(job: Job) -> None:
     job.method.check(job.layout)
     job.search.check(job.method, job.layout)
     job.task.check()
-    if not job.evaluators:
-        raise ValueError("evaluator: choose at least one")
     if job.steers:
         job.task.fit_data(job.method.requires)
+    _check_protocol(job)
+    check_scoring(job.scoring, job.labels["judge"])
     _check_choices(job)
-    _check_metrics(job.evaluators)
-    terms = job.objective.terms if job.search.needs_objective else ()
-    judged = {**job.evaluators, **{f"objective {term.metric}": term.evaluator for term in terms}}
-    check_judge(judged, job.judge, job.labels["judge"])
+    if job.search.needs_objective:
+        terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
+        _check_judge(terms, job.scoring.judge, job.labels["judge"])
+
+
+def _check_protocol(job: Job) -> None:
+    if job.protocol.subset == "baseline_incorrect" and job.task.kind != "generate":
+        raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
 
 
 def _check_choices(job: Job) -> None:
-    wanted = [name for name, evaluator in job.evaluators.items() if evaluator.choices]
-    if wanted and job.task.kind == "generate":
-        raise ValueError(f"evaluator {wanted[0]} scores options; task {job.task.name} has none")
+    of_options = [name for name, evaluator in job.scoring.evaluators.items() if evaluator.choices]
+    if of_options and job.task.kind == "generate":
+        raise ValueError(f"evaluator {of_options[0]} scores options; task {job.task.name} has none")
 
 
-def _check_metrics(evaluators: Mapping[str, Evaluator]) -> None:
+def check_scoring(scoring: Scoring, judge_label: str) -> None:
+    """Raise ValueError for evaluators that do not fit each other or the judge."""
+    if not scoring.evaluators:
+        raise ValueError("evaluator: choose at least one")
     owners: dict[str, str] = {}
-    for name, evaluator in evaluators.items():
+    for name, evaluator in scoring.evaluators.items():
         for metric in evaluator.metrics:
             if (owner := owners.setdefault(metric.name, name)) != name:
                 raise ValueError(f"evaluator: {owner} and {name} both report {metric.name}; choose one of them")
+    _check_judge(scoring.evaluators, scoring.judge, judge_label)
 
 
-def check_judge(evaluators: Mapping[str, Evaluator], judge: Judge, label: str) -> None:
+def _check_judge(evaluators: Mapping[str, Evaluator], judge: Judge, label: str) -> None:
     """Raise unless the judge can be reached and can grade what the evaluators ask of it."""
     for name, evaluator in evaluators.items():
-        missing = evaluator.rubrics - judge.rubrics
-        if missing:
+        if missing := evaluator.rubrics - judge.rubrics:
             can = ", ".join(sorted(judge.rubrics))
             raise ValueError(
                 f"evaluator {name} needs a judge that grades {', '.join(sorted(missing))}; judge={label} grades {can} "

@@ -135,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--open-part", action="store_true", help="do not look at the part set aside; store nothing")
     parser.add_argument("--into", type=Path, metavar="FILE", help="also add the result to this JSON file of judges")
     options = parser.parse_args(arguments)
-    from harness.build import compose_judge
+    from harness.build import built_judge
 
     try:
-        judge = compose_judge(options.overrides)
+        judge = built_judge(options.overrides)
         judge.preflight()
         found = run(judge, Console(highlight=False), ("open",) if options.open_part else ("open", "held-out"))
         if options.into:

@@ -1,20 +1,70 @@
-"""Which jobs a composed configuration asks for, and Hydra's complaints in one line each."""
+"""Composing configurations, which jobs they ask for, and Hydra's complaints in one line each."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import resources
 from typing import Any
 
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
 """Methods that are fed neither data nor answers."""
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
+    """The configuration that overrides stand for, and which YAML each group was taken from.
+
+    Raises:
+        ValueError: there is no such option or choice.
+    """
+    running = GlobalHydra.instance().is_initialized()
+    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
+    try:
+        with start:
+            config = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def plain_values(config: DictConfig) -> dict[str, Any]:
+    """The whole configuration as plain values.
+
+    Raises:
+        ValueError: a value is missing, or refers to one that is not there.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from error
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
+
+
+def parsed_setting(override: str) -> tuple[list[str], Any]:
+    """Where an override such as ``judge.model=NAME`` puts its value, and the value.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except OverrideParseException as error:
+        raise ValueError(explain(error)) from error
+    return parsed.key_or_group.split("."), parsed.value()
 
 
 def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> list[list[str]]:
@@ -119,3 +169,9 @@ def _unknown_choice(group: str, name: str, text: str) -> str:
         folder = resources.files("conf").joinpath(group)
         options = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
     return f"{group}={name} does not exist; choose one of {', '.join(options)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.data import Access, Example, FitData, Pair
+from harness.data import Access, Demonstration, Example, FitData, Pair
 from harness.steering import Carry, Edit, Intervention, Layout, Where
 
 
@@ -59,8 +59,10 @@ class Shuffled(Control):
     """The right amount of the wrong information: another item's reference, and contrasts whose labels are shuffled.
 
     Rows get the condition of the next example in a seeded circular order. Half of the pairs of each group are swapped,
-    half of the labelled answers of each kind change their label, source and target texts are dealt anew. Texts of the
-    *control* role stay what they are, so a gate that tells source from control texts is still informed.
+    half of the labelled answers of each kind change their label, source and target texts are dealt anew. Wanted
+    demonstrations are dealt anew among the groups, so that texts no longer belong to the concept they stand under;
+    then, in groups that have both kinds, half of each kind change sides. Texts of the *control* role stay what they
+    are, so a gate that tells source from control texts is still informed.
     """
 
     version: ClassVar[int] = 2
@@ -75,7 +77,10 @@ class Shuffled(Control):
         flips = _half_of_each([str(wanted) for _, _, wanted in data.labelled], rng)
         labelled = tuple((p, c, w != flip) for (p, c, w), flip in zip(data.labelled, flips, strict=True))
         source, target = tuple(dealt[: len(data.source)]), tuple(dealt[len(data.source) :])
-        return dataclasses.replace(data, pairs=pairs, source=source, target=target, labelled=labelled)
+        shown = _sides_changed(_dealt_among_groups(data.demonstrations, rng), rng)
+        return dataclasses.replace(
+            data, pairs=pairs, source=source, target=target, labelled=labelled, demonstrations=shown
+        )
 
     def fed(self, examples: Sequence[Example], seed: int) -> list[Example]:
         """Another example for each: the next one in a random circle.
@@ -98,6 +103,25 @@ def _half_of_each(kinds: Sequence[str], rng: np.random.Generator) -> list[bool]:
         for index in rng.permutation(members)[: len(members) // 2]:
             chosen[index] = True
     return chosen
+
+
+def _dealt_among_groups(shown: Sequence[Demonstration], rng: np.random.Generator) -> tuple[Demonstration, ...]:
+    """The same groups and concepts, their wanted texts drawn from all groups."""
+    wanted = [index for index, one in enumerate(shown) if one.wanted]
+    dealt = list(shown)
+    for index, other in zip(wanted, rng.permutation(wanted).tolist(), strict=True):
+        dealt[index] = dataclasses.replace(shown[index], prompt=shown[other].prompt, completion=shown[other].completion)
+    return tuple(dealt)
+
+
+def _sides_changed(shown: Sequence[Demonstration], rng: np.random.Generator) -> tuple[Demonstration, ...]:
+    """Half of each kind called the other, in groups that have both kinds."""
+    kinds = {(one.group, one.wanted) for one in shown}
+    flips = _half_of_each([f"{one.group} {one.wanted}" for one in shown], rng)
+    return tuple(
+        dataclasses.replace(one, wanted=not one.wanted) if flip and (one.group, not one.wanted) in kinds else one
+        for one, flip in zip(shown, flips, strict=True)
+    )
 
 
 def _swapped(pair: Pair) -> Pair:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Split = Literal["train", "dev", "test"]
 
+Offer = Literal["pairs", "texts", "labelled", "demonstrations"]
+"""What methods can fit on; see `FitData`."""
+
 Parameters = dict[str, float]
 """A method's parameters by name, for one row."""
 
@@ -26,7 +29,11 @@ class Access(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Example:
-    """One test item. ``answer`` is empty and ``aliases`` is () wherever the receiver may not see the gold."""
+    """One test item. ``answer`` is empty and ``aliases`` is () wherever the receiver may not see the gold.
+
+    ``concept`` says in words what steering should bring about; only methods that declare ``Access.CONCEPT`` see it.
+    ``cluster`` names the unit that intervals and tests draw, where items belong together; "" is the item itself.
+    """
 
     id: str
     question: str
@@ -38,10 +45,20 @@ class Example:
     group: str = ""
     split: Split = "test"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    concept: str = ""
+    cluster: str = ""
 
-    def redacted(self) -> Example:
-        """The same item without anything that gives the answer away."""
-        return dataclasses.replace(self, answer="", aliases=(), distractors=(), target=None, metadata={})
+    @property
+    def unit(self) -> str:
+        """What intervals and tests draw: the cluster, or the item on its own."""
+        return self.cluster or self.id
+
+    def redacted(self, *, keep_concept: bool = False) -> Example:
+        """The same item without anything that gives the answer away, and without its concept unless it may be kept."""
+        concept = self.concept if keep_concept else ""
+        return dataclasses.replace(
+            self, answer="", aliases=(), distractors=(), target=None, metadata={}, concept=concept
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """A text to learn from: a prompt, a completion, and whether steering should make completions like it.
+
+    ``concept`` says in words what a wanted completion shows. ``group`` is that of the examples that it is for, as in
+    `Pair`; a text that serves several groups is given once for each.
+    """
+
+    prompt: str
+    completion: str
+    concept: str = ""
+    wanted: bool = True
+    group: str = ""
+
+
+@dataclass(frozen=True)
 class FitData:
     """What a method may fit on: only what it `requires`, only from the training split; everything else is empty."""
 
@@ -64,3 +96,4 @@ class FitData:
     control: tuple[str, ...] = ()
     labelled: tuple[tuple[str, str, bool], ...] = ()
     """(prompt, completion, is it the wanted kind)"""
+    demonstrations: tuple[Demonstration, ...] = ()

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from harness.data import Example, Pair
-from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Subject, Tokens, Where, shared
+from harness.model_view import Subject
+from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Tokens, Where, shared
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,22 +15,26 @@ console = Console(stderr=True)
 
 
 class _RateColumn(ProgressColumn):
-    """Finished trials per second."""
+    """Finished trials or steps per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
 
     def render(self, task: Task) -> Text:
         """The rate so far, once there is one."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} trials/s", style="progress.data.speed")
+        return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """Show a bar until the block ends; call the yielded function with the number of newly finished trials."""
+def progress(title: str, total: int, unit: str = "trials") -> Iterator[Advance]:
+    """Show a bar until the block ends; call the yielded function with the number that were newly finished."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _RateColumn(),
+        _RateColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as shown:

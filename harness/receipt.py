@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.data import Parameters
+from harness.records.run import Receipt, SiteChange
 from harness.steering import Intervention, Site, Where
 from harness.subject.attention import Plan
 from harness.subject.hooks import Steering
@@ -44,47 +45,65 @@ class _SiteMeter:
         counts[1] += int((edited & ~prompt).sum())
         self.change[site] = self.change.get(site, 0.0) + float(relative.sum())
 
-    def summary(self) -> dict[str, dict[str, float]]:
+    def summary(self) -> dict[str, SiteChange]:
         """Per site: mean relative change over edited tokens, and how many tokens were edited."""
+        # Not validated here: a change that is no number must end as an error that names the method.
         return {
-            str(site): {
-                "relative_change": self.change[site] / max(1, sum(self.tokens[site])),
-                "tokens_prompt": self.tokens[site][0],
-                "tokens_completion": self.tokens[site][1],
-            }
+            str(site): SiteChange.model_construct(
+                relative_change=self.change[site] / max(1, sum(self.tokens[site])),
+                tokens_prompt=self.tokens[site][0],
+                tokens_completion=self.tokens[site][1],
+            )
             for site in sorted(self.change)
         }
 
 
-def measure(bench: Workbench, requests: Sequence[Request], completions: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+def prove(
+    bench: Workbench, requests: Sequence[Request], completions: Sequence[tuple[int, ...]], method: str
+) -> Receipt:
     """Run prompts with their completions once more, steered, and compare with the un-steered model.
 
     Args:
         bench: the workbench.
         requests: rows with the selected parameters.
         completions: token ids that each row produced.
+        method: its name, for messages.
 
-    Returns:
-        ``sites`` by name, ``sites_hit``, ``sites_missed`` (edits that no pass came by), ``rows``, ``kl_mean`` and
-        ``kl_max``: Kullback-Leibler divergence in nats of the next-token distribution at the prompt's end, steered from
-        un-steered.
+    Raises:
+        NotSteeredError: an edit was never reached, no hidden state changed although the parameters are not the
+            method's null, or the change is not a number.
     """
+    is_null = all(_is_null(bench, request.parameters) for request in requests)
     requests, completions = requests[:MEASURED_ROWS], completions[:MEASURED_ROWS]
     intervention = bench.intervention(requests)
     prompts = [bench.subject.encode(bench.prompt(request.example)) for request in requests]
     rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+
     meter = _measure_sites(bench, intervention, prompts, rows)
-    kl = prompt_end_kl(bench, requests)
+    missed = [str(site) for site in sorted(intervention.edits) if site not in meter.change]
     sites = meter.summary()
-    hit = sum(1 for site in sites.values() if site["relative_change"] > 0)
-    return {
-        "rows": len(requests),
-        "sites_hit": hit,
-        "sites_missed": [str(site) for site in sorted(intervention.edits) if site not in meter.change],
-        "sites": sites,
-        "kl_mean": float(kl.mean()),
-        "kl_max": float(kl.max()),
-    }
+    kl = prompt_end_kl(bench, requests)
+    _demand_effect(sites, missed, kl, is_null, method)
+    return Receipt(
+        rows=len(requests),
+        sites_hit=sum(site.relative_change > 0 for site in sites.values()),
+        sites_missed=tuple(missed),
+        sites=sites,
+        kl_mean=float(kl.mean()),
+        kl_max=float(kl.max()),
+        null=is_null,
+    )
+
+
+def _is_null(bench: Workbench, parameters: Parameters) -> bool:
+    """Whether the method is meant to change nothing at these parameters."""
+    layout = bench.subject.layout
+    null, defaults = bench.method.null(layout), bench.method.defaults(layout)
+    if not null:
+        return False
+    # Only what turns the method off counts: at strength 0, every layer is as good as any other.
+    decisive = [name for name in null if null[name] != defaults.get(name)] or list(null)
+    return all(parameters.get(name) == null[name] for name in decisive)
 
 
 def prompt_end_kl(bench: Workbench, requests: Sequence[Request]) -> Float[Tensor, "N"]:
@@ -111,21 +130,18 @@ def _measure_sites(
     return meter
 
 
-def demand_effect(receipt: dict[str, Any], method: str) -> None:
-    """Refuse the result of a method that should steer and did not.
-
-    Raises:
-        NotSteeredError: an edit was never reached, no hidden state changed, or the change is not a number.
-    """
-    if missed := receipt.get("sites_missed"):
+def _demand_effect(
+    sites: Mapping[str, SiteChange], missed: Sequence[str], kl: Tensor, is_null: bool, method: str
+) -> None:
+    if missed:
         raise NotSteeredError(
             f"method {method} steers at sites that the model never passes through ({', '.join(missed)}): "
             "hooks on the wrong modules, or layers that are bypassed; no result was recorded"
         )
-    changes = [site["relative_change"] for site in receipt["sites"].values()]
-    if not all(math.isfinite(change) for change in changes):
+    changes = [site.relative_change for site in sites.values()]
+    if not all(math.isfinite(change) for change in changes) or not bool(kl.isfinite().all()):
         raise NotSteeredError(f"method {method} made hidden states that are not numbers; lower its strength")
-    if not changes or receipt["sites_hit"] == 0:
+    if not is_null and not any(change > 0 for change in changes):
         raise NotSteeredError(
             f"method {method} did not change any hidden state ({len(changes)} sites were watched, 0 changed): "
             "its vectors are zero or its hooks do not reach the model; no result was recorded"

@@ -2,248 +2,149 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from harness.build import Job, first_line
+from harness.build import Job
+from harness.config import first_line
 from harness.data import Access
-from harness.evaluate import Evaluation, ScoredTrials, describe, evaluate
-from harness.generate import Generated, generate, identity, stored_trials, subject_for
-from harness.records.identity import key_of, plain
+from harness.evaluate import evaluate, score_run, tools_for
+from harness.generate import generate, subject_for
 from harness.records.provenance import provenance
-from harness.records.store import Lines, read_json, write_json
-from harness.scorer import scorer_identity
-from harness.scoring import Evaluator, Judge, Record, Scorer, Tools
-from harness.subject.load import device_of
+from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
+from harness.records.store import locked
+from harness.scoring import Record
 
 
-def run_key(job: Job, made_from: Mapping[str, Any]) -> str:
-    """Generations and evaluation together."""
-    scorer = _scorer_of(job)
-    return evaluation_key(made_from, job.evaluators, job.judge, scorer, subset_decision(job), job.scored_trials)
-
-
-def _scorer_of(job: Job) -> list[Any] | None:
-    needed = any("scorer" in evaluator.needs for evaluator in job.evaluators.values())
-    return scorer_identity(job.scorer, job.model) if needed else None
-
-
-def subset_decision(job: Job) -> list[Any]:
-    """The subset and, if it is one, everything that decides which examples are in it."""
-    if job.task.subset == "all":
-        return ["all"]
-    return [job.task.subset, key_of([identity(job.unsteered()), job.judge.identity, plain(_grader(job))])]
-
-
-def _grader(job: Job) -> dict[str, Evaluator]:
-    """The evaluator that says which answers are incorrect, by its name.
-
-    Raises:
-        ValueError: none does.
-    """
-    for name, evaluator in job.evaluators.items():
-        if any(metric.name == "incorrect" for metric in evaluator.metrics):
-            return {name: evaluator}
-    raise ValueError("task.subset=baseline_incorrect is decided by evaluator simpleqa_rubric; add it")
-
-
-def evaluation_key(
-    made_from: Mapping[str, Any],
-    evaluators: Mapping[str, Evaluator],
-    judge: Judge,
-    scorer: list[Any] | None,
-    subset: Sequence[Any],
-    scored_trials: ScoredTrials,
-) -> str:
-    """The same for parts; a judge that no evaluator calls on does not count, a scorer is only given if one does."""
-    needs = {need for evaluator in evaluators.values() for need in evaluator.needs}
-    identity_of_judge = judge.identity if "judge" in needs else None
-    return key_of([made_from, plain(dict(evaluators)), identity_of_judge, scorer, list(subset), scored_trials])
-
-
-def run_folder(job: Job, key: str) -> Path:
+def run_folder(job: Job) -> Path:
     """Where the run is written: a readable name and its key, the same for the same settings."""
-    return job.out / (job.name or usual_name(job.labels, key))
+    return job.out / (job.name or usual_name(Labels(**job.labels), job.keys.run))
 
 
-def usual_name(labels: Mapping[str, str], key: str) -> str:
+def usual_name(labels: Labels, key: str) -> str:
     """A run's name if it was given none."""
-    control = "" if labels["control"] == "none" else labels["control"]
-    parts = [
-        labels["task"],
-        labels["model"],
-        labels["method"],
-        labels["search"],
-        control,
-        f"s{labels['seed']}",
-        key[:8],
-    ]
-    return "-".join(filter(None, parts))
+    axes = [labels.shown(axis) for axis in ("task", "model", "method", "search", "control")]
+    return "-".join([*filter(None, axes), f"s{labels.seed}", key[:8]])
 
 
-def run(job: Job, group: str | None = None) -> tuple[Path, dict[str, Any]]:
+def run(job: Job, sweep: str | None = None) -> tuple[Path, RunRecord]:
     """Carry out a job, or read the finished run of an earlier, equal one.
 
     Args:
         job: what to do.
-        group: name of the sweep, for tracking.
+        sweep: name of the sweep that it belongs to.
 
     Returns:
-        The run's folder and the content of its run.json.
+        The run's folder and its record.
     """
-    made_from = identity(job)
-    key = run_key(job, made_from)
-    folder = run_folder(job, key)
-    earlier = read_json(folder / "run.json")
-    if earlier is not None and earlier.get("key") != key:
-        raise ValueError(f"name: {folder} holds another run (key {earlier.get('key')}); choose another name")
-    if earlier is not None and earlier["status"] == "done":
-        job.tracking.publish(folder, group)
-        return folder, earlier
-    info = _describe(job, key, folder)
-    write_json(folder / "run.json", info | {"status": "running"})
-    try:
-        finished = _carry_out(job, folder, info)
-    except Exception as error:
-        write_json(folder / "run.json", info | {"status": "failed", "error": first_line(error)})
-        job.tracking.publish(folder, group)
-        raise
-    write_json(folder / "run.json", finished)
-    job.tracking.publish(folder, group)
-    return folder, finished
+    folder = run_folder(job)
+    with locked(folder, job.lock_wait):
+        earlier = earlier_record(folder, job.keys.run)
+        if earlier is not None and earlier.status == "done":
+            job.tracking.publish(folder, sweep)
+            return folder, earlier
+
+        record = _begun(job, folder, sweep)
+        record.write(folder)
+        try:
+            record = _carry_out(job, folder, record)
+        except Exception as error:
+            # What was generated before the failure can be scored: say where it lies.
+            known = RunRecord.read(folder)
+            known.model_copy(update={"status": "failed", "error": first_line(error)}).write(folder)
+            job.tracking.publish(folder, sweep)
+            raise
+        record.write(folder)
+        job.tracking.publish(folder, sweep)
+        return folder, record
+
+
+def earlier_record(folder: Path, key: str) -> RunRecord | None:
+    """The record that lies in a folder already.
+
+    Raises:
+        ValueError: it is that of another run.
+    """
+    if not (folder / RUN_FILE).exists():
+        return None
+    earlier = RunRecord.read(folder)
+    if earlier.key != key:
+        raise ValueError(f"name: {folder} holds another run (key {earlier.key}); choose another name")
+    return earlier
 
 
 def begun_folder(job: Job) -> Path | None:
     """The folder of a job that failed on the way, if it came far enough to have one."""
     try:
-        folder = run_folder(job, run_key(job, identity(job)))
+        folder = run_folder(job)
     except Exception:  # what made the job fail may be what its key is made from
         return None
-    return folder if (folder / "run.json").exists() else None
+    return folder if (folder / RUN_FILE).exists() else None
 
 
-def _describe(job: Job, key: str, folder: Path) -> dict[str, Any]:
-    return {
-        "key": key,
-        "name": folder.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": job.config,
-        "labels": dict(job.labels),
-        "access": sorted(job.access),
-        "oracle": Access.GOLD in job.access,
-        "optimised_metrics": _optimised(job),
-        "evaluators": describe(job.evaluators),
-        "error": None,
-        "provenance": provenance(
-            device_of(job.model),
-            dtype=job.model.dtype,
-            model_identity=identity(job)["model"]["identity"],
+def _begun(job: Job, folder: Path, sweep: str | None) -> RunRecord:
+    """What is known before anything was done."""
+    terms = job.objective.terms if job.search.needs_objective else ()
+    optimises = tuple(sorted({term.metric for term in terms}))
+    return RunRecord(
+        key=job.keys.run,
+        entry=job.keys.entry,
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        status="running",
+        sweep=sweep,
+        config=dict(job.config),
+        labels=Labels(**job.labels),
+        access=tuple(sorted(job.access)),
+        oracle=Access.GOLD in job.access,
+        searched=SearchNote(access=tuple(sorted(job.search.access)), optimises=optimises) if terms else None,
+        evaluators={name: EvaluatorNote.of(evaluator) for name, evaluator in job.scoring.evaluators.items()},
+        provenance=provenance(
+            job.model.device,
+            dtype=job.model.config.dtype,
+            model_identity=job.model.identity,
             task_fingerprint=job.task.fingerprint(["test"]),
-            seed=job.seed,
             command=job.command,
         ),
-    }
+    )
 
 
-def _optimised(job: Job) -> list[str]:
-    if not job.search.needs_objective or Access.GOLD not in job.search.access:
-        return []
-    if job.scored_trials == "best":
-        return optimised_by_scoring(job.evaluators)
-    return sorted({term.metric for term in job.objective.terms})
-
-
-def optimised_by_scoring(evaluators: Mapping[str, Evaluator]) -> list[str]:
-    """The metrics whose value is that of the best-scored trial: all of them."""
-    return sorted(metric.name for evaluator in evaluators.values() for metric in evaluator.metrics)
-
-
-def _carry_out(job: Job, folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     generated = generate(job)
-    # From here on a failure is one of scoring alone, and run.json must say what can be scored again.
-    info["generations"] = f"../generations/{generated.key}"
-    info["receipt"] = generated.receipt
-    chosen, others = select_subset(job, generated.records)
-    if job.task.subset != "all":
-        decision = {"decision": subset_decision(job), "kept": len(chosen), "of": len(generated.records)}
-        info["subset"] = {"name": job.task.subset, "ids": [record.example.id for record in chosen]} | decision
-    tools = tools_for(job)
-    trials = stored_trials(generated.folder, generated.records) if job.scored_trials == "best" else None
-    info["scored_trials"] = "best" if trials else "selected"
-    evaluation = evaluate(chosen, job.evaluators, tools, job.seed, trials)
-    result = info | results(job, folder, generated, evaluation)
-    if others:
-        rest = evaluate(generated.records, job.evaluators, tools, job.seed, trials)
-        result["estimates_unselected_set"] = {name: dataclasses.asdict(e) for name, e in rest.estimates.items()}
-    return result
+    records = [item.record for item in generated.selected]
+    record = record.model_copy(
+        update={
+            "generations": f"../generations/{job.keys.generations}",
+            "files": generated.store.files,
+            "receipt": generated.receipt,
+            "parameters": dict(generated.parameters),
+            "cost": generated.cost,
+        }
+    )
+    record.write(folder)
+
+    if job.protocol.subset != "all":
+        record = record.model_copy(update={"subset": _subset(job, records)})
+    return score_run(
+        record,
+        folder,
+        job.scoring,
+        generated.store,
+        generated.selected,
+        lambda: job.scoring.scorer.open(job.scoring.scoring_model, subject_for(job)),
+    )
 
 
-def select_subset(job: Job, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """The records that count, and the others: those whose un-steered answer was not graded incorrect."""
-    if job.task.subset == "all":
-        return list(records), []
-    wrong = _baseline_incorrect(job)
-    chosen = [record for record in records if record.example.id in wrong]
-    if not chosen:
-        raise ValueError("task.subset=baseline_incorrect: the un-steered model got no item wrong")
-    return chosen, [record for record in records if record.example.id not in wrong]
-
-
-def _baseline_incorrect(job: Job) -> set[str]:
+def _subset(job: Job, records: list[Record]) -> Subset:
+    """The examples whose un-steered answer is graded incorrect; the un-steered answers are made, or read, here."""
     baseline = job.unsteered()
-    records = generate(baseline).records
-    scores = evaluate(records, _grader(job), tools_for(baseline), job.seed).scores
-    return {score.example_id for score in scores if score.metric == "incorrect" and score.value == 1}
-
-
-def tools_for(job: Job) -> Callable[[Evaluator], Tools]:
-    """Opens what each evaluator needs and no more, next to the loaded subject."""
-    return lazy_tools(lambda: job.scorer.open(subject_for(job)), job.judge)
-
-
-def lazy_tools(open_scorer: Callable[[], Scorer], judge: Judge) -> Callable[[Evaluator], Tools]:
-    """Opens the scorer when an evaluator first needs it, and once."""
-    opened: list[Scorer] = []
-
-    def tools(evaluator: Evaluator) -> Tools:
-        if "scorer" in evaluator.needs and not opened:
-            opened.append(open_scorer())
-        return Tools(
-            scorer=opened[0] if "scorer" in evaluator.needs else None,
-            judge=judge if "judge" in evaluator.needs else None,
-        )
-
-    return tools
-
-
-def results(job: Job, folder: Path, generated: Generated, evaluation: Evaluation) -> dict[str, Any]:
-    """Write the scores and return what run.json says of them."""
-    return {
-        **scored(folder, evaluation, job.evaluators, job.judge, generated.cost),
-        "near_ties": sum(record.generation.near_ties for record in generated.records),
-        "receipt": generated.receipt,
-    }
-
-
-def scored(
-    folder: Path, evaluation: Evaluation, evaluators: Mapping[str, Evaluator], judge: Judge, cost: Mapping[str, float]
-) -> dict[str, Any]:
-    """Write the scores and return the part of run.json that comes from them."""
-    (folder / "scores.jsonl").unlink(missing_ok=True)
-    Lines(folder / "scores.jsonl").append(dataclasses.asdict(score) for score in evaluation.scores)
-    judged = any("judge" in evaluator.needs for evaluator in evaluators.values())
-    usage = getattr(judge, "usage", None) if judged else None
-    calls = {"judge_calls": getattr(usage, "calls", 0), "judge_cost": 0.0 if usage is None else usage.cost}
-    return {
-        "status": "failed" if evaluation.problems else "done",
-        "error": "; ".join(evaluation.problems) or None,
-        "estimates": {name: dataclasses.asdict(found) for name, found in evaluation.estimates.items()},
-        "derived": dict(evaluation.derived),
-        "num_examples": len({score.example_id for score in evaluation.scores}),
-        "cost": {**cost, **calls},
-        "judge": judge.identity if judged else None,
-        "judge_calibration": getattr(judge, "calibration", None) if judged else None,
-    }
+    answers = [item.record for item in generate(baseline).selected]
+    tools = tools_for(
+        baseline.scoring, lambda: baseline.scoring.scorer.open(baseline.scoring.scoring_model, subject_for(baseline))
+    )
+    scores = evaluate(answers, job.scoring.grader, tools, job.seed).scores
+    incorrect = {score.example_id for score in scores if score.metric == "incorrect" and score.value == 1}
+    kept = tuple(record.example.id for record in records if record.example.id in incorrect)
+    if not kept:
+        raise ValueError("protocol.subset=baseline_incorrect: the un-steered model got no item wrong")
+    return Subset(name=job.protocol.subset, decided_by=job.counted_by, ids=kept, of=len(records))

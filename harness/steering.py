@@ -1,4 +1,4 @@
-"""Steering: sites, edits, methods, and what a method sees of the model. The heart of the contract.
+"""Steering: sites, edits and methods. The heart of the contract.
 
 Tensor names carry their shape: ``h_BTD`` is batch x tokens x width. ``B`` counts rows (one row is one prompt with one
 set of parameters), ``T`` the tokens of this forward pass, ``D`` the width of the site.
@@ -12,11 +12,11 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Literal,
     NamedTuple,
-    Protocol,
     Self,
     Union,
     get_args,
@@ -25,14 +25,38 @@ from typing import (
 )
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.data import Access, Example, FitData, Parameters
+from harness.data import Access, Example, FitData, Offer, Parameters
 
-Stream = Literal["block_input", "block", "attention", "mlp", "heads"]
-"""Where in a decoder block: its input, its output (residual stream), the attention output, the MLP output, or the
-concatenated heads that enter the attention's output projection (their width may differ from the model's)."""
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from harness.model_view import Subject
+
+Stream = Literal[
+    "block_input",
+    "attention_norm_input",
+    "attention_norm",
+    "heads",
+    "attention",
+    "attention_post_norm",
+    "mlp_norm_input",
+    "mlp_norm",
+    "neurons",
+    "mlp",
+    "mlp_post_norm",
+    "block",
+]
+"""Where in a decoder block, in the order in which a forward pass reaches them.
+
+``block_input`` and ``block`` are the residual stream before and after the block. ``attention`` and ``mlp`` are what the
+two parts give out, ``heads`` the concatenated heads that enter the attention's output projection, ``neurons`` what
+enters the MLP's down projection; the width of these two may differ from the model's. ``attention_norm`` and
+``mlp_norm`` are the outputs of the norms before the two parts. An edit of ``attention_norm_input`` or
+``mlp_norm_input`` changes what that norm reads and leaves the residual stream as it is. ``attention_post_norm`` and
+``mlp_post_norm`` are the outputs of the norms that some families (Gemma 2 and 3, OLMo 2) have behind the two parts.
+Where attention and MLP run side by side (GPT-NeoX), ``mlp_norm_input`` is the block's input."""
 
 Tokens = Literal["all", "after_first", "prompt", "completion", "last_prompt", "predicting"]
 """Which tokens an edit acts on. ``after_first`` leaves out a text's first token, where many models keep activations so
@@ -41,11 +65,13 @@ whose output chooses a token. It is what papers call "the last position of every
 
 Artifact = dict[str, Tensor]
 Carry = Mapping[str, Tensor]
-"""What edits learn during one generation, row-leading, keyed by ``where.key(name)``. Never modified in place.
+"""What edits learn during one generation or pass, row-leading, keyed by ``where.key(name)``. Never modified in place.
 
 An entry is a value per row (a decision, a shift) or, if `Where.remember` made it, a value per row and token. Its shape
 and dtype stay the same from the prompt on: the engine gives each entry a place in the row's slot.
-"""
+
+In training it is also how an edit hands out a side loss: what it leaves in the carry comes back with its graph in
+`harness.types.Forward.carry`, one entry per row."""
 
 PER_TOKEN = "/tokens"
 """How the keys of carry entries end whose second axis counts a row's tokens."""
@@ -290,10 +316,33 @@ class Layout:
     width: int
     num_heads: int
     head_width: int
+    num_neurons: int | None = None
+    """Width of the MLP's inside; None where it is not known."""
+    absent: frozenset[Stream] = frozenset()
+    """Streams that this model's blocks do not have."""
 
     def site_width(self, site: Site) -> int:
-        """Width of the hidden state at a site."""
-        return self.num_heads * self.head_width if site.stream == "heads" else self.width
+        """Width of the hidden state at a site.
+
+        Raises:
+            ValueError: the model has no such stream, or its width is not known.
+        """
+        self.check_stream("stream", site.stream)
+        match site.stream:
+            case "heads":
+                return self.num_heads * self.head_width
+            case "neurons":
+                if self.num_neurons is None:
+                    raise ValueError("stream neurons: the width of this model's MLP is not known")
+                return self.num_neurons
+            case _:
+                return self.width
+
+    def check_stream(self, name: str, stream: Stream) -> None:
+        """Raise ValueError unless the model's blocks have this stream."""
+        if stream in self.absent:
+            present = ", ".join(known for known in get_args(Stream) if known not in self.absent)
+            raise ValueError(f"{name} must be one that this model has ({present}), got '{stream}'")
 
     def check_layer(self, name: str, layer: float | Range) -> None:
         """Raise ValueError unless the model has this layer, or every layer of this range."""
@@ -305,61 +354,6 @@ class Layout:
         for end in ends:
             if not 0 <= end < self.num_layers or end != int(end):
                 raise ValueError(f"{name} must be a whole number from 0 to {self.num_layers - 1}, got {end:g}")
-
-
-class Subject(Protocol):
-    """All that a method sees of the model under study."""
-
-    @property
-    def layout(self) -> Layout:
-        """Number of layers and widths."""
-        ...
-
-    def capture(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str] | None,
-        sites: Sequence[Site],
-        *,
-        tokens: Tokens = "all",
-        pool: Literal["mean", "last"] = "mean",
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> dict[Site, Float[Tensor, "N D"]]:
-        """Activations over the chosen tokens of ``prompt + completion``, pooled per text, in float32.
-
-        ``raw=False`` renders prompts with the run's template; ``raw=True`` takes them as they are. States are read
-        after the edit of the same site, if there is one. ``pool="last"`` reads the last chosen token.
-        """
-        ...
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> list[str]:
-        """Greedy completions."""
-        ...
-
-    def loglikelihood(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        *,
-        intervention: Intervention | None = None,
-        raw: bool = False,
-    ) -> list[Float[Tensor, "C"]]:
-        """Log-probability (nats) of every completion token, given the prompt and the tokens before it."""
-        ...
-
-    def differentiable_loglikelihood(
-        self, prompts: Sequence[str], completions: Sequence[str], *, intervention: Intervention | None = None
-    ) -> Float[Tensor, "N"]:
-        """Summed log-probability of each completion, with a graph through the intervention's tensors."""
-        ...
 
 
 def _allows_range(hint: Any) -> bool:
@@ -378,7 +372,7 @@ class Method:
     """
 
     version: ClassVar[int] = 1
-    requires: ClassVar[frozenset[Literal["pairs", "texts", "labelled"]]] = frozenset()
+    requires: ClassVar[frozenset[Offer]] = frozenset()
     access: ClassVar[frozenset[Access]] = frozenset()
     steers: ClassVar[bool] = True
     """False for methods that change the prompt only; others must prove that they changed hidden states."""
@@ -388,12 +382,18 @@ class Method:
     def check(self, layout: Layout) -> None:
         """Raise ValueError for settings that this model cannot honour. Called before weights load.
 
-        An override calls this one first: it checks every field whose type is a `Literal`.
+        An override calls this one first: it checks every field whose type is a `Literal`, and that the model has the
+        streams that fields of type `Stream` name.
         """
         for name, hint in get_type_hints(type(self)).items():
             allowed = get_args(hint) if get_origin(hint) is Literal else ()
             if allowed and getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
+            if hint == Stream:
+                layout.check_stream(name, getattr(self, name))
+            elif hint == tuple[Stream, ...]:
+                for stream in getattr(self, name):
+                    layout.check_stream(name, stream)
 
     def parameters(self, layout: Layout) -> dict[str, float | Range]:
         """Every parameter by name, with open ranges resolved."""

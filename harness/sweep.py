@@ -12,12 +12,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from harness.build import Job, first_line
+from harness.build import Job
+from harness.config import first_line
 from harness.progress import console
 from harness.records.tracking import Tracking
 from harness.report.expect import Expectations, check_expectations, held_against
+from harness.report.files import write_report
+from harness.report.groups import compare_groups
 from harness.report.terminal import print_comparison
-from harness.report.write import compare_groups, write_report
 from harness.run import begun_folder, run
 
 
@@ -44,7 +46,7 @@ def attempt(label: str, build_job: Callable[[], Job], group: str | None = None, 
     try:
         job = build_job()
         outcome.tracking = job.tracking
-        folder, info = run(job, group)
+        folder, record = run(job, group)
     except Exception as error:  # whatever fails in one job must not stop the others
         if debug:
             traceback.print_exc()
@@ -53,8 +55,8 @@ def attempt(label: str, build_job: Callable[[], Job], group: str | None = None, 
             outcome.folders.append(begun)
         return None
     outcome.folders.append(folder)
-    if info["status"] != "done":
-        failed(label, info["error"])
+    if record.status != "done":
+        failed(label, record.error or "no reason stored")
     return job
 
 

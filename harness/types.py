@@ -3,10 +3,11 @@
 Data flows one way. A *task* yields examples; a *method* turns fitted tensors and per-row parameters into an
 *intervention*; the engine applies the intervention while it generates; *evaluators* score the records.
 
-The definitions stand on three pages. Read the one that you need:
+The definitions stand on four pages. Read the one that you need:
 
 - `harness.data`: examples, contrast pairs, who may see what. For tasks, and for everybody.
-- `harness.steering`: sites, edits, probes, gates, methods, and what a method sees of the model. For methods.
+- `harness.steering`: sites, edits, probes, gates, methods. For methods.
+- `harness.model_view`: what a method sees of the model: activations, texts, passes with gradients. For methods.
 - `harness.scoring`: records, metrics, scores, evaluators, judges, scorers. For evaluators and judges.
 
 A name is looked up when it is asked for, so that reading scores does not import torch.
@@ -20,11 +21,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.control import Control as Control
     from harness.data import Access as Access
+    from harness.data import Demonstration as Demonstration
     from harness.data import Example as Example
     from harness.data import FitData as FitData
+    from harness.data import Offer as Offer
     from harness.data import Pair as Pair
     from harness.data import Parameters as Parameters
     from harness.data import Split as Split
+    from harness.model_view import Forward as Forward
+    from harness.model_view import Subject as Subject
+    from harness.model_view import TokenCount as TokenCount
+    from harness.model_view import TokenStates as TokenStates
     from harness.scoring import Estimate as Estimate
     from harness.scoring import Evaluator as Evaluator
     from harness.scoring import Generation as Generation
@@ -50,22 +57,22 @@ if TYPE_CHECKING:
     from harness.steering import RowData as RowData
     from harness.steering import Site as Site
     from harness.steering import Stream as Stream
-    from harness.steering import Subject as Subject
     from harness.steering import Tokens as Tokens
     from harness.steering import Where as Where
     from harness.steering import shared as shared
     from harness.tasks.task import Task as Task
 
 _PAGES: dict[str, tuple[str, ...]] = {
-    "harness.data": ("Access", "Example", "FitData", "Pair", "Parameters", "Split"),
+    "harness.data": ("Access", "Demonstration", "Example", "FitData", "Offer", "Pair", "Parameters", "Split"),
     "harness.scoring": (
         *("Estimate", "Evaluator", "Generation", "Grading", "Judge", "Metric"),
         *("Record", "Score", "Scorer", "Tools", "Verdict"),
     ),
     "harness.steering": (
         *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),
-        *("RowData", "Site", "Stream", "Subject", "Tokens", "Where", "shared"),
+        *("RowData", "Site", "Stream", "Tokens", "Where", "shared"),
     ),
+    "harness.model_view": ("Forward", "Subject", "TokenCount", "TokenStates"),
     "harness.control": ("Control",),
     "harness.search.search": ("Search",),
     "harness.tasks.task": ("Task",),

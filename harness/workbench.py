@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from harness.control import Control, stable_seed
-from harness.data import Access, Example, FitData, Parameters
+from harness.data import Access, Example, Parameters
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
 from harness.subject.decode import Decoded, Sampling
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task
+from harness.workspace import Workspace
 
 POOL_ROWS = 1024
 """Rows whose per-row tensors exist at once."""
@@ -52,28 +53,39 @@ class Workbench:
     seed: int
     prune_loops: bool = False
     artifact: Artifact = field(default_factory=dict)
+    fit_examples: int = 0
     _conditions: dict[str, Artifact] = field(default_factory=dict)
     _fed: dict[str, Example] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Let a task of bare texts have them, also where the method reads activations."""
-        if self.task.raw:
-            self.subject = dataclasses.replace(self.subject, template=Template(chat=False))
+        """Let fits and conditions read prompts as the run does: with its instruction, and bare for a task of texts."""
+        template = Template(chat=False) if self.task.raw else self.subject.template
+        self.subject = dataclasses.replace(self.subject, template=template, instruction=self.method.instruction)
 
     @property
     def steers(self) -> bool:
         """Whether hidden states are meant to change."""
         return self.method.steers and self.control.steers
 
-    def fit(self) -> Artifact:
-        """Fit the method on the training split, as the control hands it over."""
-        data = self.task.fit_data(self.method.requires) if self.steers else FitData()
-        self.artifact = self.method.fit(self.subject, self.control.fit_data(data, self.seed)) if self.steers else {}
+    def fit(self, workspace: Workspace | None = None) -> Artifact:
+        """Fit the method on the training split, as the control hands it over.
+
+        Args:
+            workspace: where a method that trains keeps checkpoints, shows progress and counts its cost.
+        """
+        if not self.steers:
+            self.adopt({})
+            return self.artifact
+        subject = dataclasses.replace(self.subject, workspace=workspace or Workspace())
+        data = self.control.fit_data(self.task.fit_data(self.method.requires), self.seed)
+        sets = (data.pairs, data.source, data.target, data.control, data.labelled, data.demonstrations)
+        self.fit_examples = sum(map(len, sets))
+        self.adopt(self.method.fit(subject, data))
         return self.artifact
 
     def adopt(self, artifact: Artifact) -> None:
-        """Take over fitted tensors from disk."""
-        self.artifact = {name: value.to(self.subject.network.device) for name, value in artifact.items()}
+        """Take over fitted tensors, wherever they were made, to where the model lives."""
+        self.artifact = {name: value.detach().to(self.subject.device) for name, value in artifact.items()}
 
     def prompt(self, example: Example) -> str:
         """The exact text that the model reads for an example."""
@@ -129,7 +141,7 @@ class Workbench:
         """The edits for these rows; none if the first request is un-steered."""
         if not requests or not requests[0].parameters or not self.steers:
             return Intervention()
-        self._look_up([request.example for request in requests])
+        self.look_up([request.example for request in requests])
         conditions = [self._conditions[request.example.id] for request in requests]
         condition = {name: torch.stack([found[name] for found in conditions]) for name in conditions[0]}
         device = self.subject.network.device
@@ -141,16 +153,23 @@ class Workbench:
         ids = [request.example.id for request in requests]
         return self.control.wrap(edits, ids, self.subject.layout, self.seed)
 
-    def _look_up(self, examples: Sequence[Example]) -> None:
+    def look_up(self, examples: Sequence[Example]) -> None:
+        """Have the method look up what it needs for these examples, unless it is known already."""
         missing = list({e.id: e for e in examples if e.id not in self._conditions}.values())
         if not missing:
             return
         handed = [self._fed.get(example.id, example) for example in missing]
-        if Access.GOLD not in self.method.access:
-            handed = [example.redacted() for example in handed]
+        handed = [self._shown(example) for example in handed]
         found = self.method.condition(self.subject, self.artifact, handed)
         for index, example in enumerate(missing):
             self._conditions[example.id] = {name: value[index] for name, value in found.items()}
+
+    def _shown(self, example: Example) -> Example:
+        """What the method may see of an example."""
+        access = self.method.access
+        if Access.GOLD not in access:
+            return example.redacted(keep_concept=Access.CONCEPT in access)
+        return example if Access.CONCEPT in access else dataclasses.replace(example, concept="")
 
     def _generate(
         self, requests: Sequence[Request], intervention: Intervention, on_finish: Callable[[], None] | None

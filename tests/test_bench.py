@@ -2,25 +2,33 @@
 
 import itertools
 import json
+import shutil
+import subprocess
+import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from hydra.utils import instantiate
+from laws.lab import composed, names_of
 
-from harness.bench import batching, growth, judging, methods, report, search
-from harness.bench.__main__ import arguments, asked_tables, main
-from harness.bench.growth import Point
-from harness.bench.jobs import Jobs, questions
-from harness.bench.memory import measure, peak_memory
-from harness.bench.ours import Products
-from harness.bench.plain import hooked
-from harness.bench.suite import WAYS, Models, side_by_side, way
-from harness.bench.timing import Stopwatch, Timing, median, ratio
-from harness.bench.work import Work, model_config, model_overrides
+from bench import batching, growth, judging, methods, report, search
+from bench.__main__ import TABLES, arguments, asked_tables, main
+from bench.growth import Point
+from bench.jobs import Jobs, questions
+from bench.memory import measure, peak_memory
+from bench.ours import Products
+from bench.plain import hooked
+from bench.suite import WAYS, Models, side_by_side, way
+from bench.timing import Stopwatch, Timing, median, ratio
+from bench.work import Work, model_config, model_overrides
 from harness.subject.load import ModelConfig, load_model
 from harness.types import Site
 
+REPOSITORY = Path(__file__).parents[1]
 TINY = ModelConfig(kind="tiny", family="llama", device="cpu")
 
 
@@ -297,6 +305,11 @@ class TestCommandLine:
         assert model_config("smollm2", "cpu", "bfloat16").dtype == "bfloat16"
         assert model_config("some/model", "cpu", None).kind == "hub"
 
+    @pytest.mark.parametrize("name", sorted(set(names_of("model")) - {"hf", "gguf"}))
+    def test_a_model_is_what_the_harness_makes_of_its_yaml(self, name: str) -> None:
+        config, _ = composed([f"model={name}", "model.device=cpu"])
+        assert model_config(name, "cpu", None) == instantiate(config.model, _convert_="all")
+
     def test_a_folder_on_the_harness_command_line(self) -> None:
         assert model_overrides("tiny", "cpu", "bfloat16") == ["model=tiny", "model.device=cpu", "model.dtype=bfloat16"]
         assert "model.id='some/model'" in model_overrides("some/model", "auto", None)
@@ -305,3 +318,61 @@ class TestCommandLine:
 def test_the_harness_copy_leaves_the_plain_one_alone(models: Models) -> None:
     assert models.subject().network.model is not models.plain().model
     assert models.plain().model.config._attn_implementation == "sdpa"
+
+
+NOT_THERE = (
+    "accelerate bitsandbytes cmaes datasets gguf httpx hydra jaxtyping nltk omegaconf openai optuna plotly psutil"
+    " scipy sklearn statsmodels tenacity vaderSentiment wandb"
+)
+"""What the harness depends on and ``pip install torch transformers`` does not bring."""
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split()))  # importing a module that is None fails
+runpy.run_module("harness.bench", run_name="__main__", alter_sys=True)
+"""
+SMALLEST_RUN = ["--model", "tiny", "--device", "cpu", "--batch", "2", "--new-tokens", "2", "--repeats", "1"]
+
+
+def run(*command: str | Path, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
+
+
+class TestDoor:
+    def test_help_lists_the_tables(self) -> None:
+        out = run(sys.executable, "-c", WITHOUT, NOT_THERE, "--help")
+        assert out.returncode == 0, out.stderr
+        for table in TABLES:
+            assert f"--{table}" in out.stdout
+
+    def test_ways_run_on_torch_and_transformers_alone_and_other_tables_say_what_they_lack(self) -> None:
+        out = run(sys.executable, "-c", WITHOUT, NOT_THERE, *SMALLEST_RUN, "--ways", "b", "e", "--methods")
+        assert "| (e) / (b) | trials/s |" in out.stdout, out.stderr
+        assert out.returncode == 1
+        assert out.stderr.splitlines()[-1].startswith("--methods needs the harness with all of its dependencies: ")
+
+    def test_an_installed_package_says_where_the_bench_is(self, tmp_path: Path) -> None:
+        installed = tmp_path / "site-packages" / "harness" / "bench.py"
+        installed.parent.mkdir(parents=True)
+        shutil.copy(REPOSITORY / "harness" / "bench.py", installed)
+        out = run(sys.executable, installed, "--help", folder=tmp_path)
+        assert (out.returncode, out.stdout) == (1, "")
+        (line,) = out.stderr.splitlines()
+        assert "harness.bench runs in a checkout of the project's repository" in line
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1200)
+    def test_a_bare_environment_is_enough(self, tmp_path: Path) -> None:
+        python = tmp_path / "bare" / "bin" / "python"
+        try:
+            venv.create(tmp_path / "bare", with_pip=True, symlinks=True)
+            wanted = f"torch=={torch.__version__.partition('+')[0]}", f"transformers=={transformers.__version__}"
+            installed = run(python, "-m", "pip", "install", "--quiet", "--no-compile", *wanted)
+            if installed.returncode:
+                pytest.skip(f"pip cannot install torch and transformers here: {installed.stderr.splitlines()[-1]}")
+
+            out = run(python, "-m", "harness.bench", *SMALLEST_RUN, "--memory", "--ways")
+        finally:
+            shutil.rmtree(tmp_path / "bare", ignore_errors=True)
+        assert out.returncode == 0, out.stderr
+        assert sum(line.startswith("| (") and ") / (" not in line for line in out.stdout.splitlines()) == len(WAYS)
+        assert "64 rows x 128 tokens: peak" in out.stdout

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
-import yaml
 from hydra.utils import get_class, instantiate
-from laws.lab import CONF, SHIPPED_TASKS, composed, job_for, job_of, names_of
+from laws.lab import CONF, SHIPPED_TASKS, class_of, composed, job_for, job_of, names_of
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.build import build
@@ -24,9 +23,8 @@ PLUG_INS = [(group, name) for group, name in NODES if group != "experiment"]
 TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
 ROOT_KEYS = {
     "num_trials",
-    "baseline_prompt",
     "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
-    "objective", "out", "prune_loops", "scored_trials", "scorer", "search", "seed", "task", "tracking",
+    "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "task", "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
 
@@ -54,7 +52,8 @@ def filled(config: DictConfig) -> DictConfig:
 @cache
 def choosing(group: str, name: str) -> tuple[DictConfig, dict[str, Any]]:
     """The root with one YAML chosen. Shared between tests, so nobody may change it."""
-    return composed([f"{group}=[{name}]" if group == "evaluator" else f"{group}={name}"])
+    given = ["model.path=given-by-the-user"] if (group, name) == ("model", "gguf") else []
+    return composed([f"{group}=[{name}]" if group == "evaluator" else f"{group}={name}", *given])
 
 
 def settings_of(found: type) -> set[str]:
@@ -73,6 +72,8 @@ class TestEveryYaml:
         assert {path.split(".")[0] for path in found} >= {"method", "search", "control", "task", "model"}
         for node in found.values():
             assert isinstance(get_class(node._target_), type)
+            # Values are checked against these, so they must be there at run time and not for type checkers alone.
+            assert set(get_type_hints(get_class(node._target_))) >= settings_of(get_class(node._target_))
 
     def test_states_every_parameter_of_its_class(self, group: str, name: str) -> None:
         config, _ = choosing(group, name)
@@ -138,17 +139,18 @@ class TestBuild:
     @pytest.mark.parametrize("name", names_of("evaluator"))
     def test_evaluators(self, name: str) -> None:
         judge = ["judge=local", "model@judge.model=tiny"]
-        task = "behaviors" if get_class(_plain("evaluator", name)["_target_"]).choices else "facts"
+        task = "behaviors" if class_of("evaluator", name).choices else "facts"
         job = job_of([*TINY, f"task={task}", f"evaluator=[{name}]", *judge])
-        assert list(job.evaluators) == [name]
-        assert isinstance(job.evaluators[name], Evaluator)
+        assert list(job.scoring.evaluators) == [name]
+        assert isinstance(job.scoring.evaluators[name], Evaluator)
 
-    @pytest.mark.parametrize("group", ["control", "search", "scorer", "tracking"])
+    @pytest.mark.parametrize("group", ["control", "search", "scorer", "tracking", "protocol"])
     def test_other_axes(self, group: str) -> None:
         for name in names_of(group):
             others = [item for item in TINY if not item.startswith(f"{group}=")]
             job = job_of([*others, "method=caa", f"{group}={name}"])
-            assert type(getattr(job, group)) is get_class(_plain(group, name)["_target_"])
+            place = job.scoring if group in ("scorer", "protocol") else job
+            assert type(getattr(place, group)) is class_of(group, name)
 
     @pytest.mark.parametrize("name", SHIPPED_TASKS)
     def test_tasks_that_ship(self, name: str) -> None:
@@ -158,7 +160,7 @@ class TestBuild:
 
     def test_the_task_chooses_evaluators_and_objective_that_fit_it(self) -> None:
         job = job_of([*TINY, "task=behaviors", "method=caa"])
-        assert list(job.evaluators) == ["choice"]
+        assert list(job.scoring.evaluators) == ["choice"]
         assert {term.metric for term in job.objective.terms} == {"logit_difference"}
 
     @pytest.mark.parametrize("name", names_of("experiment"))
@@ -172,7 +174,7 @@ class TestBuild:
             one, _ = composed([*job, "model=tiny"])
             for _, node in targets(filled(one)):
                 get_class(node._target_)
-            if one.task._target_ in {_plain("task", task)["_target_"] for task in SHIPPED_TASKS}:
+            if get_class(one.task._target_) in {class_of("task", task) for task in SHIPPED_TASKS}:
                 job_of([*job, "model=tiny", "tracking=none"])
 
 
@@ -211,6 +213,10 @@ class TestMethodsSearch:
         assert composed(["method=baseline"])[1]["search"] == "fixed"
 
 
+def test_a_field_of_all_models_is_stated_once() -> None:
+    assert [path for path in CONF.rglob("*.yaml") if "blocks_path:" in path.read_text()] == [CONF / "model" / "hf.yaml"]
+
+
 class TestEvaluators:
     def test_several_are_kept(self) -> None:
         config, _ = composed(["evaluator=[token_overlap,perplexity]"])
@@ -242,7 +248,7 @@ class TestInnerMethod:
     def test_any_method_goes_behind_the_gate(self, inner: str) -> None:
         job = job_for("dsas", f"method@method.inner={inner}")
         assert isinstance(job.method, DSAS)
-        assert type(job.method.inner) is get_class(_plain("method", inner)["_target_"])
+        assert type(job.method.inner) is class_of("method", inner)
 
     def test_its_settings_can_be_changed(self) -> None:
         job = job_for("dsas", "method@method.inner=diffmean", "method.inner.layer=2", "method.inner.stream=mlp")
@@ -260,7 +266,3 @@ def test_a_wrong_value_is_one_line_that_names_the_option() -> None:
     with pytest.raises(ValueError, match="layer must be a whole number from 0 to 3, got 99") as caught:
         build(config, choices)
     assert "\n" not in str(caught.value)
-
-
-def _plain(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())

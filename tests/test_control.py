@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from harness.control import BestOfN, Control, GoldInPrompt, RandomDirection, SameNorm, Shuffled, stable_seed
-from harness.scorer import open_subject
 from harness.subject.load import Loaded
+from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
 from harness.types import Access, Example, FitData, Intervention, Layout, Pair, Site, Where
 from harness.workbench import Request, Workbench

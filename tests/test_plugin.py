@@ -186,7 +186,7 @@ def test_their_method_keeps_the_laws(lab: Lab, tmp_path: Path) -> None:
 def test_their_evaluator_keeps_the_laws(importable: str) -> None:
     job = job_of([*SMALL, importable, "method=louder", "evaluator=[length]"])
     for law in evaluator_laws.LAWS:
-        law(job.evaluators["length"])
+        law(job.scoring.evaluators["length"])
 
 
 def test_their_method_goes_behind_a_gate(importable: str) -> None:
@@ -196,6 +196,6 @@ def test_their_method_goes_behind_a_gate(importable: str) -> None:
 
 def test_their_yaml_states_every_parameter(importable: str) -> None:
     job = job_of([*SMALL, importable, "method=louder", "evaluator=[length]"])
-    for made, text in ((job.method, METHOD_YAML), (job.evaluators["length"], EVALUATOR_YAML)):
+    for made, text in ((job.method, METHOD_YAML), (job.scoring.evaluators["length"], EVALUATOR_YAML)):
         stated = set(yaml.safe_load(text)) - {"_target_", "defaults"}
         assert stated == {item.name for item in dataclasses.fields(made)}

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from harness.control import Control
-from harness.receipt import NotSteeredError, demand_effect, measure
-from harness.scorer import open_subject
+from harness.receipt import NotSteeredError, prove
+from harness.records.run import Receipt
 from harness.subject.load import Loaded
 from harness.subject.local import LocalSubject
+from harness.subject.scorers import open_subject
 from harness.subject.sites import Blocks
 from harness.tasks.facts import Facts
-from harness.types import Artifact, Carry, Edit, Intervention, Method, Range, Site, Tokens, Where
+from harness.types import Artifact, Carry, Edit, Intervention, Layout, Method, Parameters, Range, Site, Tokens, Where
 from harness.workbench import Request, Workbench
 
 
@@ -38,6 +39,11 @@ class Push(Method):
     strength: float | Range = 0.5
     tokens: Tokens = "all"
 
+    can_be_off: bool = False
+
+    def null(self, layout: Layout) -> Parameters | None:
+        return {"strength": 0.0} if self.can_be_off else None
+
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         return Intervention({Site(layer): Add(parameters["strength"], self.tokens) for layer in (1, 2)})
 
@@ -47,11 +53,13 @@ def subject(load_tiny: Callable[..., Loaded]) -> LocalSubject:
     return open_subject(load_tiny())
 
 
-def receipt_of(subject: LocalSubject, strength: float = 0.5, tokens: Tokens = "all") -> dict:
+def receipt_of(
+    subject: LocalSubject, strength: float = 0.5, tokens: Tokens = "all", can_be_off: bool = False
+) -> Receipt:
     task = Facts(limit=3, max_new_tokens=4)
-    bench = Workbench(subject, task, Push(tokens=tokens), Control(), 0)
+    bench = Workbench(subject, task, Push(tokens=tokens, can_be_off=can_be_off), Control(), 0)
     requests = [Request(example, {"strength": strength}) for example in task.examples("test")]
-    return measure(bench, requests, [(70, 71, 72)] * 3)
+    return prove(bench, requests, [(70, 71, 72)] * 3, "push")
 
 
 def with_hooks_on(subject: LocalSubject, modules: tuple[torch.nn.Module, ...]) -> LocalSubject:
@@ -61,13 +69,12 @@ def with_hooks_on(subject: LocalSubject, modules: tuple[torch.nn.Module, ...]) -
 
 def test_a_steered_model_passes_and_the_figures_are_right(subject: LocalSubject) -> None:
     found = receipt_of(subject)
-    demand_effect(found, "push")
     prompts = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
-    assert set(found["sites"]) == {"1.block", "2.block"}
-    assert (found["rows"], found["sites_hit"], found["sites_missed"]) == (3, 2, [])
-    assert found["sites"]["1.block"]["tokens_prompt"] == sum(prompts)
-    assert found["sites"]["1.block"]["tokens_completion"] == 9
-    assert 0 < found["kl_mean"] <= found["kl_max"]
+    assert set(found.sites) == {"1.block", "2.block"}
+    assert (found.rows, found.sites_hit, found.sites_missed) == (3, 2, ())
+    assert found.sites["1.block"].tokens_prompt == sum(prompts)
+    assert found.sites["1.block"].tokens_completion == 9
+    assert 0 < found.kl_mean <= found.kl_max
 
 
 def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubject) -> None:
@@ -82,21 +89,27 @@ def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubjec
     lengths = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
     moved = torch.full((states.shape[-1],), 0.5).norm()
     shares = [moved / states[row, length : length + 3].float().norm(dim=-1) for row, length in enumerate(lengths)]
-    site = found["sites"]["1.block"]
-    assert (site["tokens_prompt"], site["tokens_completion"]) == (0, 9)
-    assert site["relative_change"] == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)
-    assert found["kl_max"] == 0, "completion tokens come after the prompt's end"
+    site = found.sites["1.block"]
+    assert (site.tokens_prompt, site.tokens_completion) == (0, 9)
+    assert site.relative_change == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)
+    assert found.kl_max == 0, "completion tokens come after the prompt's end"
 
 
 def test_a_zero_vector_is_an_error(subject: LocalSubject) -> None:
     with pytest.raises(NotSteeredError, match="method push did not change any hidden state"):
-        demand_effect(receipt_of(subject, strength=0.0), "push")
+        receipt_of(subject, strength=0.0)
+
+
+def test_the_point_at_which_a_method_is_off_needs_no_proof(subject: LocalSubject) -> None:
+    off = receipt_of(subject, strength=0.0, can_be_off=True)
+    assert (off.null, off.sites_hit, off.kl_max) == (True, 0, 0.0)
+    assert not receipt_of(subject, strength=0.5, can_be_off=True).null
 
 
 def test_hooks_on_modules_that_the_model_does_not_use_are_an_error(subject: LocalSubject) -> None:
     copies = tuple(copy.deepcopy(module) for module in subject.network.blocks.modules)
     with pytest.raises(NotSteeredError, match=r"never passes through \(1\.block, 2\.block\)"):
-        demand_effect(receipt_of(with_hooks_on(subject, copies)), "push")
+        receipt_of(with_hooks_on(subject, copies))
 
 
 def test_one_bypassed_layer_is_an_error(load_tiny: Callable[..., Loaded]) -> None:
@@ -114,9 +127,9 @@ def test_one_bypassed_layer_is_an_error(load_tiny: Callable[..., Loaded]) -> Non
             setattr(fused, name, getattr(layer, name))
     subject.network.model.base_model.layers[2] = fused
     with pytest.raises(NotSteeredError, match=r"never passes through \(2\.block\)"):
-        demand_effect(receipt_of(subject), "push")
+        receipt_of(subject)
 
 
 def test_states_that_are_not_numbers_are_an_error(subject: LocalSubject) -> None:
     with pytest.raises(NotSteeredError, match="not numbers"):
-        demand_effect(receipt_of(subject, strength=float("inf")), "push")
+        receipt_of(subject, strength=float("inf"))

@@ -14,7 +14,7 @@ from harness.judges.prompts import RUBRICS, Rubric, prompts_hash, rubric_named
 from harness.judges.trust import calibration_of
 from harness.judges.usage import Usage
 from harness.scoring import Grading, Verdict
-from harness.subject.load import Loaded, ModelConfig, load_model, locate, peek
+from harness.subject.load import Loaded, ModelConfig, ResolvedModel, load_model, resolve
 
 if TYPE_CHECKING:
     from harness.judges.answers import AnswerReader
@@ -36,7 +36,7 @@ class LocalJudge:
     model: ModelConfig
     batch_size: int = 16
     cache: str | None = None
-    load: Callable[[ModelConfig], Loaded] = load_model
+    load: Callable[[ResolvedModel], Loaded] = load_model
     usage: Usage = field(default_factory=Usage, init=False)
     _replies: ReplyCache = field(init=False, repr=False)
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -65,18 +65,22 @@ class LocalJudge:
         return calibration_of(self.identity)
 
     @property
+    def _resolved(self) -> ResolvedModel:
+        if "resolved" not in self._memo:
+            self._memo["resolved"] = resolve(self.model)
+        return self._memo["resolved"]
+
+    @property
     def _weights(self) -> str:
-        if "weights" not in self._memo:
-            self._memo["weights"] = locate(self.model)[1]
-        return self._memo["weights"]
+        return self._resolved.identity
 
     def preflight(self) -> None:
         """Find the model without loading its weights.
 
         Raises:
-            ValueError, FileNotFoundError, PermissionError, ConnectionError: it is not to be had; as `peek` says.
+            ValueError, FileNotFoundError, PermissionError, ConnectionError: it is not to be had; as `resolve` says.
         """
-        peek(self.model)
+        _ = self._resolved
 
     def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
         """One verdict per grading, in order. A prompt longer than the model's context is unscored."""
@@ -110,7 +114,7 @@ class LocalJudge:
         from harness.judges.answers import AnswerReader
 
         if "reader" not in self._memo:
-            loaded = self.load(self.model)
+            loaded = self.load(self._resolved)
             self._memo["reader"] = AnswerReader(loaded.model, loaded.tokenizer, self.model.chat_template)
         return self._memo["reader"]
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from harness.records.run import Provenance
+
 _PACKAGES = ("steering-harness", "torch", "transformers", "optuna", "hydra-core", "bitsandbytes", "numpy")
 
 
@@ -58,6 +60,6 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
+def provenance(device: torch.device, **known: Any) -> Provenance:
     """Everything to trace a result by."""
-    return {"commit": commit(), "versions": versions(), "device": device_name(device), **known}
+    return Provenance(commit=commit(), versions=versions(), device=device_name(device), **known)

@@ -11,15 +11,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from harness.records.identity import key_of
-from harness.report.runs import StoredRun, read_lines, read_run
+from harness.records.keys import key_of
+from harness.records.rows import UNSTEERED, Selected
+from harness.records.run import StoredRun, read_run
 
-FORMAT = 1
+FORMAT = 2
 """Bump by hand whenever the same directory is published differently, so that earlier copies are replaced."""
 
 INTERVAL = ("value", "low", "high", "num_scored", "num_unscored")
-UNSTEERED = -1
-"""Number of the trial that holds the un-steered incumbent."""
 LONGEST_TAG = 64
 
 
@@ -73,53 +72,61 @@ def read_publication(run_folder: Path, group: str | None, tags: Iterable[str] = 
         ValueError: there is no run.json, or a file in the directory is not valid.
     """
     run = read_run(run_folder)
+    record = run.record
     columns, rows = _table(run)
-    method, error = run.label("method"), run.info.get("error")
     return Publication(
-        id=key_of(["run", run.info.get("key"), run.name]),
+        id=key_of(["run", record.key, run.name]),
         name=run.name,
-        group=group,
-        job_type=method or "run",
+        group=group or record.sweep,
+        job_type=record.labels.method or "run",
         tags=_tags(run, tags),
-        notes=str(error) if error else None,
+        notes=record.error,
         config=_config(run),
         summary=_summary(run),
         columns=columns,
         rows=rows,
         curve=_curve(run),
-        failed=run.info.get("status") != "done",
+        failed=record.status != "done",
     )
 
 
 def _tags(run: StoredRun, extra: Iterable[str]) -> tuple[str, ...]:
-    labels = (run.label(name) for name in ("task", "model", "method", "search", "control"))
-    side = "oracle" if run.info.get("oracle") else "deployable"
+    labels = (run.record.labels.shown(axis) for axis in ("task", "model", "method", "search", "control"))
+    side = "oracle" if run.record.oracle else "deployable"
     return tuple(dict.fromkeys(tag[:LONGEST_TAG] for tag in (*labels, side, *extra) if tag))
 
 
 def _config(run: StoredRun) -> dict[str, Any]:
     """The typed config with facts about the run beside it; ``entry`` and ``oracle`` are what dashboards group by."""
-    parts = [run.label("method"), run.label("search"), run.label("control")]
-    facts = ("key", "name", "status", "created", "access", "optimised_metrics", "provenance", "receipt", "judge")
+    content = run.record.model_dump(mode="json")
+    axes = [run.record.labels.shown(axis) for axis in ("method", "search", "control")]
+    facts = ("key", "name", "status", "created", "access", "optimised_metrics", "parameters", "provenance", "receipt")
     return {
-        **run.node("config"),
-        "entry": " · ".join(part for part in parts if part),
-        "oracle": bool(run.info.get("oracle")),
-        "labels": dict(run.node("labels")),
-        "evaluators": dict(run.node("evaluators")),
-        "run": {name: run.info[name] for name in facts if name in run.info},
+        **run.record.config,
+        "entry": " · ".join(filter(None, axes)),
+        "oracle": run.record.oracle,
+        "labels": content["labels"],
+        "evaluators": content["evaluators"],
+        "run": {name: content[name] for name in (*facts, "judge")},
     }
 
 
 def _summary(run: StoredRun) -> dict[str, Any]:
+    record = run.record
+    sets = {"": record.estimates, "unselected_set/": record.estimates_unselected_set or {}}
     estimates = {
-        f"{prefix}{metric}/{field}": estimate.get(field)
-        for prefix, node in (("", "estimates"), ("unselected_set/", "estimates_unselected_set"))
-        for metric, estimate in run.node(node).items()
+        f"{prefix}{metric}/{field}": getattr(estimate, field)
+        for prefix, by_metric in sets.items()
+        for metric, estimate in by_metric.items()
         for field in INTERVAL
     }
-    receipt = {name: value for name, value in run.node("receipt").items() if _is_number(value)}
-    sides = {"derived": run.node("derived"), "cost": run.node("cost"), "receipt": receipt}
+    receipt = record.receipt.model_dump() if record.receipt else {}
+    sides = {
+        "derived": record.derived,
+        "cost": record.cost.model_dump(),
+        "receipt": {name: value for name, value in receipt.items() if _is_number(value)},
+        "parameters": record.parameters,
+    }
     return estimates | {name: value for side, node in sides.items() for name, value in _flat(side, node)}
 
 
@@ -136,50 +143,45 @@ def _is_number(value: Any) -> bool:
 
 
 def _table(run: StoredRun) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
-    unsteered = {trial["example_id"]: trial.get("text") for trial in run.trials() if trial["trial"] == UNSTEERED}
+    unsteered = {row["example_id"]: row["text"] for row in run.trial_rows() if row["trial"] == UNSTEERED}
     reasons = _reasons(run)
+    counted = [run.selected[example] for example in run.counted]
     table: dict[str, list[Any]] = {}
-    counted = _counted(run)
-    for position, row in enumerate(counted):
-        cells = _texts(row, unsteered.get(row["example_id"])) | _numbers(row, run, reasons)
+    for position, selected in enumerate(counted):
+        cells = _texts(selected, unsteered) | _numbers(selected, run, reasons)
         for column, cell in cells.items():
             table.setdefault(column, [None] * len(counted))[position] = cell
     return tuple(table), tuple(zip(*map(_of_one_type, table.values()), strict=True))
 
 
-def _counted(run: StoredRun) -> list[Mapping[str, Any]]:
-    """Records that the estimates count; all of them if nothing was scored."""
-    scored = {example for column in run.scores.values() for example in column}
-    return [row for row in run.records if not scored or row["example_id"] in scored]
-
-
-def _texts(row: Mapping[str, Any], unsteered: str | None) -> dict[str, Any]:
+def _texts(selected: Selected, unsteered: Mapping[str, str]) -> dict[str, Any]:
+    example, generation = selected.record.example, selected.record.generation
     return {
-        "example_id": row["example_id"],
-        "group": row.get("group") or None,
-        "question": row.get("question"),
-        "gold": row.get("answer"),
-        "aliases": "; ".join(map(str, row.get("aliases") or ())) or None,
-        "baseline_text": unsteered,
-        "steered_text": row.get("text"),
-        "finish": row.get("finish"),
+        "example_id": example.id,
+        "group": example.group or None,
+        "question": example.question,
+        "gold": example.answer,
+        "aliases": "; ".join(example.aliases) or None,
+        "baseline_text": unsteered.get(example.id),
+        "steered_text": generation.text,
+        "finish": generation.finish,
     }
 
 
-def _numbers(row: Mapping[str, Any], run: StoredRun, reasons: Mapping[str, str]) -> dict[str, Any]:
-    example = row["example_id"]
-    scores = {metric: values.get(example) for metric, values in run.scores.items()}
-    parameters = {f"parameters/{name}": value for name, value in (row.get("parameters") or {}).items()}
-    metadata = {f"metadata/{name}": value for name, value in (row.get("metadata") or {}).items()}
-    return {**scores, "unscored": reasons.get(example), **parameters, **metadata}
+def _numbers(selected: Selected, run: StoredRun, reasons: Mapping[str, str]) -> dict[str, Any]:
+    example = selected.record.example
+    scores = {metric: values.get(example.id) for metric, values in run.scores.items()}
+    parameters = {f"parameters/{name}": value for name, value in selected.record.generation.parameters.items()}
+    metadata = {f"metadata/{name}": value for name, value in example.metadata.items()}
+    return {**scores, "unscored": reasons.get(example.id), **parameters, **metadata}
 
 
 def _reasons(run: StoredRun) -> dict[str, str]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for score in read_lines(run.path / "scores.jsonl"):
-        if score["value"] is None:
-            found[score["example_id"]].append(f"{score['metric']}: {score['reason']}")
-    return {example: "; ".join(reasons) for example, reasons in found.items()}
+    by_example: dict[str, list[str]] = defaultdict(list)
+    for score in run.score_rows():
+        if score.value is None:
+            by_example[score.example_id].append(f"{score.metric}: {score.reason}")
+    return {example: "; ".join(reasons) for example, reasons in by_example.items()}
 
 
 def _of_one_type(column: Sequence[Any]) -> list[Any]:
@@ -193,17 +195,19 @@ def _of_one_type(column: Sequence[Any]) -> list[Any]:
 
 def _curve(run: StoredRun) -> tuple[tuple[int, float], ...]:
     """Mean best objective so far against trials, over the examples, as far as all of them got."""
-    trials = [trial for trial in run.trials() if trial.get("objective") is not None]
-    tested = {row["example_id"] for row in _counted(run)}
-    own = [trial for trial in trials if trial["example_id"] in tested]
-    objectives: dict[str, dict[int, float]] = defaultdict(dict)
-    for trial in own or trials:
-        objectives[trial["example_id"]][trial["trial"]] = trial["objective"]
+    tested = set(run.counted)
+    of_tests: dict[str, dict[int, float]] = defaultdict(dict)
+    of_others: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in run.trial_rows():
+        objectives = of_tests if row["example_id"] in tested else of_others
+        objectives[row["example_id"]][row["trial"]] = row["objective"]
+    objectives = of_tests or of_others
     if not objectives:
         return ()
     numbers = sorted(set.intersection(*map(set, objectives.values())))
     by_example = [[objective[number] for number in numbers] for objective in objectives.values()]
-    return tuple(zip((number + 1 for number in numbers), _best_so_far(by_example, shared=not own), strict=True))
+    best = _best_so_far(by_example, shared=not of_tests)
+    return tuple(zip((number + 1 for number in numbers), best, strict=True))
 
 
 def _best_so_far(by_example: Sequence[Sequence[float]], shared: bool) -> list[float]:

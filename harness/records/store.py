@@ -1,162 +1,192 @@
-"""Records on disk: appended line by line and flushed, so that a killed run loses nothing it had finished."""
+"""One set of generations on disk, and the lock that keeps others out while it is written."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
 
-from harness.steering import Artifact
+from harness.records.lines import FileMark, Lines, mark_of, read_json, read_lines, replaced, stored, write_json
+from harness.records.rows import FORMAT, Selected, Trial, selected_of, selected_row, trial_of, trial_row
+from harness.records.run import GENERATIONS_FILE, TRIALS_FILE, Cost, Receipt
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, over the quota, or past the largest file allowed."""
-
-
-class DiskFullError(OSError):
-    """No space is left; what was written before is intact."""
+if TYPE_CHECKING:
+    from harness.steering import Artifact
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFullError(
-                f"disk full while writing {path}; records so far are intact, free space and repeat"
-            ) from error
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file in one step: readers see the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writing(path):
-        try:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None if there is no such file."""
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
-
-
-class Lines:
-    """A JSON Lines file that is only ever appended to.
+@dataclass(frozen=True)
+class Work:
+    """What one piece of work took.
 
     Args:
-        path: the file; it need not exist yet. A last line without its newline, torn by a kill, is cut off on opening.
+        name: of the piece, the same whenever it is done again after a kill; those of fitting begin with "fit".
+        forward_tokens: tokens fed through the model.
+        seconds: wall time.
+        peak_memory_bytes: most memory of the process so far.
+        examples: training examples seen, for a fit.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists():
-            self._drop_torn_line()
+    name: str
+    forward_tokens: int
+    seconds: float
+    peak_memory_bytes: int = 0
+    examples: int = 0
 
-    def _drop_torn_line(self) -> None:
-        content = self.path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with self.path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """All records so far."""
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as file:
-                for line in file:
-                    yield json.loads(line)
+@dataclass(eq=False)
+class GenerationStore:
+    """``generations/<key>/``: ``meta.json``, the fitted artifact, trials, generations, cost and the receipt.
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Rewrite the file, in one step, with only the wanted records."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self if wanted(record))
-        temporary = self.path.with_suffix(f".{os.getpid()}")
-        with _writing(self.path):
-            temporary.write_text(text, "utf-8")
-            temporary.replace(self.path)
+    Only the process that holds the folder's lock may write.
 
-    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add records in one write and make sure that they reach the disk.
+    Args:
+        folder: where it lies.
+    """
+
+    folder: Path
+    _trials: Lines = field(init=False, repr=False)
+    _generations: Lines = field(init=False, repr=False)
+    _costs: Lines = field(init=False, repr=False)
+    _known_work: set[str] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Name the files; nothing is read or written yet."""
+        self._trials = Lines(self.folder / TRIALS_FILE)
+        self._generations = Lines(self.folder / GENERATIONS_FILE)
+        self._costs = Lines(self.folder / "cost.jsonl")
+
+    def begin(self, made_from: Mapping[str, Any]) -> None:
+        """Write down what the generations are made from, once."""
+        if self.meta is None:
+            write_json(self.folder / "meta.json", {"format": FORMAT, "made_from": made_from, "files": {}})
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """Format, what the generations are made from, and, once they are complete, what their files held.
 
         Raises:
-            DiskFullError: the file is left as it was before.
+            ValueError: it is damaged, or of a format that this version cannot read.
         """
-        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-        if not text:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: closing a buffered file would try to write once more what had just been taken back.
-        with _writing(self.path), self.path.open("ab", buffering=0) as file:
-            size, rest = file.tell(), text.encode()
-            try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), size)
-                raise
+        content = read_json(self.folder / "meta.json")
+        if content is not None and content.get("format") != FORMAT:
+            raise ValueError(
+                f"{self.folder}: generations have format {content.get('format')!r}; this version reads format {FORMAT}"
+            )
+        return content
 
+    @property
+    def files(self) -> dict[str, FileMark]:
+        """What the files of lines held when all was generated; empty before."""
+        marks = (self.meta or {}).get("files", {})
+        return {name: FileMark(**mark) for name, mark in marks.items()}
 
-class GenerationStore:
-    """One set of generations: ``meta.json``, ``artifact.safetensors``, trials, generations, cost and the receipt.
+    def seal(self) -> dict[str, FileMark]:
+        """Note what the files of lines hold, now that all is generated."""
+        names = [name for name in (GENERATIONS_FILE, TRIALS_FILE) if stored(self.folder / name) is not None]
+        marks = {name: mark_of(self.folder / name) for name in names}
+        content = {**(self.meta or {"format": FORMAT}), "files": {name: vars(mark) for name, mark in marks.items()}}
+        write_json(self.folder / "meta.json", content)
+        return marks
 
-    Args:
-        folder: ``generations/<key>/``.
-        identity: everything that the key was made from; stored for readers.
-    """
+    def trials(self) -> Iterator[Trial]:
+        """All trials so far, in file order."""
+        return (trial_of(row) for row in self._trials)
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.trials = Lines(folder / "trials.jsonl")
-        self.generations = Lines(folder / "generations.jsonl")
-        self.costs = Lines(folder / "cost.jsonl")
-        if not (folder / "meta.json").exists():
-            write_json(folder / "meta.json", identity)
+    @cached_property
+    def unfinished_trials(self) -> dict[str, list[Trial]]:
+        """Trials of examples without a generation, by example: what a kill interrupted. Read once, when asked for."""
+        finished = {row["example_id"] for row in self._generations}
+        trials: dict[str, list[Trial]] = {}
+        for row in self._trials:
+            if row["example_id"] not in finished:
+                trials.setdefault(row["example_id"], []).append(trial_of(row))
+        return trials
+
+    def add_trials(self, trials: list[Trial], work: Work) -> None:
+        """Append the trials of one round and what it took."""
+        # The cost first: a kill in between leaves a cost whose work is done again and then not counted twice.
+        self.add_work(work)
+        self._trials.append(trial_row(trial) for trial in trials)
+
+    def drop_trials(self, torn: set[tuple[str, int]]) -> None:
+        """Remove the trials of these (example id, round) from the file: what a kill left of a round."""
+        if torn:
+            self._trials.keep(lambda row: (row["example_id"], row["round"]) not in torn)
+
+    def selected(self) -> list[Selected]:
+        """All generations so far, in file order."""
+        return [
+            selected_of(row) for row in read_lines(self.folder / GENERATIONS_FILE, self.files.get(GENERATIONS_FILE))
+        ]
+
+    def add_selected(self, selected: list[Selected]) -> None:
+        """Append the generations that stand for some examples."""
+        self._generations.append(selected_row(item) for item in selected)
+
+    def add_work(self, work: Work) -> None:
+        """Append what a piece of work took, unless it was counted before a kill made it necessary again."""
+        if self._known_work is None:
+            self._known_work = {row["name"] for row in self._costs}
+        if work.name not in self._known_work:
+            self._known_work.add(work.name)
+            self._costs.append([vars(work)])
+
+    def cost(self) -> Cost:
+        """Work of all sessions so far."""
+        rows = list(self._costs)
+        fits = [row for row in rows if row["name"].startswith("fit")]
+        return Cost(
+            trials=sum(row["trial"] >= 0 for row in self._trials),
+            forward_tokens=sum(row["forward_tokens"] for row in rows),
+            seconds=sum(row["seconds"] for row in rows),
+            peak_memory_bytes=max((row["peak_memory_bytes"] for row in rows), default=0),
+            fit_examples=sum(row["examples"] for row in fits),
+            fit_tokens=sum(row["forward_tokens"] for row in fits),
+            fit_seconds=sum(row["seconds"] for row in fits),
+        )
 
     @property
     def artifact(self) -> Artifact | None:
         """The fitted tensors, if they were saved before."""
+        from safetensors.torch import load_file  # imports torch, which readers of scores need not wait for
+
         path = self.folder / "artifact.safetensors"
         return load_file(path) if path.exists() else None
 
     def save_artifact(self, artifact: Artifact) -> None:
         """Save the fitted tensors in one step."""
-        path = self.folder / "artifact.safetensors"
-        temporary = path.with_suffix(f".{os.getpid()}")
-        with _writing(path):
-            try:
-                save_file({name: value.detach().cpu().contiguous() for name, value in artifact.items()}, temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        from safetensors.torch import save_file
+
+        tensors = {name: value.detach().cpu().contiguous() for name, value in artifact.items()}
+        with replaced(self.folder / "artifact.safetensors") as draft:
+            save_file(tensors, draft)
 
     @property
-    def receipt(self) -> dict[str, Any] | None:
+    def prepared(self) -> dict[str, Any]:
+        """What a search decided once for all test items; empty if it decides for each."""
+        return read_json(self.folder / "prepared.json") or {}
+
+    def save_prepared(self, prepared: Mapping[str, Any]) -> None:
+        """Keep what a search decided once."""
+        if prepared:
+            write_json(self.folder / "prepared.json", dict(prepared))
+
+    @property
+    def receipt(self) -> Receipt | None:
         """Proof of steering, if it was measured before."""
-        return read_json(self.folder / "receipt.json")
+        content = read_json(self.folder / "receipt.json")
+        return None if content is None else Receipt.model_validate(content)
 
-    def save_receipt(self, receipt: Mapping[str, Any]) -> None:
+    def save_receipt(self, receipt: Receipt) -> None:
         """Keep the proof of steering."""
-        write_json(self.folder / "receipt.json", receipt)
-
-    def cost(self) -> dict[str, float]:
-        """Work of all sessions so far: sums, the largest peak memory, and the number of trials."""
-        total: dict[str, float] = {"trials": sum(row["trial"] >= 0 for row in self.trials)}
-        for line in self.costs:
-            for name, value in line.items():
-                total[name] = max(total.get(name, 0), value) if name.startswith("peak") else total.get(name, 0) + value
-        return total
+        write_json(self.folder / "receipt.json", receipt.model_dump(mode="json"))
 
 
 @contextmanager
@@ -164,15 +194,21 @@ def locked(folder: Path, wait_seconds: float) -> Iterator[None]:
     """Hold a folder for this process; others wait.
 
     Raises:
-        RuntimeError: another process still holds it after the wait.
+        RuntimeError: another process still holds it after the wait; the message says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock, note = FileLock(folder / ".lock"), folder / ".holder.json"
     try:
         lock.acquire(timeout=wait_seconds)
     except Timeout as error:
-        raise RuntimeError(f"another run is working on {folder} and did not finish in {wait_seconds:g} s") from error
+        holder = read_json(note) or {}
+        who = f" (process {holder['process']} on {holder['host']})" if {"process", "host"} <= holder.keys() else ""
+        raise RuntimeError(
+            f"another run{who} is working on {folder} and did not finish in {wait_seconds:g} s"
+        ) from error
     try:
+        write_json(note, {"host": socket.gethostname(), "process": os.getpid()})
         yield
     finally:
+        note.unlink(missing_ok=True)
         lock.release()

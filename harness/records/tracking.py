@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.records.identity import key_of
+from harness.records.keys import key_of
+from harness.records.lines import read_json, write_json
 from harness.records.publication import Publication, read_publication
-from harness.records.store import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

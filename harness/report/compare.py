@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from harness.data import Example
+from harness.records.run import StoredRun, read_run
+from harness.report.countable import truncation, why_not_counted
 from harness.report.entries import Entry, group_entries, refuse_incomparable
 from harness.report.merged import merged
 from harness.report.paired import Difference, detectable_effect, holm, paired_difference
-from harness.report.runs import StoredRun, missing_steering, read_run, truncation
-from harness.report.statistics import DRAWS, estimate
 from harness.scoring import Estimate, Metric
+from harness.statistics import DRAWS, estimate
 
 ALPHA = 0.05
 Kind = Literal["baseline", "control", "methods"]
@@ -84,22 +86,17 @@ class Comparison:
         return [entry for entry in self.entries if entry.oracle]
 
     @property
-    def examples(self) -> dict[str, Mapping[str, object]]:
-        """Records of the first entry by example id: the questions that all entries share."""
-        return {
-            str(row["example_id"]): row
-            for entry in self.entries[:1]
-            for row in entry.first.records
-            if row["example_id"] in entry.first.scored_examples
-        }
+    def examples(self) -> dict[str, Example]:
+        """The examples that all entries share, by id."""
+        return self.entries[0].first.counted if self.entries else {}
 
     def calibration(self, metric: str) -> Mapping[str, object] | None:
         """What is known about the judge that gave this metric; None for a metric without a judge."""
-        runs = [run for entry in self.entries for run in entry.runs if metric in run.judged]
-        if not runs:
+        records = [run.record for entry in self.entries for run in entry.runs if metric in run.record.judged_metrics]
+        if not records:
             return None
-        stored = next((run.info["judge_calibration"] for run in runs if run.info.get("judge_calibration")), {})
-        return {"judge": runs[0].info.get("judge") or "unnamed judge", "mark": "not calibrated"} | dict(stored)
+        calibration = next((record.judge_calibration for record in records if record.judge_calibration), {})
+        return {"judge": records[0].judge or "unnamed judge", "mark": "not calibrated"} | dict(calibration)
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
@@ -130,7 +127,7 @@ def compare(
     Raises:
         ValueError: naming what differs between two runs, or what a run lacks.
     """
-    runs, failures = _countable([read_run(path) for path in paths], strict)
+    runs, failures = _countable(paths, strict)
     if not runs and strict:
         raise ValueError("no run can be compared: " + "; ".join(f"{item.name}: {item.reason}" for item in failures))
     if not runs:
@@ -145,7 +142,9 @@ def compare(
     contrasts = planned_contrasts(entries, declared, headline)
     estimates = {entry.name: _estimates(entry, declared) for entry in entries}
     notices = _notices(entries, baseline, contrasts)
-    title = " · ".join(sorted({f"{run.label('task') or 'task'} on {run.label('model') or 'model'}" for run in runs}))
+    title = " · ".join(
+        sorted({f"{run.record.labels.task or 'task'} on {run.record.labels.model or 'model'}" for run in runs})
+    )
     return Comparison(
         title, tuple(entries), tuple(failures), declared, headline, estimates, contrasts, baseline, notices
     )
@@ -156,20 +155,22 @@ def listing(failures: Sequence[Failure]) -> Comparison:
     return Comparison("no results", (), tuple(failures), {}, (), {}, (), None)
 
 
-def _countable(runs: Sequence[StoredRun], strict: bool) -> tuple[list[StoredRun], list[Failure]]:
-    """Runs whose results count, and those that failed, are truncated, or did not steer."""
-    kept, failures = [], []
-    for run in runs:
-        status = run.info.get("status", "done")
-        if status != "done":
-            reason = f"{status}: {run.info.get('error') or 'no reason stored'}"
-        elif reason := truncation(run):
+def _countable(paths: Sequence[Path], strict: bool) -> tuple[list[StoredRun], list[Failure]]:
+    """Runs whose results count, and those that failed, are damaged or truncated, or did not steer."""
+    kept: list[StoredRun] = []
+    failures: list[Failure] = []
+    for path in paths:
+        try:
+            run = read_run(path)
+        except (ValueError, OSError) as error:
             if strict:
-                raise ValueError(f"{run.name}: {reason}; run its command again to complete it")
-        else:
-            reason = missing_steering(run)
-        if reason:
-            failures.append(Failure(run.name, run.path, reason))
+                raise ValueError(f"{path.name}: {error}") from error
+            failures.append(Failure(path.name, path, str(error)))
+            continue
+        if (reason := truncation(run)) and strict and run.record.status == "done":
+            raise ValueError(f"{run.name}: {reason}; run its command again to complete it")
+        if reason := why_not_counted(run):
+            failures.append(Failure(run.name, path, reason))
         else:
             kept.append(run)
     return kept, failures
@@ -180,12 +181,7 @@ def _headline(runs: Sequence[StoredRun], declared: Mapping[str, Metric], chosen:
     unknown = [name for name in chosen if name not in declared]
     if unknown:
         raise ValueError(f"no run has the metric {', '.join(unknown)}; there are {', '.join(declared)}")
-    firsts = [
-        evaluator["metrics"][0]["name"]
-        for run in runs
-        for evaluator in run.node("evaluators").values()
-        if evaluator.get("metrics")
-    ]
+    firsts = [note.metrics[0].name for run in runs for note in run.record.evaluators.values() if note.metrics]
     return tuple(chosen) or tuple(name for name in dict.fromkeys(firsts) if name in declared)
 
 
@@ -211,21 +207,21 @@ def planned_pairs(entries: Sequence[Entry]) -> Iterator[tuple[Kind, Entry, Entry
 
 def _controls(control: Entry, entry: Entry) -> bool:
     """Whether a control speaks about an entry: its own, or one run without any method that saw as much."""
-    if control.first.label("model") != entry.first.label("model"):
+    if control.label("model") != entry.label("model"):
         return False
-    unsteered = control.first.label("method") == "baseline" and control.oracle == entry.oracle
+    unsteered = control.label("method") == "baseline" and control.oracle == entry.oracle
     return unsteered or _same_method(entry, control)
 
 
 def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """The un-steered run of the entry's own model."""
-    model = entry.first.label("model")
-    return next((other for other in entries if other.is_baseline and other.first.label("model") == model), None)
+    model = entry.label("model")
+    return next((other for other in entries if other.is_baseline and other.label("model") == model), None)
 
 
 def _same_method(entry: Entry, other: Entry) -> bool:
     keys = ("method", "search", "model")
-    return all(entry.first.label(key) == other.first.label(key) for key in keys)
+    return all(entry.label(key) == other.label(key) for key in keys)
 
 
 def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
@@ -306,7 +302,7 @@ def _why_untested(kind: Kind, ours: Entry, metric: str, headline: Sequence[str])
 
 def chosen_by_failure(entry: Entry) -> bool:
     """Whether the run's examples are those that the baseline got wrong."""
-    return entry.settings.get("task.subset") == "baseline_incorrect"
+    return entry.first.record.subset is not None
 
 
 def _notices(entries: Sequence[Entry], baseline: Entry | None, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
@@ -319,7 +315,7 @@ def _notices(entries: Sequence[Entry], baseline: Entry | None, contrasts: Sequen
             "The examples were chosen because the baseline got them wrong: its score is 0 by construction and nothing "
             "can be lost, so differences against it carry no p-value. Report the unselected set as well."
         )
-    if best := [entry.name for entry in entries if entry.first.info.get("scored_trials") == "best"]:
+    if best := [entry.name for entry in entries if entry.first.record.scored_trials == "best"]:
         notices.append(
             f"Every trial of {', '.join(best)} was scored and each example counts with its best one (per evaluator): "
             "a choice that nobody without the answers can make, and one that lifts scores by itself."

@@ -7,14 +7,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.report.compare import Comparison, baseline_of
 from harness.report.entries import Entry
-from harness.report.statistics import estimate, mean_interval
 from harness.scoring import Estimate, Metric
+from harness.statistics import estimate, mean_interval
 
 LOOP_SHARE = 0.5
 _DRAWS = 2_000
@@ -45,7 +45,7 @@ def strength_curves(entries: Sequence[Entry]) -> list[StrengthCurve]:
                 rest = {name: leaf for name, leaf in entry.settings.items() if name != key}
                 families[key, json.dumps(rest, sort_keys=True, default=str)].append((float(value), entry))
     return [
-        StrengthCurve(points[0][1].first.label("method"), _leaf(key), tuple(sorted(points, key=lambda point: point[0])))
+        StrengthCurve(points[0][1].label("method"), _leaf(key), tuple(sorted(points, key=lambda point: point[0])))
         for (key, _), points in families.items()
         if len(points) > 1
     ]
@@ -126,14 +126,14 @@ def search_curve(entry: Entry) -> SearchCurve | None:
     A search per example keeps the best of each example; one that tries the same parameters on all examples keeps the
     set with the best mean. Trial -1, the un-steered text, stands at 0 trials.
     """
-    by_example: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for trial in entry.first.trials():
-        if trial.get("objective") is not None:
-            by_example[trial["example_id"]][int(trial["trial"])] = trial
+    by_example: dict[str, dict[int, _Tried]] = defaultdict(dict)
+    for row in entry.first.trial_rows():
+        # Texts and token ids stay on disk: a large search has gigabytes of them.
+        by_example[row["example_id"]][row["trial"]] = _Tried(row["objective"], tuple(row["parameters"].items()))
     shared = sorted(set.intersection(*map(set, by_example.values()))) if by_example else []
     if len(shared) < 2:
         return None
-    values_NT = np.array([[trials[number]["objective"] for number in shared] for trials in by_example.values()])
+    values_NT = np.array([[trials[number].objective for number in shared] for trials in by_example.values()])
     best_NT = (
         _best_for_all(values_NT) if _same_for_all(by_example, shared) else np.maximum.accumulate(values_NT, axis=1)
     )
@@ -142,8 +142,15 @@ def search_curve(entry: Entry) -> SearchCurve | None:
     return SearchCurve(0 if shared[0] < 0 else 1, tuple(best_NT.mean(0).tolist()), lows, highs)
 
 
-def _same_for_all(by_example: Mapping[str, Mapping[int, Mapping[str, Any]]], shared: Sequence[int]) -> bool:
-    tried = [[trials[number].get("parameters") for number in shared] for trials in by_example.values()]
+class _Tried(NamedTuple):
+    """What a search curve needs of a trial."""
+
+    objective: float
+    parameters: tuple[tuple[str, float], ...]
+
+
+def _same_for_all(by_example: Mapping[str, Mapping[int, _Tried]], shared: Sequence[int]) -> bool:
+    tried = [[trials[number].parameters for number in shared] for trials in by_example.values()]
     # Samples of the un-steered model have no parameters to be the same.
     return len(tried) > 1 and any(tried[0]) and all(parameters == tried[0] for parameters in tried)
 
@@ -159,29 +166,23 @@ def chosen_parameters(entry: Entry) -> dict[str, list[float]]:
     """Value chosen for every example, by parameter; only parameters that vary over examples."""
     chosen: dict[str, list[float]] = defaultdict(list)
     for run in entry.runs:
-        for row in run.records:
-            for name, value in (row.get("parameters") or {}).items():
-                if isinstance(value, (int, float)):
-                    chosen[name].append(float(value))
+        for selected in run.selected.values():
+            for name, value in selected.record.generation.parameters.items():
+                chosen[name].append(float(value))
     return {name: values for name, values in chosen.items() if len(set(values)) > 1}
 
 
 def categories(comparison: Comparison, field: str, most: int = 16) -> dict[str, list[str]]:
     """Example ids by topic, answer type or group, largest first; empty if the examples do not have it."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for example, row in comparison.examples.items():
-        value = row.get("group") if field == "group" else _metadata(row).get(field)
+    for name, example in comparison.examples.items():
+        value = example.group if field == "group" else example.metadata.get(field)
         if value not in (None, ""):
-            groups[str(value)].append(example)
+            groups[str(value)].append(name)
     if len(groups) < 2:
         return {}
     kept = [name for name, _ in Counter({name: len(ids) for name, ids in groups.items()}).most_common(most)]
     return {name: groups[name] for name in kept}
-
-
-def _metadata(row: Mapping[str, object]) -> Mapping[str, object]:
-    value = row.get("metadata")
-    return value if isinstance(value, Mapping) else {}
 
 
 def is_degenerate(text: str) -> bool:

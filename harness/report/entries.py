@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.report.runs import StoredRun
-from harness.report.statistics import average_by_example
+from harness.records.run import StoredRun
 from harness.scoring import Metric
+from harness.statistics import average_by_example
 
-_NOT_IDENTITY = frozenset(
-    {"out", "tracking", "evaluator", "judge", "scorer", "name", "experiment", "controls", "jobs", "expect"}
-    | {"lock_wait", "engine", "hydra"}
-)
-"""Parts of a config that do not change what was generated, so that runs differing in them are the same entry."""
+_SETTINGS = ("method", "search", "control", "objective", "task", "model", "protocol", "prune_loops")
+"""Nodes of a configuration that decide what is generated and counted: they tell entries of one method apart."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the leaderboard: a method with its search and control, over one or more seeds."""
+    """One line of the leaderboard: a method with its search and control, over one or more seeds.
+
+    Args:
+        name: says no more than is needed to tell it from the others.
+        runs: one for each seed.
+        settings: what decides its generations, by dotted name.
+    """
 
     name: str
     runs: tuple[StoredRun, ...]
@@ -33,46 +36,55 @@ class Entry:
         """The run that stands for what all seeds share."""
         return self.runs[0]
 
+    def label(self, axis: str) -> str:
+        """One of method, search, control, task, model; "" if it does not apply."""
+        return self.first.record.labels.shown(axis)
+
     @property
     def control(self) -> str:
         """Name of the control, "" for the method itself."""
-        return self.first.label("control")
+        return self.label("control")
 
     @property
     def is_baseline(self) -> bool:
         """Whether this is the un-steered model itself."""
-        return self.first.label("method") == "baseline" and not self.control
+        return self.label("method") == "baseline" and not self.control
 
     @property
     def oracle(self) -> bool:
         """Whether anything in this entry saw the gold answers of the test examples."""
-        return any(run.info.get("oracle") or "gold" in (run.info.get("access") or ()) for run in self.runs)
+        return any(run.record.oracle for run in self.runs)
 
     @property
     def access(self) -> tuple[str, ...]:
         """What method, search and control were shown besides the question."""
-        return tuple(sorted({item for run in self.runs for item in run.info.get("access") or ()}))
+        return tuple(sorted({item for run in self.runs for item in run.record.access}))
 
     @property
     def optimised_metrics(self) -> frozenset[str]:
         """Metrics that the search optimised, knowing the gold answer of the same example."""
-        named = {metric for run in self.runs for metric in run.info.get("optimised_metrics") or ()}
-        return frozenset(named) if self.oracle else frozenset()
+        return frozenset(metric for run in self.runs for metric in run.record.optimised_metrics)
 
     @property
     def trials(self) -> float:
         """Trials of the search, mean over seeds."""
-        counts = [run.node("cost").get("trials") or 0 for run in self.runs]
-        return sum(counts) / len(counts)
+        return sum(run.record.cost.trials for run in self.runs) / len(self.runs)
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Metrics of any of the runs."""
-        return {name: metric for run in self.runs for name, metric in run.metrics.items()}
+        return {name: metric for run in self.runs for name, metric in run.record.metrics.items()}
+
+    @cached_property
+    def _scores(self) -> dict[str, dict[str, float]]:
+        return {
+            metric: average_by_example([pair for run in self.runs for pair in run.scores.get(metric, {}).items()])
+            for metric in self.metrics
+        }
 
     def scores(self, metric: str) -> dict[str, float]:
         """Score by example id, averaged over seeds; unscored examples are left out."""
-        return average_by_example([pair for run in self.runs for pair in run.scores.get(metric, {}).items()])
+        return self._scores.get(metric, {})
 
     def column(self, metric: str) -> list[float | None]:
         """One value per example over all seeds, None where no seed was scored."""
@@ -84,7 +96,7 @@ class Entry:
 def flatten(node: object, prefix: str = "") -> dict[str, Any]:
     """Leaves of nested mappings by dotted name."""
     if not isinstance(node, Mapping):
-        return {prefix: json.dumps(node) if isinstance(node, list) else node}
+        return {prefix: json.dumps(node) if isinstance(node, list | tuple) else node}
     return {
         name: leaf
         for key, value in node.items()
@@ -93,62 +105,65 @@ def flatten(node: object, prefix: str = "") -> dict[str, Any]:
 
 
 def settings(run: StoredRun) -> dict[str, Any]:
-    """What decides the run's generations, seeds aside."""
-    config = {key: value for key, value in run.node("config").items() if key not in _NOT_IDENTITY}
-    leaves = {name: leaf for name, leaf in flatten(config).items() if name.rsplit(".", 1)[-1] != "seed"}
-    labels = {f"labels.{key}": run.label(key) for key in ("method", "search", "control", "task", "model")}
-    return leaves | labels if config else labels | {"name": run.name}
+    """What decides the run's generations, by dotted name."""
+    return flatten({name: run.record.config[name] for name in _SETTINGS if name in run.record.config})
 
 
 def group_entries(runs: Sequence[StoredRun]) -> list[Entry]:
-    """Runs that differ in their seed alone become one entry; names say no more than is needed to tell them apart.
+    """Runs that differ in their seed alone become one entry.
 
     Raises:
-        ValueError: if two runs of one entry have the same seed, so that one of them is a copy.
+        ValueError: two runs of one entry have the same seed, so that one of them is a copy.
     """
     groups: dict[str, list[StoredRun]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
+        groups.setdefault(run.record.entry, []).append(run)
     members = [tuple(group) for group in groups.values()]
     for group in members:
         _refuse_copies(group)
-    every = [settings(group[0]) for group in members]
-    names = _names([group[0] for group in members], every)
-    return [Entry(*parts) for parts in zip(names, members, every, strict=True)]
+    settings_of_each = [settings(group[0]) for group in members]
+    names = _names([group[0] for group in members], settings_of_each)
+    return [Entry(*parts) for parts in zip(names, members, settings_of_each, strict=True)]
 
 
 def _refuse_copies(group: tuple[StoredRun, ...]) -> None:
-    seeds = Counter(run.label("seed") for run in group)
+    seeds = Counter(run.record.labels.seed for run in group)
     seed, count = seeds.most_common(1)[0]
     if count > 1:
-        copies = ", ".join(str(run.path) for run in group if run.label("seed") == seed)
+        copies = ", ".join(str(run.path) for run in group if run.record.labels.seed == seed)
         raise ValueError(f"the same run was given {count} times (same settings, same seed {seed}): {copies}")
 
 
-def _names(runs: Sequence[StoredRun], every: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(runs: Sequence[StoredRun], settings_of_each: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Method and control; search, model and other settings only where they tell namesakes apart."""
     short = [_joined(run, ("method", "control")) for run in runs]
     names = []
     for run, name in zip(runs, short, strict=True):
         namesakes = [other for other, same in zip(runs, short, strict=True) if same == name]
-        differing = [key for key in ("search", "model") if len({other.label(key) for other in namesakes}) > 1]
+        axes = ("search", "model", "protocol")
+        differing = [axis for axis in axes if len({other.record.labels.shown(axis) for other in namesakes}) > 1]
         names.append(_joined(run, ("method", *differing, "control")))
+
     taken = Counter(names)
     return [
-        f"{name} ({_distinction(index, names, every) or runs[index].name})" if taken[name] > 1 else name
+        f"{name} ({_distinction(index, names, runs, settings_of_each)})" if taken[name] > 1 else name
         for index, name in enumerate(names)
     ]
 
 
-def _joined(run: StoredRun, keys: Sequence[str]) -> str:
-    labels = [run.label(key) for key in keys]
-    return " · ".join(label for label in labels if label) or run.name
+def _joined(run: StoredRun, axes: Sequence[str]) -> str:
+    return " · ".join(label for axis in axes if (label := run.record.labels.shown(axis))) or run.name
 
 
-def _distinction(index: int, names: Sequence[str], every: Sequence[Mapping[str, Any]]) -> str:
-    """The settings in which this entry differs from its namesakes."""
-    namesakes = [other for other, name in zip(every, names, strict=True) if name == names[index]]
-    differing = [key for key in every[index] if len({str(other.get(key)) for other in namesakes}) > 1]
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={every[index][key]}" for key in differing)
+def _distinction(
+    index: int, names: Sequence[str], runs: Sequence[StoredRun], settings_of_each: Sequence[Mapping[str, Any]]
+) -> str:
+    """The settings in which this entry differs from its namesakes; its key, if it is in none that is configured."""
+    own = settings_of_each[index]
+    namesakes = [other for other, name in zip(settings_of_each, names, strict=True) if name == names[index]]
+    differing = [key for key in own if len({str(other.get(key)) for other in namesakes}) > 1]
+    spelt = ", ".join(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing)
+    return spelt or runs[index].record.entry[:8]
 
 
 def refuse_incomparable(runs: Sequence[StoredRun], across_models: bool = False) -> None:
@@ -156,8 +171,8 @@ def refuse_incomparable(runs: Sequence[StoredRun], across_models: bool = False) 
     first = runs[0]
     for run in runs[1:]:
         _refuse_examples(first, run)
-        _refuse_versions(first, run)
-        model, other = (str(side.node("provenance").get("model_identity") or "") for side in (first, run))
+        _refuse_scoring(first, run)
+        model, other = (side.record.provenance.model_identity for side in (first, run))
         if model != other and not across_models:
             raise ValueError(
                 f"different models: {first.name} ran on {model or 'an unnamed model'}, {run.name} on "
@@ -167,51 +182,45 @@ def refuse_incomparable(runs: Sequence[StoredRun], across_models: bool = False) 
 
 def _refuse_examples(first: StoredRun, run: StoredRun) -> None:
     start = f"different examples: {first.name} and {run.name}"
-    ids, others = ({example for column in side.scores.values() for example in column} for side in (first, run))
-    if ids != others:
-        only, extra = sorted(ids - others), sorted(others - ids)
+    ours, theirs = set(first.counted), set(run.counted)
+    if ours != theirs:
         raise ValueError(
-            f"{start} share {len(ids & others)} of {len(ids | others)} examples; only in the first: "
-            f"{_few(only)}; only in the second: {_few(extra)}"
+            f"{start} share {len(ours & theirs)} of {len(ours | theirs)} examples; only in the first: "
+            f"{_few(sorted(ours - theirs))}; only in the second: {_few(sorted(theirs - ours))}"
         )
-    for example, (question, answer) in first.scored_examples.items():
-        there = run.examples.get(example, (question, answer))
-        for part, ours, theirs in zip(("question", "gold"), (question, answer), there, strict=True):
-            if ours != theirs:
-                raise ValueError(f"{start} have another {part} for example {example}: {ours!r} against {theirs!r}")
-    marks = [str(side.node("provenance").get("task_fingerprint") or "") for side in (first, run)]
+    for name, example in first.counted.items():
+        other = run.counted[name]
+        for part, here, there in (
+            ("question", example.question, other.question), ("gold", example.answer, other.answer)
+        ):  # fmt: skip
+            if here != there:
+                raise ValueError(f"{start} have another {part} for example {name}: {here!r} against {there!r}")
+    marks = [side.record.provenance.task_fingerprint for side in (first, run)]
     if all(marks) and marks[0] != marks[1]:
         raise ValueError(f"{start} have the task fingerprints {marks[0]} and {marks[1]}")
 
 
-def _refuse_versions(first: StoredRun, run: StoredRun) -> None:
+def _refuse_scoring(first: StoredRun, run: StoredRun) -> None:
     """Scores of one metric must come from the same evaluator version with the same settings, judge and scorer."""
-    for name, evaluator in first.node("evaluators").items():
-        if name in run.node("evaluators"):
-            _refuse_scoring(name, "version", evaluator, run.node("evaluators")[name], first, run)
-            ours, theirs = (flatten(_config(side, "evaluator").get(name) or {}) for side in (first, run))
-            for key in {**ours, **theirs}:
-                _refuse_scoring(name, key, ours, theirs, first, run)
-    if first.info.get("judge") and run.info.get("judge"):
-        _refuse_scoring("judge", "judge", first.info, run.info, first, run)
-    ours, theirs = (flatten(_config(side, "scorer")) for side in (first, run))
-    for key in {**ours, **theirs}:
-        _refuse_scoring("scorer", key, ours, theirs, first, run)
+    for name in first.record.evaluators.keys() & run.record.evaluators.keys():
+        notes = [{"version": side.record.evaluators[name].version} for side in (first, run)]
+        nodes = [flatten((side.record.config.get("evaluator") or {}).get(name) or {}) for side in (first, run)]
+        _refuse_difference(name, notes[0] | nodes[0], notes[1] | nodes[1], first, run)
+    if first.record.judge and run.record.judge:
+        _refuse_difference("judge", {"judge": first.record.judge}, {"judge": run.record.judge}, first, run)
+    scorers = [flatten(side.record.config.get("scorer") or {}) for side in (first, run)]
+    _refuse_difference("scorer", scorers[0], scorers[1], first, run)
 
 
-def _config(run: StoredRun, key: str) -> Mapping[str, Any]:
-    node = run.node("config").get(key)
-    return node if isinstance(node, Mapping) else {}
-
-
-def _refuse_scoring(
-    name: str, key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], first: StoredRun, run: StoredRun
+def _refuse_difference(
+    name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], first: StoredRun, run: StoredRun
 ) -> None:
-    if ours.get(key) != theirs.get(key):
-        raise ValueError(
-            f"scored differently: the {key} of {name} is {ours.get(key)} in {first.name} and {theirs.get(key)} in "
-            f"{run.name}; score one of them again so that both are alike"
-        )
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            raise ValueError(
+                f"scored differently: the {key} of {name} is {ours.get(key)} in {first.name} and {theirs.get(key)} in "
+                f"{run.name}; score one of them again so that both are alike"
+            )
 
 
 def _few(ids: Sequence[str]) -> str:

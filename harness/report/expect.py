@@ -103,7 +103,7 @@ def matching_entry(comparison: Comparison, label: str) -> Entry | None:
     for entry in comparison.entries:
         if entry.name == label or any(run.name == label for run in entry.runs):
             return entry
-    methods = [entry for entry in comparison.entries if entry.first.label("method") == label and not entry.control]
+    methods = [entry for entry in comparison.entries if entry.label("method") == label and not entry.control]
     return methods[0] if len(methods) == 1 else None
 
 
@@ -112,6 +112,6 @@ def measured(comparison: Comparison, entry: Entry, metric: str) -> float | None:
     found = comparison.estimates[entry.name].get(metric)
     if found is not None:
         return found.value
-    derived = [run.node("derived").get(metric) for run in entry.runs]
+    derived = [run.record.derived.get(metric) for run in entry.runs]
     values = [value for value in derived if value is not None]
     return sum(values) / len(values) if values else None

@@ -185,7 +185,7 @@ def trials_figure(comparison: Comparison) -> Figure | None:
 
 
 def _family(entry: Entry) -> tuple[str, str]:
-    return entry.first.label("method"), entry.first.label("search")
+    return entry.label("method"), entry.label("search")
 
 
 def _search_trace(entry: Entry, curve: SearchCurve, colour: str) -> Figure:

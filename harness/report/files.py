@@ -1,19 +1,20 @@
-"""The comparison as JSON (everything) and CSV (one line per entry and metric)."""
+"""The comparison on disk: JSON (everything), CSV (one line per entry and metric), and the page."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.records.lines import replaced, write_json
 from harness.report.compare import Comparison
 from harness.report.curves import steerability
 from harness.report.entries import Entry
 from harness.report.expect import Claim
+from harness.report.html import render
+from harness.report.wording import finite
 
 COLUMNS: tuple[str, ...] = (
     "comparison", "entry", "method", "search", "control", "model", "seeds", "access", "oracle", "metric",
@@ -45,32 +46,24 @@ def as_data(comparison: Comparison, claims: Sequence[Claim] = ()) -> dict[str, A
 def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
-        **{key: entry.first.label(key) for key in ("method", "search", "control", "model")},
-        "seeds": [run.label("seed") for run in entry.runs],
+        **{key: entry.label(key) for key in ("method", "search", "control", "model")},
+        "seeds": [run.record.labels.seed for run in entry.runs],
         "runs": [run.name for run in entry.runs],
         "access": list(entry.access),
         "oracle": entry.oracle,
         "optimised_metrics": sorted(entry.optimised_metrics),
         "estimates": {name: dataclasses.asdict(item) for name, item in comparison.estimates[entry.name].items()},
-        "derived": [dict(run.node("derived")) for run in entry.runs],
-        "cost": [dict(run.node("cost")) for run in entry.runs],
-        "receipts": [run.info.get("receipt") for run in entry.runs],
-        "provenance": [dict(run.node("provenance")) for run in entry.runs],
-        "judge_calibration": entry.first.info.get("judge_calibration"),
+        "parameters": [run.record.parameters for run in entry.runs],
+        "derived": [run.record.derived for run in entry.runs],
+        "cost": [run.record.cost.model_dump() for run in entry.runs],
+        "receipts": [run.record.receipt and run.record.receipt.model_dump() for run in entry.runs],
+        "provenance": [run.record.provenance.model_dump() for run in entry.runs],
+        "judge_calibration": entry.first.record.judge_calibration,
     }
 
 
 def _contrast(contrast: Any) -> dict[str, Any]:
     return dataclasses.asdict(contrast) | {"significant": contrast.significant}
-
-
-def finite(value: Any) -> Any:
-    """The same value with every number that JSON cannot hold replaced by None."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -95,7 +88,7 @@ def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
     return {
         "comparison": comparison.title,
         "entry": entry.name,
-        **{key: entry.first.label(key) for key in ("method", "search", "control", "model")},
+        **{key: entry.label(key) for key in ("method", "search", "control", "model")},
         "seeds": len(entry.runs),
         "access": "+".join(entry.access),
         "oracle": entry.oracle,
@@ -105,15 +98,20 @@ def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
     }
 
 
-def write_files(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]], directory: Path) -> list[Path]:
-    """Write comparison.json and comparison.csv into a directory, which is made if need be; return their paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    data = [as_data(comparison, held) for comparison, held in zip(comparisons, claims, strict=True)]
-    json_path, csv_path = directory / "comparison.json", directory / "comparison.csv"
-    json_path.write_text(json.dumps({"comparisons": data}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    with csv_path.open("w", newline="", encoding="utf-8") as file:
+def write_report(
+    comparisons: Sequence[Comparison], directory: Path, claims: Sequence[Sequence[Claim]] | None = None
+) -> list[Path]:
+    """Write comparison.json, comparison.csv and report.html into a directory, each in one step; return their paths."""
+    held = claims if claims is not None else [() for _ in comparisons]
+    data = [as_data(comparison, own) for comparison, own in zip(comparisons, held, strict=True)]
+    json_path, csv_path, page_path = (directory / name for name in ("comparison.json", "comparison.csv", "report.html"))
+
+    write_json(json_path, {"comparisons": data})
+    with replaced(csv_path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for comparison in comparisons:
             writer.writerows(rows(comparison))
-    return [json_path, csv_path]
+    with replaced(page_path) as draft:
+        draft.write_text(render(comparisons, held), encoding="utf-8")
+    return [json_path, csv_path, page_path]

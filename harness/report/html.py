@@ -15,14 +15,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from harness.data import Example
+from harness.records.rows import Selected
 from harness.report.compare import Comparison, Contrast
 from harness.report.curves import is_degenerate, steerability
 from harness.report.entries import Entry, flatten
 from harness.report.expect import Claim
 from harness.report.figures import figures
-from harness.report.files import finite
 from harness.report.summary import summary
-from harness.report.wording import is_doubtful, metric_label, number, p_text, signed, trust_text
+from harness.report.wording import finite, is_doubtful, metric_label, number, p_text, signed, trust_text
 from harness.scoring import Estimate
 
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -110,50 +111,50 @@ def embedded_json(value: Any) -> Markup:
 
 def payload(comparison: Comparison) -> dict[str, Any]:
     """What the page's script needs: figures, and every example with every entry's output."""
-    examples = list(comparison.examples.values())
     return {
         "title": comparison.title,
         "baseline": comparison.baseline.name if comparison.baseline else None,
         "headline": list(comparison.headline),
         "metrics": {name: metric.higher_is_better for name, metric in comparison.metrics.items()},
         "figures": figures(comparison),
-        "examples": [_example(row) for row in examples],
-        "entries": [_outputs(entry, [str(row["example_id"]) for row in examples]) for entry in comparison.entries],
+        "examples": [_example(example) for example in comparison.examples.values()],
+        "entries": [_outputs(entry, list(comparison.examples)) for entry in comparison.entries],
     }
 
 
-def _example(row: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = row.get("metadata") or {}
+def _example(example: Example) -> dict[str, Any]:
     return {
-        "id": row["example_id"],
-        "question": row.get("question", ""),
-        "answer": row.get("answer", ""),
-        "aliases": list(row.get("aliases") or ()),
-        "tags": [str(value) for key in ("topic", "answer_type") if (value := metadata.get(key))],
+        "id": example.id,
+        "question": example.question,
+        "answer": example.answer,
+        "aliases": list(example.aliases),
+        "tags": [str(value) for key in ("topic", "answer_type") if (value := example.metadata.get(key))],
     }
 
 
 def _outputs(entry: Entry, examples: Sequence[str]) -> dict[str, Any]:
     """Outputs of the first seed in the order of the examples; scores are averages over seeds."""
-    rows = {row["example_id"]: row for row in entry.first.records}
     scores = {metric: entry.scores(metric) for metric in entry.metrics}
     return {
         "name": entry.name,
         "oracle": entry.oracle,
         "control": entry.control,
-        "outputs": [_output(rows.get(example), example, scores) for example in examples],
+        "outputs": [_output(entry.first.selected.get(example), example, scores) for example in examples],
     }
 
 
 def _output(
-    row: Mapping[str, Any] | None, example: str, scores: Mapping[str, Mapping[str, float]]
+    selected: Selected | None, example: str, scores: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any] | None:
-    if row is None:
+    if selected is None:
         return None
-    text = str(row.get("text", ""))
-    parameters = {k: round(v, 5) if isinstance(v, float) else v for k, v in (row.get("parameters") or {}).items()}
-    found = {metric: round(column[example], 4) for metric, column in scores.items() if example in column}
-    return {"text": text, "parameters": parameters, "degenerate": is_degenerate(text), "scores": found}
+    generation = selected.record.generation
+    return {
+        "text": generation.text,
+        "parameters": {name: round(value, 5) for name, value in generation.parameters.items()},
+        "degenerate": is_degenerate(generation.text),
+        "scores": {metric: round(column[example], 4) for metric, column in scores.items() if example in column},
+    }
 
 
 def _bar(comparison: Comparison, entries: Sequence[Entry], metric: str, estimate: Estimate) -> dict[str, float] | None:

@@ -3,56 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from harness.report.runs import StoredRun
-
-_TOGETHER = ("evaluators", "estimates", "derived")
+from harness.records.run import RunRecord, StoredRun
 
 
 def merged(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs, those of the same generations joined where their scores and judges do not contradict each other."""
-    found: list[StoredRun] = []
+    joined: list[StoredRun] = []
     for run in runs:
-        partner = next((index for index, other in enumerate(found) if _fit_together(other, run)), None)
+        partner = next((index for index, other in enumerate(joined) if _fit_together(other, run)), None)
         if partner is None:
-            found.append(run)
+            joined.append(run)
         else:
-            found[partner] = _joined(found[partner], run)
-    return found
+            joined[partner] = _joined(joined[partner], run)
+    return joined
 
 
 def _fit_together(one: StoredRun, other: StoredRun) -> bool:
-    folders = [run.trials_path.parent.resolve() for run in (one, other)]
-    if folders[0] != folders[1] or not folders[0].is_dir() or one.label("seed") != other.label("seed"):
+    """Same generations, same examples and trials counted, at most one judge, and no score that differs."""
+    if one.record.generations is None or one.record.entry != other.record.entry:
         return False
-    if set(one.scored_examples) != set(other.scored_examples):
+    if one.generations_folder.resolve() != other.generations_folder.resolve():
         return False
-    if len({run.node("config").get("scored_trials", "selected") for run in (one, other)}) > 1:
+    if set(one.counted) != set(other.counted) or one.record.scored_trials != other.record.scored_trials:
         return False
-    judges = {run.info["judge"] for run in (one, other) if run.info.get("judge")}
+    judges = {run.record.judge for run in (one, other)} - {None}
     shared = one.scores.keys() & other.scores.keys()
     return len(judges) <= 1 and all(one.scores[metric] == other.scores[metric] for metric in shared)
 
 
 def _joined(one: StoredRun, other: StoredRun) -> StoredRun:
-    info: dict[str, Any] = dict(one.info)
-    for key in _TOGETHER:
-        info[key] = {**other.node(key), **one.node(key)}
-    for key in ("judge", "judge_calibration"):
-        info[key] = one.info.get(key) or other.info.get(key)
-    wanted = {**(other.node("config").get("evaluator") or {}), **(one.node("config").get("evaluator") or {})}
-    info["config"] = {**one.node("config"), "evaluator": wanted}
-    info["cost"] = {**one.node("cost"), **_sums(one.node("cost"), other.node("cost"))}
-    scores = {**other.scores, **one.scores}
-    return dataclasses.replace(one, info=info, scores=scores, judged=one.judged | other.judged)
+    ours, theirs = one.record, other.record
+    config = {**ours.config, "evaluator": {**theirs.config.get("evaluator", {}), **ours.config.get("evaluator", {})}}
+    record = ours.model_copy(
+        update={
+            "config": config,
+            "evaluators": {**theirs.evaluators, **ours.evaluators},
+            "estimates": {**theirs.estimates, **ours.estimates},
+            "derived": {**theirs.derived, **ours.derived},
+            "judge": ours.judge or theirs.judge,
+            "judge_calibration": ours.judge_calibration or theirs.judge_calibration,
+            "cost": ours.cost.model_copy(update=_judging(ours, theirs)),
+        }
+    )
+    return dataclasses.replace(one, record=record, scores={**other.scores, **one.scores})
 
 
-def _sums(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _judging(ours: RunRecord, theirs: RunRecord) -> dict[str, float | None]:
     """Generating was paid for once, judging by each."""
-    return {
-        key: None if one.get(key) is None or other.get(key) is None else one[key] + other[key]
-        for key in ("judge_calls", "judge_cost")
-        if key in one and key in other
-    }
+    costs = (ours.cost.judge_cost, theirs.cost.judge_cost)
+    total = None if None in costs else sum(cost for cost in costs if cost is not None)
+    return {"judge_calls": ours.cost.judge_calls + theirs.cost.judge_calls, "judge_cost": total}

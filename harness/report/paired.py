@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
+from statsmodels.stats.multitest import multipletests
 
-from harness.report.statistics import DRAWS, is_binary, mean_interval
 from harness.scoring import Metric
+from harness.statistics import DRAWS, is_binary, mean_interval
 
 POWER = 0.8
 _EXACT_UP_TO = 13
@@ -129,12 +130,12 @@ def _coins(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction over all given tests; None (not tested) stays None and is not counted."""
-    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    tested = [index for index, p in enumerate(p_values) if p is not None]
     adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, index) in enumerate(tested):
-        highest = max(highest, min(1.0, p * (len(tested) - rank)))
-        adjusted[index] = highest
+    if tested:
+        corrected = multipletests([p_values[index] for index in tested], method="holm")[1]
+        for index, p in zip(tested, corrected, strict=True):
+            adjusted[index] = float(p)
     return adjusted
 
 

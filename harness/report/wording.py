@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,3 +60,12 @@ def p_text(contrast: Contrast) -> str:
     if contrast.p_holm is None:
         return "—"
     return "< 0.001" if contrast.p_holm < 0.001 else f"{contrast.p_holm:.3f}"
+
+
+def finite(value: Any) -> Any:
+    """The same value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

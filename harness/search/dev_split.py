@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from harness.control import stable_seed
 from harness.data import Example, Parameters
+from harness.records.rows import Trial
 from harness.scoring import Generation
-from harness.search.per_prompt import check_budget, check_positive
+from harness.search.per_prompt import check_budget
 from harness.search.proposals import Proposer, Sampler
-from harness.search.search import Search, Selection, Setting, Trial, run_all, searchable
+from harness.search.search import Search, Selection, Setting, check_positive, run_all, searchable
 from harness.steering import Layout, Method
 from harness.workbench import Request, Workbench
 
@@ -41,7 +42,7 @@ class DevSplit(Search):
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget or sampler that cannot work."""
-        check_budget(self.num_trials, self.trials_per_round, self.startup_trials, self.sampler)
+        check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
         if self.dev_examples is not None:
             check_positive("dev_examples", self.dev_examples)
 
@@ -61,6 +62,9 @@ class DevSplit(Search):
         if not dev:
             raise ValueError("search=dev_split needs dev items; the task has none (give task.dev_size)")
         dev = dev[: self.dev_examples]
+        if bench.steers:
+            bench.look_up(dev)
+            setting.note("dev search: conditions")
         seed = stable_seed(setting.seed, "dev_split")
         proposer = Proposer(ranges, self.sampler, seed, self.num_trials, self.startup_trials)
         means = self._replay(proposer, setting, set(ranges), len(dev))
@@ -75,17 +79,18 @@ class DevSplit(Search):
     def _replay(
         self, proposer: Proposer, setting: Setting, searched: set[str], num_dev: int
     ) -> list[tuple[Parameters, float]]:
+        """Bring the study to where the trials on disk left it; what a kill left of a round is removed."""
         rounds: dict[int, dict[int, list[Trial]]] = {}
-        for row in setting.store.trials:
-            trial = Trial.of(row)
+        for trial in setting.store.trials():
             rounds.setdefault(trial.round, {}).setdefault(trial.number, []).append(trial)
+
         means: list[tuple[Parameters, float]] = []
         for number in sorted(rounds):
             sets = [rounds[number][trial] for trial in sorted(rounds[number])]
-            if len(sets) != min(self.trials_per_round, self.num_trials - number) or any(
-                len(trials) != num_dev for trials in sets
-            ):
-                setting.store.trials.keep(lambda row, first=number: row["generation"] < first)
+            due = min(self.trials_per_round, self.num_trials - number)
+            if len(sets) != due or any(len(trials) != num_dev for trials in sets):
+                torn = [trial for later in range(number, max(rounds) + 1) for trial in _flat(rounds.get(later, {}))]
+                setting.store.drop_trials({(trial.generation.example_id, trial.round) for trial in torn})
                 return means
             values = [sum(trial.objective for trial in trials) / num_dev for trials in sets]
             parameters = [trials[0].generation.parameters for trials in sets]
@@ -97,14 +102,14 @@ class DevSplit(Search):
         self, bench: Workbench, dev: Sequence[Example], sets: Sequence[Parameters], first: int, setting: Setting
     ) -> list[float]:
         requests = [Request(e, dict(p), first + i) for i, p in enumerate(sets) for e in dev]
-        generations: list[Generation] = bench.run(requests)
+        generations: list[Generation] = bench.run(requests, lambda: setting.advance(1))
         records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = setting.objective.score(records, setting.tools)
         trials = [
             Trial(request.trial, first, generation, objective, terms)
             for request, generation, (objective, terms) in zip(requests, generations, scored, strict=True)
         ]
-        setting.store.trials.append(trial.row() for trial in trials)
+        setting.keep(trials, f"dev search from trial {first}")
         size = len(dev)
         return [sum(t.objective for t in trials[i * size : (i + 1) * size]) / size for i in range(len(sets))]
 
@@ -113,3 +118,7 @@ class DevSplit(Search):
     ) -> list[Selection]:
         """Run every test item once with the chosen set."""
         return run_all(bench, examples, prepared, setting)
+
+
+def _flat(by_number: dict[int, list[Trial]]) -> list[Trial]:
+    return [trial for trials in by_number.values() for trial in trials]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from harness.data import Example, Parameters
 from harness.receipt import prompt_end_kl
-from harness.records.store import read_json, write_json
+from harness.records.lines import read_json, write_json
 from harness.search.search import Search, Selection, Setting, run_all
 from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
@@ -68,6 +68,7 @@ class EqualKL(Search):
         if found is None:
             found = self._calibrate(line, bench, dev[: self.dev_examples])
             write_json(path, found)
+        setting.note("equal_kl: calibration")
         return line.at(found["factor"])
 
     def _calibrate(self, line: Line, bench: Workbench, dev: Sequence[Example]) -> dict:

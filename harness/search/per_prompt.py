@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from harness.control import stable_seed
 from harness.data import Access, Example, Parameters
-from harness.scoring import Generation
-from harness.search.proposals import Proposer, Sampler, check_sampler
-from harness.search.search import Search, Selection, Setting, Trial, searchable
-from harness.steering import Layout, Method
+from harness.records.rows import UNSTEERED, Trial
+from harness.search.proposals import Proposer, Sampler
+from harness.search.search import Search, Selection, Setting, check_positive, searchable
+from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
 
 
@@ -43,156 +43,130 @@ class PerPrompt(Search):
 
     @property
     def chunk_size(self) -> int:
-        """As many prompts as rows fit in one pool."""
-        return self.rows_per_round
+        """As many prompts as their rows of one round fit in one pool."""
+        return max(1, self.rows_per_round // min(self.trials_per_round, self.num_trials))
 
     def check(self, method: Method, layout: Layout) -> None:
-        """Raise ValueError for a budget or sampler that cannot work."""
-        check_budget(self.num_trials, self.trials_per_round, self.startup_trials, self.sampler)
+        """Raise ValueError for a budget that cannot work."""
+        check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
         check_positive("rows_per_round", self.rows_per_round)
 
     def num_trials_of(self, num_examples: int) -> int:
         """Trials in all, incumbents included, for progress bars."""
         return num_examples * (self.num_trials + 1)
 
-    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
-        """Nothing is decided before the prompts are seen."""
-        return {}
+    def trials_in(self, round_number: int) -> int:
+        """Trials of one prompt in a round; the round before the first holds the un-steered text."""
+        if round_number < 0:
+            return 1
+        left = self.num_trials - round_number * self.trials_per_round
+        return max(0, min(self.trials_per_round, left))
 
     def select(
         self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
     ) -> list[Selection]:
-        """Search every prompt, chunk by chunk."""
-        size = max(1, self.rows_per_round // min(self.trials_per_round, self.num_trials))
-        known = self._stored_trials(setting, {example.id for example in examples})
-        found: list[Selection] = []
-        for start in range(0, len(examples), size):
-            chunk = _Chunk(self, bench, examples[start : start + size], setting, known)
-            found += chunk.search()
-            bench.forget_conditions()
-        return found
-
-    def _stored_trials(self, setting: Setting, ids: set[str]) -> dict[str, list[Trial]]:
-        """Trials on disk by example, in order. What a kill left of a round is dropped from the file."""
-        rounds: dict[tuple[str, int], list[Trial]] = {}
-        for row in setting.store.trials:
-            if row["example_id"] in ids and row["trial"] >= 0:
-                rounds.setdefault((row["example_id"], row["generation"]), []).append(Trial.of(row))
-        expected = {key: min(self.trials_per_round, self.num_trials - key[1] * self.trials_per_round) for key in rounds}
-        torn = {key for key, trials in rounds.items() if len(trials) != expected[key]}
-        if torn:
-            setting.store.trials.keep(
-                lambda row: row["trial"] < 0 or (row["example_id"], row["generation"]) not in torn
-            )
-        found: dict[str, list[Trial]] = {}
-        for row in setting.store.trials:
-            if row["example_id"] in ids:
-                found.setdefault(row["example_id"], []).append(Trial.of(row))
-        return {name: sorted(trials, key=lambda trial: trial.number) for name, trials in found.items()}
+        """Search the prompts of one chunk."""
+        chunk = _Chunk(self, bench, examples, setting)
+        round_number = chunk.replay()
+        while self.trials_in(round_number):
+            chunk.run(round_number)
+            round_number += 1
+        return [chunk.best(example) for example in examples]
 
 
-def check_budget(num_trials: int, trials_per_round: int, startup_trials: int, sampler: str) -> None:
-    """Raise ValueError unless the counts are positive (no random trial first is allowed) and the sampler is known."""
+def check_budget(num_trials: int, trials_per_round: int, startup_trials: int) -> None:
+    """Raise ValueError unless the counts are positive; no random trial first is allowed."""
     check_positive("num_trials", num_trials)
     check_positive("trials_per_round", trials_per_round)
     if startup_trials < 0:
         raise ValueError(f"search.startup_trials must be at least 0, got {startup_trials}")
-    check_sampler(sampler)
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise ValueError for a count below 1."""
-    if value < 1:
-        raise ValueError(f"search.{name} must be at least 1, got {value}")
 
 
 class _Chunk:
-    """The prompts that search together."""
+    """Prompts that search together, each with a study of its own."""
 
-    def __init__(
-        self,
-        search: PerPrompt,
-        bench: Workbench,
-        examples: Sequence[Example],
-        setting: Setting,
-        known: dict[str, list[Trial]],
-    ) -> None:
-        self.search_, self.bench, self.examples, self.setting = search, bench, examples, setting
-        self.trials = {example.id: list(known.get(example.id, [])) for example in examples}
-        setting.advance(sum(map(len, self.trials.values())))
-        self.ranges, self.fixed = searchable(bench)
-        self.proposers = {example.id: self._proposer(example) for example in examples}
+    def __init__(self, search: PerPrompt, bench: Workbench, examples: Sequence[Example], setting: Setting) -> None:
+        self.plan, self.bench, self.examples, self.setting = search, bench, examples, setting
+        self.name = f"search from {examples[0].id}"
+        self.trials: dict[str, list[Trial]] = {example.id: [] for example in examples}
+        ranges, self.fixed = searchable(bench)
+        self.proposers = {example.id: self._proposer(example, ranges) for example in examples}
+        if bench.steers:
+            # What is looked up for a prompt is a piece of work of its own: a restart has to do it again.
+            bench.look_up(examples)
+            setting.note(f"{self.name}: conditions")
 
-    def _proposer(self, example: Example) -> Proposer:
+    def _proposer(self, example: Example, ranges: dict[str, Range]) -> Proposer:
         seed = stable_seed(self.setting.seed, "search", example.id)
-        search = self.search_
-        proposer = Proposer(self.ranges, search.sampler, seed, search.num_trials, search.startup_trials)
-        rounds: dict[int, list[Trial]] = {}
-        for trial in self.trials[example.id]:
-            if trial.number >= 0:
-                rounds.setdefault(trial.round, []).append(trial)
-        for number in sorted(rounds):
-            proposals = [self._searched(trial.generation.parameters) for trial in rounds[number]]
-            proposer.replay(proposals, [trial.objective for trial in rounds[number]])
-        return proposer
+        return Proposer(ranges, self.plan.sampler, seed, self.plan.num_trials, self.plan.startup_trials)
 
-    def _searched(self, parameters: Parameters) -> Parameters:
-        return {name: parameters[name] for name in self.ranges}
+    def replay(self) -> int:
+        """Bring every study to where the trials on disk left it; the number of the round to run next.
 
-    def search(self) -> list[Selection]:
-        """All rounds that are still missing, then the best trial of each prompt."""
-        self._run_incumbents()
-        while self._run_round():
-            pass
-        return [self._best(example) for example in self.examples]
+        A round counts only if all prompts of the chunk have all of its trials: its rows shared batches, and only the
+        same batches give the same numbers again. What a kill left of a round is removed from the disk.
+        """
+        stored = {example.id: self.setting.store.unfinished_trials.pop(example.id, []) for example in self.examples}
+        round_number = -1
+        while self.plan.trials_in(round_number):
+            of_round = {
+                name: [trial for trial in trials if trial.round == round_number] for name, trials in stored.items()
+            }
+            if any(len(trials) != self.plan.trials_in(round_number) for trials in of_round.values()):
+                break
+            for name, trials in of_round.items():
+                self._learn(name, sorted(trials, key=lambda trial: trial.number), replayed=True)
+            round_number += 1
 
-    def _run_incumbents(self) -> None:
-        missing = [e for e in self.examples if not any(t.number == -1 for t in self.trials[e.id])]
-        requests = [Request(example, {}, -1) for example in missing]
-        self._finish(requests, [0] * len(requests), self._run(requests))
+        torn = {(name, t.round) for name, trials in stored.items() for t in trials if t.round >= round_number}
+        self.setting.store.drop_trials(torn)
+        self.setting.advance(sum(map(len, self.trials.values())))
+        return round_number
 
-    def _run(self, requests: Sequence[Request]) -> list[Generation]:
-        return self.bench.run(requests, lambda: self.setting.advance(1))
+    def _learn(self, name: str, trials: Sequence[Trial], replayed: bool) -> None:
+        """Tell one prompt's study how the trials of a round came out."""
+        self.trials[name] += trials
+        if trials[0].number == UNSTEERED:
+            return
+        objectives = [trial.objective for trial in trials]
+        if replayed:
+            searched = [
+                {key: value for key, value in trial.generation.parameters.items() if key not in self.fixed}
+                for trial in trials
+            ]
+            self.proposers[name].replay(searched, objectives)
+        else:
+            self.proposers[name].tell(objectives)
 
-    def _run_round(self) -> bool:
-        requests, rounds, asked = [], [], []
-        for example in self.examples:
-            done = [trial for trial in self.trials[example.id] if trial.number >= 0]
-            count = min(self.search_.trials_per_round, self.search_.num_trials - len(done))
-            if count <= 0:
-                continue
-            asked.append((example.id, count))
-            for offset, proposal in enumerate(self.proposers[example.id].ask(count)):
-                parameters = {**self.fixed, **proposal}
-                request = Request(example, parameters, len(done) + offset, self.bench.control.temperature)
-                requests.append(request)
-                rounds.append(1 + max((trial.round for trial in done), default=-1))
-        objectives = self._finish(requests, rounds, self._run(requests))
-        for name, count in asked:
-            self.proposers[name].tell([objectives.pop(0) for _ in range(count)])
-        return bool(requests)
-
-    def _finish(
-        self, requests: Sequence[Request], rounds: Sequence[int], generations: Sequence[Generation]
-    ) -> list[float]:
-        if not requests:
-            return []
+    def run(self, round_number: int) -> None:
+        """Run one round of all prompts in one pool, and write it before anybody learns from it."""
+        requests = [request for example in self.examples for request in self._requests(example, round_number)]
+        generations = self.bench.run(requests, lambda: self.setting.advance(1))
         records = [self.bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = self.setting.objective.score(records, self.setting.tools)
         trials = [
-            Trial(request.trial, number, generation, objective, terms)
-            for request, number, generation, (objective, terms) in zip(
-                requests, rounds, generations, scored, strict=True
-            )
+            Trial(request.trial, round_number, generation, objective, terms)
+            for request, generation, (objective, terms) in zip(requests, generations, scored, strict=True)
         ]
-        self.setting.store.trials.append(trial.row() for trial in trials)
-        for trial in trials:
-            self.trials[trial.generation.example_id].append(trial)
-        return [trial.objective for trial in trials]
+        self.setting.keep(trials, f"{self.name}: round {round_number}")
+        for example in self.examples:
+            own = [trial for trial in trials if trial.generation.example_id == example.id]
+            self._learn(example.id, own, replayed=False)
 
-    def _best(self, example: Example) -> Selection:
-        first = -1 if self.search_.incumbent else 0
-        known = (trial for trial in self.trials[example.id] if trial.number >= first)
-        trials = sorted(known, key=lambda trial: trial.number)
-        best = max(trials, key=lambda trial: trial.objective)  # the first of equals
-        return Selection(best.generation, best.number, best.objective)
+    def _requests(self, example: Example, round_number: int) -> list[Request]:
+        if round_number < 0:
+            return [Request(example, {}, UNSTEERED)]
+        first = round_number * self.plan.trials_per_round
+        proposals = self.proposers[example.id].ask(self.plan.trials_in(round_number))
+        temperature = self.bench.control.temperature
+        return [
+            Request(example, {**self.fixed, **proposal}, first + offset, temperature)
+            for offset, proposal in enumerate(proposals)
+        ]
+
+    def best(self, example: Example) -> Selection:
+        """The best trial of a prompt, the first of equals."""
+        lowest = UNSTEERED if self.plan.incumbent else 0
+        candidates = [trial for trial in self.trials[example.id] if trial.number >= lowest]
+        chosen = max(candidates, key=lambda trial: trial.objective)
+        return Selection(chosen.generation, chosen.number, chosen.objective)

@@ -1,12 +1,14 @@
-"""What every search shares: trials, selections, and the plainest search."""
+"""What every search shares: its base class, what it is given, and the selection that it makes for each example."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.data import Access, Example, Parameters
+from harness.records.meter import Meter
+from harness.records.rows import Trial
 from harness.records.store import GenerationStore
 from harness.scoring import Generation, Tools
 from harness.search.objective import Objective
@@ -21,60 +23,6 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One evaluated parameter set. ``number`` -1 is the un-steered incumbent; ``round`` counts barriers."""
-
-    number: int
-    round: int
-    generation: Generation
-    objective: float
-    terms: dict[str, float | None]
-
-    def row(self) -> dict[str, Any]:
-        """As a line of ``trials.jsonl``."""
-        return {
-            "example_id": self.generation.example_id,
-            "generation": self.round,
-            "trial": self.number,
-            "parameters": self.generation.parameters,
-            "objective": self.objective,
-            "terms": self.terms,
-            **generation_fields(self.generation),
-        }
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> Trial:
-        """Back from a line of ``trials.jsonl``."""
-        return cls(row["trial"], row["generation"], generation_of(row), row["objective"], row["terms"])
-
-
-def generation_fields(generation: Generation) -> dict[str, Any]:
-    """The fields of a generation that stand in every record of it."""
-    return {
-        "text": generation.text,
-        "token_ids": list(generation.token_ids),
-        "finish": generation.finish,
-        "prompt_tokens": generation.prompt_tokens,
-        "near_ties": generation.near_ties,
-        "choice_logprobs": list(generation.choice_logprobs),
-    }
-
-
-def generation_of(row: dict[str, Any]) -> Generation:
-    """A generation back from its record."""
-    return Generation(
-        row["example_id"],
-        row["parameters"],
-        row["text"],
-        tuple(row["token_ids"]),
-        row["finish"],
-        row["prompt_tokens"],
-        row["near_ties"],
-        tuple(row["choice_logprobs"]),
-    )
-
-
-@dataclass(frozen=True)
 class Selection:
     """The trial that stands for an example."""
 
@@ -85,13 +33,31 @@ class Selection:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a search works with besides the workbench."""
+    """What a search works with besides the workbench.
+
+    Args:
+        objective: what it maximises.
+        tools: what the objective's evaluators may call on.
+        seed: of everything that it draws.
+        store: where trials are written, and read again after a restart.
+        meter: measures the work between two writes.
+        advance: reports finished trials.
+    """
 
     objective: Objective
     tools: Tools
     seed: int
     store: GenerationStore
+    meter: Meter
     advance: Advance
+
+    def keep(self, trials: list[Trial], work: str) -> None:
+        """Write the trials of one round, and under this name what they took."""
+        self.store.add_trials(trials, self.meter.lap(work))
+
+    def note(self, work: str) -> None:
+        """Write what was done since the last write, under this name."""
+        self.store.add_work(self.meter.lap(work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,38 +102,6 @@ class Search:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fixed(Search):
-    """One parameter set for all: every parameter's default, or the values given here.
-
-    Args:
-        parameters: values by name; those not named keep their default.
-    """
-
-    parameters: dict[str, float]
-
-    def check(self, method: Method, layout: Layout) -> None:
-        """Raise ValueError for a parameter that the method does not have or a value out of its range."""
-        known = method.parameters(layout)
-        for name, value in self.parameters.items():
-            if name not in known:
-                raise ValueError(
-                    f"search.parameters: no parameter '{name}' (the method has {', '.join(known) or 'none'})"
-                )
-            if name == "layer" or name.endswith(".layer"):
-                layout.check_layer(f"search.parameters.{name}", value)
-
-    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
-        """The parameter set."""
-        return bench.method.defaults(bench.subject.layout) | self.parameters
-
-    def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
-    ) -> list[Selection]:
-        """Run every example once."""
-        return run_all(bench, examples, prepared, setting)
-
-
 def run_all(bench: Workbench, examples: Sequence[Example], parameters: Parameters, setting: Setting) -> list[Selection]:
     """Every example once with the same parameters."""
     requests = [Request(example, dict(parameters), 0, bench.control.temperature) for example in examples]
@@ -180,3 +114,9 @@ def searchable(bench: Workbench) -> tuple[dict[str, Range], Parameters]:
     known = bench.method.parameters(bench.subject.layout) if bench.steers else {}
     ranges = {name: value for name, value in known.items() if isinstance(value, Range)}
     return ranges, {name: value for name, value in known.items() if not isinstance(value, Range)}
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise ValueError for a count below 1."""
+    if value < 1:
+        raise ValueError(f"search.{name} must be at least 1, got {value}")

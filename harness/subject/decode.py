@@ -174,7 +174,7 @@ class Decoder:
         needed = fitting if engine.compile else len(self._waiting)
         return Shapes.of(self.network.device, min(fitting, needed, self._most_slots), longest, engine.compile)
 
-    @torch.no_grad()
+    @torch.no_grad()  # not inference mode, whose tensors no edit could take a gradient through
     def _pass(self, batch: _Batch) -> bool:
         """Compute prompts of waiting rows, or a step of those in flight; False if these slots have nothing to do."""
         start = self.tally.clock()

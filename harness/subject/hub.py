@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of the library that the hub itself speaks through, which changes between its versions
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -24,7 +24,7 @@ _OFFLINE = (
 )
 
 
-def local_folder(name: str, *, weights: bool) -> Path | None:
+def local_folder(name: str) -> Path | None:
     """The folder that a model id names, or None if it reads like a hub id.
 
     Raises:
@@ -32,7 +32,7 @@ def local_folder(name: str, *, weights: bool) -> Path | None:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        for pattern in ("config.json", "*.safetensors") if weights else ("config.json",):
+        for pattern in ("config.json", "*.safetensors"):
             if not any(folder.glob(pattern)):
                 raise FileNotFoundError(f"model folder {folder} holds no {pattern}: save a model there first")
         return folder
@@ -57,7 +57,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
         code: also fetch the model's own Python files.
 
     Returns:
-        The folder, and ``OWNER/NAME@COMMIT`` with the commit that the revision stands for.
+        The folder, and the commit that the revision stands for.
 
     Raises:
         PermissionError: the model is gated.
@@ -67,7 +67,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
     patterns = [*_SETTINGS, *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
     try:
         found = snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         if (explained := _explained(error, repo, revision)) is None:
             raise
         raise explained from error
@@ -75,7 +75,7 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
     missing = [p for p in ("config.json", *(["*.safetensors"] if weights else [])) if not any(folder.glob(p))]
     if missing:
         raise FileNotFoundError(f"{repo} (revision {revision or 'main'}) has no {missing[0]} here; {_OFFLINE}")
-    return folder, f"{repo}@{folder.name}"
+    return folder, folder.name
 
 
 def _explained(error: Exception, repo: str, revision: str | None) -> Exception | None:
@@ -91,7 +91,7 @@ def _explained(error: Exception, repo: str, revision: str | None) -> Exception |
             return FileNotFoundError(f"{repo} {what}; {_OFFLINE}")
         case HFValidationError():
             return ValueError(f"model.id must be a local folder or a hub id OWNER/NAME, got {repo!r}")
-        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | HfHubHTTPError() | httpx.HTTPError():
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | HfHubHTTPError() | HTTPError():
             cause = error.__cause__ or error
             offline = isinstance(cause, OfflineModeIsEnabled)
             reason = "HF_HUB_OFFLINE is set" if offline else str(cause).split("\n")[0][:120]

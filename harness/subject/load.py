@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -138,10 +140,32 @@ class Loaded:
     stop_ids: frozenset[int]
 
 
-def peek(config: ModelConfig) -> tuple[PretrainedConfig, Layout]:
-    """The model's configuration and shape, without its weights.
+@dataclass(frozen=True, eq=False)
+class ResolvedModel:
+    """Which model a configuration stands for, found out once; no weights are loaded.
 
-    A hub model costs a few small downloads; a GGUF file that was never loaded before a few seconds of parsing.
+    Args:
+        config: what was asked for.
+        settings: the model's own configuration.
+        layout: its shape.
+        identity: names the exact weights: a content hash, or hub id and commit.
+        device: where it will live.
+        weights: fetches or converts the weights if need be, and returns the folder that holds them.
+    """
+
+    config: ModelConfig
+    settings: PretrainedConfig
+    layout: Layout
+    identity: str
+    device: torch.device
+    weights: Callable[[], Path]
+
+
+def resolve(config: ModelConfig) -> ResolvedModel:
+    """Find the model that a configuration stands for.
+
+    A hub model costs a few small downloads, and its branch is pinned to the commit that it points to now; a GGUF file
+    that was never loaded before costs a few seconds of parsing.
 
     Raises:
         ValueError: unknown architecture, wrong hash, or a device that this machine lacks.
@@ -149,66 +173,84 @@ def peek(config: ModelConfig) -> tuple[PretrainedConfig, Layout]:
         PermissionError: the hub model is gated.
         ConnectionError: the hub cannot be reached.
     """
-    device_of(config)
+    device = device_of(config)
     with _quiet():
-        if config.kind in ("package", "gguf"):
-            path, digest = _gguf_file(config)
-            found = gguf.peek_config(path, digest)
-        else:
-            found = AutoConfig.from_pretrained(
-                locate(config, weights=False)[0], trust_remote_code=config.trust_remote_code
-            )
-    family_of(found.model_type, config.blocks_path)
-    return found, layout_of(found)
+        match config.kind:
+            case "package" | "gguf":
+                path, digest = _gguf_file(config)
+                settings, identity = gguf.peek_config(path, digest), f"gguf:{digest}:v{gguf.CONVERSION}"
+                weights = partial(gguf.converted, path, digest)
+            case "tiny":
+                folder, identity = tiny.tiny_folder(str(config.family)), tiny.tiny_identity(str(config.family))
+                settings, weights = _settings(folder, config), partial(_same, folder)
+            case "hub":
+                folder, identity, weights = _hub_model(config)
+                settings = _settings(folder, config)
+    return ResolvedModel(config, settings, layout_of(settings, config.blocks_path), identity, device, weights)
 
 
-def load_model(config: ModelConfig) -> Loaded:
+def _settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def _hub_model(config: ModelConfig) -> tuple[Path, str, Callable[[], Path]]:
+    """A folder with the model's settings, the identity of its weights, and what fetches them."""
+    name, code = str(config.id), config.trust_remote_code
+    if folder := hub.local_folder(name):
+        return folder, hub.folder_identity(folder), partial(_same, folder)
+    folder, commit = hub.hub_folder(name, config.revision, weights=False, code=code)
+
+    def weights() -> Path:
+        return hub.hub_folder(name, commit, weights=True, code=code)[0]
+
+    return folder, f"{name}@{commit}", weights
+
+
+def _same(folder: Path) -> Path:
+    return folder
+
+
+def load_model(wanted: ModelConfig | ResolvedModel) -> Loaded:
     """Load a model. The first load of a GGUF file converts it (16 to 60 s for 0.1 to 1.5 billion weights).
 
     Raises:
-        ValueError: as `peek`; also when a chat template is asked for that the model lacks.
-        FileNotFoundError: as `peek`.
-        PermissionError: as `peek`.
-        ConnectionError: as `peek`.
+        ValueError: as `resolve`; also when a chat template is asked for that the model lacks, and when the files lack
+            weights that the model needs, hold others than it knows, or numbers that are none.
+        FileNotFoundError: as `resolve`.
+        PermissionError: as `resolve`.
+        ConnectionError: as `resolve`.
     """
-    device = device_of(config)
+    resolved = wanted if isinstance(wanted, ResolvedModel) else resolve(wanted)
+    config, device = resolved.config, resolved.device
     if device.type == "cpu":
         avoid_trapped_amx()
-    folder, identity = locate(config)
+    folder = resolved.weights()
     with _quiet():
         tokenizer = _tokenizer(folder, config)
         model = _model(folder, config, device)
     model.eval().requires_grad_(False)
     stop_ids = _stop_ids(model, tokenizer)
-    return Loaded(config, model, tokenizer, layout_of(model.config), identity, device, stop_ids)
+    return Loaded(config, model, tokenizer, resolved.layout, resolved.identity, device, stop_ids)
 
 
-def layout_of(config: PretrainedConfig) -> Layout:
-    """The shape of the language model that a configuration describes."""
+def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layout:
+    """The shape of the language model that a configuration describes.
+
+    Raises:
+        ValueError: unknown architecture, and no path of its blocks.
+    """
     text = config.get_text_config()
     width, heads = text.hidden_size, text.num_attention_heads
-    return Layout(text.num_hidden_layers, width, heads, getattr(text, "head_dim", None) or width // heads)
-
-
-def locate(config: ModelConfig, *, weights: bool = True) -> tuple[Path, str]:
-    """The folder that holds the model in the hub's format, and the identity of its weights.
-
-    Args:
-        config: the model.
-        weights: False leaves a hub model's weights where they are.
-    """
-    match config.kind:
-        case "tiny":
-            family = str(config.family)
-            return tiny.tiny_folder(family), tiny.tiny_identity(family)
-        case "package" | "gguf":
-            path, digest = _gguf_file(config)
-            return gguf.converted(path, digest), f"gguf:{digest}:v{gguf.CONVERSION}"
-        case "hub":
-            name = str(config.id)
-            if folder := hub.local_folder(name, weights=weights):
-                return folder, hub.folder_identity(folder) if weights else ""
-            return hub.hub_folder(name, config.revision, weights=weights, code=config.trust_remote_code)
+    neurons = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+    return Layout(
+        num_layers=text.num_hidden_layers,
+        width=width,
+        num_heads=heads,
+        head_width=getattr(text, "head_dim", None) or width // heads,
+        # GPT-2 leaves the width of its MLP out where it is the usual one.
+        num_neurons=neurons or (4 * width if config.model_type == "gpt2" else None),
+        absent=family_of(config.model_type, blocks_path).absent,
+    )
 
 
 def _gguf_file(config: ModelConfig) -> tuple[Path, str]:
@@ -259,19 +301,49 @@ def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
 def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     dtype = getattr(torch, config.dtype)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": config.trust_remote_code}
-    if config.quantization == "none":
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
-        return model.to(device)  # pyright: ignore[reportArgumentType]
-    # It reports casts at every call of every layer, and optional kernels that are not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    quantization = (
-        BitsAndBytesConfig(load_in_8bit=True)
-        if config.quantization == "int8"
-        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    )
-    return AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=quantization, device_map={"": device}, **options
-    )
+    if config.quantization != "none":
+        # It reports casts at every call of every layer, and optional kernels that are not installed.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        options["quantization_config"] = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if config.quantization == "int8"
+            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        )
+        options["device_map"] = {"": device}
+
+    # Only safetensors: the model's identity covers them and no other file of weights.
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {config.label} in {folder} cannot be read: {error}") from error
+    model, report = loaded
+    _check_weights(config.label, folder, model, report)
+    return model if config.quantization != "none" else model.to(device)
+
+
+def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse files that transformers would complete with random numbers, or of which it would leave something out."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
+    kinds = {
+        "lack": sorted(report.get("missing_keys", ())),
+        "hold unknown": sorted(report.get("unexpected_keys", ())),
+        "hold wrong shapes of": sorted(mismatched),
+    }
+    problems = [
+        f"{kind} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if problems:
+        raise ValueError(f"the files of {label} in {folder} do not fit the model: they {'; they '.join(problems)}")
+    for name, weight in model.named_parameters():
+        if not weight.is_floating_point() or bool(torch.isfinite(weight.sum(dtype=torch.float32))):
+            continue
+        # The sum of large finite weights may overflow: look closely before saying so.
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"the files of {label} in {folder} hold numbers that are none, in {name}")
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

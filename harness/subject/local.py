@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from harness.model_view import Forward, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
+from harness.subject.capture import capture, capture_tokens
 from harness.subject.decode import Decoded, Decoder, Tally
+from harness.subject.forward import forward
 from harness.subject.network import Network
 from harness.subject.passes import Text
 from harness.subject.sampling import Sampling
 from harness.subject.sizes import EngineConfig
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,18 @@ def _leading_special(tokenizer: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LocalSubject:
-    """A model on this machine. Implements `harness.types.Subject`."""
+    """A model on this machine. Implements `harness.types.Subject`.
+
+    Args:
+        network: the model.
+        tokenizer: its tokenizer.
+        template: how a question becomes a prompt.
+        name: what it is called in tables.
+        engine: how large batches are.
+        tally: where work is counted.
+        instruction: text placed before every question, the same for all.
+        workspace: what fits keep and show.
+    """
 
     network: Network
     tokenizer: Any
@@ -65,16 +84,37 @@ class LocalSubject:
     name: str
     engine: EngineConfig = EngineConfig()
     tally: Tally = field(default_factory=Tally)
+    instruction: str = ""
+    workspace: Workspace = field(default_factory=Workspace)
 
     @property
     def layout(self) -> Layout:
         """Number of layers and widths."""
         return self.network.layout
 
-    def render(self, prompt: str, instruction: str = "", raw: bool = False) -> str:
-        """The exact text that the model reads for a prompt."""
-        template = Template(chat=False) if raw else self.template
-        return template.render(self.tokenizer, prompt, instruction)
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.network.device
+
+    @cached_property
+    def prefix_length(self) -> int:
+        """Tokens that every rendered prompt begins with."""
+        rendered = [self.encode(self.render(question)) for question in ("", "1", "2")]
+        columns = zip(*rendered, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
+
+    def render(self, prompt: str, instruction: str | None = None, raw: bool = False) -> str:
+        """The exact text that the model reads for a prompt.
+
+        Args:
+            prompt: the question.
+            instruction: placed before it; None takes the subject's own.
+            raw: take the prompt as it is, without template and instruction.
+        """
+        if raw:
+            return Template(chat=False).render(self.tokenizer, prompt)
+        return self.template.render(self.tokenizer, prompt, self.instruction if instruction is None else instruction)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a rendered prompt."""
@@ -92,6 +132,13 @@ class LocalSubject:
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
+    def token_counts(
+        self, prompts: Sequence[str], completions: Sequence[str], *, raw: bool = False
+    ) -> list[TokenCount]:
+        """See `harness.types.Subject.token_counts`."""
+        texts = self._texts(prompts, completions, raw)
+        return [TokenCount(len(text.prompt), len(text.completion)) for text in texts]
+
     def capture(
         self,
         prompts: Sequence[str],
@@ -104,15 +151,22 @@ class LocalSubject:
         raw: bool = False,
     ) -> dict[Site, Float[Tensor, "N D"]]:
         """See `harness.types.Subject.capture`."""
-        return passes.capture(
-            self.network,
-            self._texts(prompts, completions, raw),
-            sites,
-            tokens=tokens,
-            pool=pool,
-            intervention=intervention or Intervention(),
-            tally=self.tally,
-        )
+        texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
+        return capture(self.network, texts, sites, tokens=tokens, pool=pool, intervention=steering, tally=self.tally)
+
+    def capture_tokens(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None,
+        sites: Sequence[Site],
+        *,
+        tokens: Tokens = "all",
+        intervention: Intervention | None = None,
+        raw: bool = False,
+    ) -> Iterator[TokenStates]:
+        """See `harness.types.Subject.capture_tokens`."""
+        texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
+        return capture_tokens(self.network, texts, sites, tokens=tokens, intervention=steering, tally=self.tally)
 
     def generate(
         self,
@@ -136,18 +190,23 @@ class LocalSubject:
         raw: bool = False,
     ) -> list[Float[Tensor, "C"]]:
         """See `harness.types.Subject.loglikelihood`."""
+        texts = self._texts(prompts, completions, raw)
         with torch.no_grad():
-            return self._loglikelihood(self._texts(prompts, completions, raw), intervention)
+            return passes.loglikelihood(self.network, texts, intervention or Intervention(), self.tally)
 
-    def differentiable_loglikelihood(
-        self, prompts: Sequence[str], completions: Sequence[str], *, intervention: Intervention | None = None
-    ) -> Float[Tensor, "N"]:
-        """See `harness.types.Subject.differentiable_loglikelihood`."""
-        texts = self._texts(prompts, completions, raw=False)
-        return torch.stack([row.sum() for row in self._loglikelihood(texts, intervention)])
-
-    def _loglikelihood(self, texts: Sequence[Text], intervention: Intervention | None) -> list[Tensor]:
-        return passes.loglikelihood(self.network, texts, intervention or Intervention(), self.tally)
+    def forward(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        *,
+        sites: Sequence[Site] = (),
+        intervention: Intervention | None = None,
+        raw: bool = False,
+        logits: bool = True,
+    ) -> Forward:
+        """See `harness.types.Subject.forward`."""
+        texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
+        return forward(self.network, texts, sites, intervention=steering, logits=logits, tally=self.tally)
 
     def decode(
         self,

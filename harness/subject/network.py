@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -16,6 +15,9 @@ from harness.subject import attention
 from harness.subject.attention import Plan
 from harness.subject.packing import pack_linears
 from harness.subject.sites import Blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 def pass_tokens(device: torch.device) -> int:
@@ -83,7 +85,7 @@ class Network:
     ) -> Network:
         """Take over a loaded model: from now on it computes attention and, on a CPU, products the harness's way."""
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        # transformers' advice on padding reads token ids back from the device at every pass; here plans say what is real.
+        # Its advice on padding, which plans know of, reads token ids back from the device before each pass.
         model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
         pack_linears(model)
         return cls(model, Blocks.of(model, blocks_path), layout, device, stop_ids)

@@ -5,12 +5,15 @@ How much faster than in torch's own layout is what (fp) against (f) shows in BEN
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from harness.subject.memory import available_memory
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 BATCH_HINT = 64
 """Rows that oneDNN is told to expect when it chooses the layout; other numbers work too."""
@@ -73,7 +76,7 @@ def pack_linears(model: nn.Module) -> int:
         (parent, name) for parent in model.modules() for name, child in parent.named_children() if _packable(child)
     ]
     size = sum(getattr(parent, name).weight.nbytes for parent, name in found)
-    if not found or size > MEMORY_SHARE * psutil.virtual_memory().available:
+    if not found or size > MEMORY_SHARE * available_memory():
         return 0
     for parent, name in found:
         setattr(parent, name, PackedLinear(getattr(parent, name)))

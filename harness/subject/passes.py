@@ -1,22 +1,25 @@
-"""Single passes over whole texts: pooled activations and log-likelihoods, steered or not."""
+"""Single passes over whole texts, steered or not: the pass itself, and log-likelihoods."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from harness.steering import Intervention, Site, Tokens, Where
+from harness.steering import Carry, Intervention, Site, Where
 from harness.subject.attention import Plan
 from harness.subject.decode import Tally
-from harness.subject.hooks import Observer, Steering
+from harness.subject.hooks import Steering
+from harness.subject.logprobs import token_logprobs
 from harness.subject.network import Network, Padded, logit_rows, pass_tokens
 from harness.subject.prefix import by_prompt, hidden_before_completions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -45,76 +48,80 @@ def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _pass(
-    network: Network,
-    texts: Sequence[Text],
-    intervention: Intervention,
-    tally: Tally,
-    observed: Sequence[Site] = (),
-    observer: Observer | None = None,
-) -> tuple[Float[Tensor, "B T D"], Padded]:
-    padded = Padded.of([text.ids for text in texts], network.device)
-    prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
-    tally.forward_tokens += padded.ids.numel()
-    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
-    with Steering(network.blocks, intervention, observed, observer) as steering:
-        steering.where = padded.where(prompt_lengths)
-        h = network.hidden(padded.ids, padded.positions, Plan())
-    return h, padded
+@dataclass(frozen=True)
+class Passed:
+    """What one pass leaves: padded ids, where it went, what edits carried, and the final states if it came so far."""
+
+    ids: Int[Tensor, "B T"]
+    where: Where
+    carry: Carry
+    final: Float[Tensor, "B T D"] | None
 
 
-@torch.no_grad()
-def capture(
-    network: Network,
-    texts: Sequence[Text],
-    sites: Sequence[Site],
-    *,
-    tokens: Tokens,
-    pool: Literal["mean", "last"],
-    intervention: Intervention,
-    tally: Tally,
-) -> dict[Site, Float[Tensor, "N D"]]:
-    """Activations after the edit of each site, pooled over the chosen tokens of each text, float32.
-
-    Nothing is computed behind the last of the sites.
-
-    Raises:
-        ValueError: a text has none of the chosen tokens, or the model never comes through a site.
-    """
-    found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
-    for batch in batches([len(text.ids) for text in texts], pass_tokens(network.device)):
-        rows = torch.tensor(batch, device=network.device)
-        missing = set(sites)
-
-        def observe(
-            site: Site, _before: Tensor, after: Tensor, where: Where, rows: Tensor = rows, missing: set[Site] = missing
-        ) -> None:
-            if site in missing:
-                found[site][rows] = _pooled(after.float(), where, tokens, pool)
-                missing.remove(site)
-            if not missing:
-                raise _AllSeenError
-
-        steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
-        with contextlib.suppress(_AllSeenError):
-            _pass(network, [texts[index] for index in batch], steered, tally, sites, observe)
-        if missing:
-            raise ValueError(f"the model does not pass through {min(missing)}, so nothing can be read there")
-    return found
+Read = Callable[[Site, Tensor, Where], None]
+"""Is handed a site's state after its edit."""
 
 
 class _AllSeenError(Exception):
     """Ends a pass whose further layers nobody asked for."""
 
 
-def _pooled(h: Tensor, where: Where, tokens: Tokens, pool: Literal["mean", "last"]) -> Float[Tensor, "B D"]:
-    mask = where.mask(tokens)
-    if mask is not None and not bool(mask.any(1).all()):
-        raise ValueError(f"a text has no tokens of the kind '{tokens}' to read activations from")
-    if pool == "mean":
-        return where.mean(h, tokens)
-    at = where.positions if mask is None else where.positions.masked_fill(~mask, -1)
-    return h[torch.arange(h.shape[0], device=h.device), at.argmax(1)]
+def run_pass(
+    network: Network,
+    texts: Sequence[Text],
+    intervention: Intervention,
+    tally: Tally,
+    sites: Sequence[Site] = (),
+    read: Read | None = None,
+    *,
+    stop: bool = False,
+) -> Passed:
+    """One pass over whole texts, padded on the right, with one row of the intervention for each.
+
+    Args:
+        network: the model.
+        texts: what it reads.
+        intervention: how it is steered.
+        tally: where work is counted.
+        sites: where `read` looks on, once each.
+        read: sees their states.
+        stop: compute nothing behind the last of the sites.
+
+    Raises:
+        ValueError: the model never comes through a site.
+    """
+    padded = Padded.of([text.ids for text in texts], network.device)
+    where = padded.where(torch.tensor([len(text.prompt) for text in texts], device=network.device))
+    tally.forward_tokens += padded.ids.numel()
+    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
+    missing = set(sites)
+
+    def observe(site: Site, _before: Tensor, after: Tensor, seen_from: Where) -> None:
+        if site in missing and read is not None:
+            missing.remove(site)
+            read(site, after, seen_from)
+        if stop and not missing:
+            raise _AllSeenError
+
+    final = None
+    with Steering(network.blocks, intervention, sites, observe if sites else None) as steering:
+        steering.where = where
+        with contextlib.suppress(_AllSeenError):
+            final = network.hidden(padded.ids, padded.positions, Plan())
+    if missing:
+        raise ValueError(f"the model does not pass through {min(missing)}, so nothing can be read there")
+    return Passed(padded.ids, where, steering.carry, final)
+
+
+def steering_of(intervention: Intervention, rows: Int[Tensor, "R"]) -> Intervention:
+    """The intervention for these rows; one that does nothing has none to choose from."""
+    return intervention.take(rows) if intervention.edits or intervention.probes else intervention
+
+
+def _final(network: Network, texts: Sequence[Text], intervention: Intervention, tally: Tally) -> Float[Tensor, "B T D"]:
+    passed = run_pass(network, texts, intervention, tally)
+    assert passed.final is not None
+    return passed.final
 
 
 def loglikelihood(
@@ -124,7 +131,7 @@ def loglikelihood(
     tally: Tally,
     owners: Sequence[int] | None = None,
 ) -> list[Float[Tensor, "C"]]:
-    """Log-probability in nats of every completion token. Keeps the graph if gradients are enabled.
+    """Log-probability in nats of every completion token.
 
     Args:
         network: the model.
@@ -153,8 +160,8 @@ def loglikelihood(
     for batch in batches([len(context.ids) for _, context in keys], pass_tokens(network.device)):
         chosen = [keys[number] for number in batch]
         rows = torch.tensor([owner for owner, _ in chosen], device=network.device)
-        edits = intervention.take(rows) if steered else intervention
-        h, _ = _pass(network, [context for _, context in chosen], edits, tally)
+        edits = steering_of(intervention, rows)
+        h = _final(network, [context for _, context in chosen], edits, tally)
         members = [(row, index) for row, key in enumerate(chosen) for index in contexts[key]]
         starts = [len(texts[index].prompt) - 1 for _, index in members]
         sizes = [len(texts[index].completion) for _, index in members]
@@ -164,7 +171,7 @@ def loglikelihood(
         targets = torch.tensor(
             [token for _, index in members for token in texts[index].completion], device=network.device
         )
-        parts = _token_logprobs(network, before, targets).split(sizes)
+        parts = token_logprobs(network.logits, logit_rows(network.device), before, targets).split(sizes)
         found.update(zip([index for _, index in members], parts, strict=True))
     return [found[index] for index in range(len(texts))]
 
@@ -179,18 +186,9 @@ def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) 
         states, tokens = hidden_before_completions(network, [text.prompt for text in chosen], completions)
         tally.forward_tokens += tokens
         targets = torch.tensor([token for completion in completions for token in completion], device=network.device)
-        scored = _token_logprobs(network, torch.cat(states), targets)
+        scored = token_logprobs(network.logits, logit_rows(network.device), torch.cat(states), targets)
         found.update(zip(batch, scored.split([len(completion) for completion in completions]), strict=True))
     return [found[index] for index in range(len(texts))]
-
-
-def _token_logprobs(network: Network, h: Float[Tensor, "N D"], targets: Tensor) -> Float[Tensor, "N"]:
-    parts, rows = [], logit_rows(network.device)
-    for start in range(0, h.shape[0], rows):
-        logits = network.logits(h[start : start + rows])
-        picked = logits.gather(1, targets[start : start + rows, None])[:, 0]
-        parts.append(picked - logits.logsumexp(-1))
-    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -201,8 +199,8 @@ def next_token_logprobs(
     found: dict[int, Tensor] = {}
     for batch in batches([len(prompt) for prompt in prompts], pass_tokens(network.device)):
         rows = torch.tensor(batch, device=network.device)
-        steered = intervention.take(rows) if intervention.edits or intervention.probes else intervention
-        h, padded = _pass(network, [Text(tuple(prompts[index])) for index in batch], steered, tally)
-        last = h[torch.arange(len(batch), device=h.device), padded.lengths - 1]
+        texts = [Text(tuple(prompts[index])) for index in batch]
+        h = _final(network, texts, steering_of(intervention, rows), tally)
+        last = h[torch.arange(len(batch), device=h.device), [len(text.prompt) - 1 for text in texts]]
         found.update(zip(batch, torch.log_softmax(network.logits(last), -1), strict=True))
     return torch.stack([found[index] for index in range(len(prompts))])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from harness.subject.attention import Plan
 from harness.subject.network import Network, Padded
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _NEVER = 2**40
 """A position that no query reaches."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 NEAR_TIE = 1e-3
 """Two logits closer than this may swap places when a batch is composed differently."""

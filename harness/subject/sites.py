@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import nn
 
-from harness.steering import Site
+from harness.steering import Site, Stream
+
+Part = Literal[
+    "attention", "heads", "mlp", "neurons", "attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm"
+]
+"""A module inside a block. ``heads`` and ``neurons`` are the output projections, whose inputs these streams are."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Dotted paths: the list of blocks inside the model, and the parts inside a block."""
+    """Dotted paths: the list of blocks inside the model, and the parts inside a block that the family has."""
 
     blocks: str
-    attention: str = "self_attn"
-    heads: str = "self_attn.o_proj"
-    mlp: str = "mlp"
+    parts: Mapping[Part, str]
+
+    @property
+    def absent(self) -> frozenset[Stream]:
+        """Streams that blocks of this family do not have."""
+        return frozenset(stream for stream in get_args(Stream) if not self._has(stream))
+
+    def _has(self, stream: Stream) -> bool:
+        return stream in ("block", "block_input") or stream.removesuffix("_input") in self.parts
 
 
-_LLAMA = Family("model.layers")
+_LLAMA_PARTS: dict[Part, str] = {
+    "attention": "self_attn",
+    "heads": "self_attn.o_proj",
+    "mlp": "mlp",
+    "neurons": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+}
+_POST_NORMS: dict[Part, str] = {
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+_GEMMA_PARTS: dict[Part, str] = {**_LLAMA_PARTS, "mlp_norm": "pre_feedforward_layernorm", **_POST_NORMS}
+_OLMO2_PARTS: dict[Part, str] = {
+    **{part: path for part, path in _LLAMA_PARTS.items() if part not in ("attention_norm", "mlp_norm")},
+    **_POST_NORMS,
+}
+_GPT2_PARTS: dict[Part, str] = {
+    "attention": "attn",
+    "heads": "attn.c_proj",
+    "mlp": "mlp",
+    "neurons": "mlp.c_proj",
+    "attention_norm": "ln_1",
+    "mlp_norm": "ln_2",
+}
+_NEOX_PARTS: dict[Part, str] = {
+    "attention": "attention",
+    "heads": "attention.dense",
+    "mlp": "mlp",
+    "neurons": "mlp.dense_4h_to_h",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+}
+_LLAMA = Family("model.layers", _LLAMA_PARTS)
+_GEMMA = Family("model.layers", _GEMMA_PARTS)
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(
-        ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo2"], _LLAMA
-    ),
-    "gemma3": Family("model.language_model.layers"),
-    "gpt2": Family("transformer.h", "attn", "attn.c_proj"),
-    "gpt_neox": Family("gpt_neox.layers", "attention", "attention.dense"),
+    **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"], _LLAMA),
+    **dict.fromkeys(["gemma2", "gemma3_text"], _GEMMA),
+    "gemma3": Family("model.language_model.layers", _GEMMA_PARTS),
+    "olmo2": Family("model.layers", _OLMO2_PARTS),
+    "gpt2": Family("transformer.h", _GPT2_PARTS),
+    "gpt_neox": Family("gpt_neox.layers", _NEOX_PARTS),
 }
 
 
@@ -42,8 +90,7 @@ def family_of(model_type: str, blocks_path: str | None = None) -> Family:
         ValueError: the architecture is unknown and no path was given.
     """
     if blocks_path is not None:
-        known = FAMILIES.get(model_type, _LLAMA)
-        return Family(blocks_path, known.attention, known.heads, known.mlp)
+        return dataclasses.replace(FAMILIES.get(model_type, _LLAMA), blocks=blocks_path)
     if model_type not in FAMILIES:
         raise ValueError(
             f"model type '{model_type}' is not known (known: {', '.join(sorted(FAMILIES))}); "
@@ -77,20 +124,15 @@ class Blocks:
         """The module to watch for a site, and whether to watch its input (True) or its output.
 
         Raises:
-            ValueError: the model has no such layer.
+            ValueError: the model has no such layer or stream.
         """
         if not 0 <= site.layer < len(self.modules):
             raise ValueError(f"layer must be from 0 to {len(self.modules) - 1}, got {site.layer}")
-        block = self.modules[site.layer]
-        match site.stream:
-            case "block":
-                return block, False
-            case "block_input":
-                return block, True
-            case "attention":
-                return block.get_submodule(self.family.attention), False
-            case "mlp":
-                return block.get_submodule(self.family.mlp), False
-            case "heads":
-                return block.get_submodule(self.family.heads), True
-        raise ValueError(f"stream must be one of block_input, block, attention, mlp, heads; got '{site.stream}'")
+        block, stream = self.modules[site.layer], site.stream
+        if stream in ("block", "block_input"):
+            return block, stream == "block_input"
+        path = self.family.parts.get(stream.removesuffix("_input"))  # pyright: ignore[reportArgumentType]
+        if path is None:
+            present = ", ".join(known for known in get_args(Stream) if known not in self.family.absent)
+            raise ValueError(f"stream must be one of {present}; got '{stream}'")
+        return block.get_submodule(path), stream in ("heads", "neurons") or stream.endswith("_input")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from harness.subject.memory import available_memory
 from harness.subject.network import Network
 
 CPU_ROWS, ACCELERATOR_ROWS = 64, 1024
@@ -62,7 +62,7 @@ def bytes_per_row(network: Network, tokens_per_row: int, bytes_per_token: int = 
 
 
 def _free_bytes(device: torch.device) -> int:
-    return psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    return available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
 
 
 @dataclass(frozen=True)

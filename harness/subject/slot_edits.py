@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Edit, Intervention, Probe, RowData, Site, Where
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 Key = tuple[Literal["edit", "probe"], Site]
 

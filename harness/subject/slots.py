@@ -9,16 +9,18 @@ position. Rows in flight stand in the first slots; those that leave are overwrit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from harness.steering import PER_TOKEN, Carry
 from harness.subject.slot_edits import SlotEdits
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 IN_FLIGHT, STOPPED, FULL, PRUNED, EMPTY = range(5)
 """How a slot's row stands: it runs, met a stop token, has its full length, went round in circles; or there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
-from harness.data import Example, FitData, Pair, Split
+from harness.data import Demonstration, Example, FitData, Offer, Pair, Split
+from harness.records.keys import described
 from harness.tasks.rows import Row, check_columns, file_rows
 from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
 
 Kind = Literal["generate", "choice", "both"]
 Role = Literal["source", "target", "control"]
-Offer = Literal["pairs", "texts", "labelled"]
 
 
 _NUMBERS = (
@@ -41,8 +40,6 @@ class Task:
         rows: ``"A:B"``, only test rows A to B-1 in file order, from 0; applied before ``limit``.
         dev_size: at most so many dev rows. None: all that name this split; else half of the rows outside the test.
         train_size: at most so many training rows. None: all that are left.
-        subset: ``baseline_incorrect`` keeps the test items that the un-steered model gets wrong. The runner carries
-            this out, since it takes a run of the baseline and its grading.
         seed: seed of the split and of every other choice made here.
         max_new_tokens: length limit of a completion, in tokens.
     """
@@ -62,7 +59,6 @@ class Task:
     rows: str | None = None
     dev_size: int | None = None
     train_size: int | None = None
-    subset: Literal["all", "baseline_incorrect"] = "all"
     seed: int = 0
     max_new_tokens: int = 32
 
@@ -75,7 +71,7 @@ class Task:
         raise NotImplementedError
 
     def offers(self) -> frozenset[Offer]:
-        """What methods can fit on here."""
+        """What methods can fit on here. Where there are pairs, there are demonstrations too."""
         return frozenset()
 
     def pairs(self) -> list[Pair]:
@@ -93,6 +89,19 @@ class Task:
             for pair in self.pairs()
             for completion, wanted in ((pair.positive, True), (pair.negative, False))
         ]
+
+    def demonstrations(self) -> list[Demonstration]:
+        """Training texts, wanted and unwanted, with the concept they show; by default both of each pair."""
+        return [
+            Demonstration(pair.prompt, completion, wanted=wanted, group=pair.group)
+            for pair in self.pairs()
+            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+        ]
+
+    @property
+    def _offered(self) -> frozenset[Offer]:
+        derived: frozenset[Offer] = frozenset({"demonstrations"})
+        return self.offers() | derived if "pairs" in self.offers() else self.offers()
 
     @property
     def origin(self) -> str:
@@ -113,7 +122,6 @@ class Task:
     def check(self) -> None:
         """Raise for settings or data that cannot work. Reads the data, so call it before any weights load."""
         self._check_numbers()
-        self._check_subset()
         if self.rows is not None:
             parse_range(self.rows)
         self.examples("test")
@@ -128,12 +136,6 @@ class Task:
                 also = " or null" if optional else ""
                 raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
 
-    def _check_subset(self) -> None:
-        if self.subset not in ("all", "baseline_incorrect"):
-            raise ValueError(f"task.subset must be all or baseline_incorrect, got {self.subset}")
-        if self.subset == "baseline_incorrect" and self.kind != "generate":
-            raise ValueError(f"task.subset=baseline_incorrect needs answers that are graded; {self.name} has none")
-
     def _check_ids(self) -> None:
         seen: set[str] = set()
         for example in (example for split in SPLITS for example in self._examples[split]):
@@ -147,9 +149,9 @@ class Task:
         Raises:
             ValueError: the task does not offer it, or has no training rows.
         """
-        missing = requires - self.offers()
+        missing = requires - self._offered
         if missing:
-            offered = ", ".join(sorted(self.offers())) or "nothing to fit on"
+            offered = ", ".join(sorted(self._offered)) or "nothing to fit on"
             raise ValueError(f"task {self.name} offers {offered}; the method needs {', '.join(sorted(missing))}")
         if requires and not self._has_training_rows():
             raise ValueError(self._why_empty("train"))
@@ -162,15 +164,20 @@ class Task:
             target=tuple(self.texts("target")) if texts else (),
             control=tuple(self.texts("control")) if texts else (),
             labelled=tuple(self.labelled()) if "labelled" in requires else (),
+            demonstrations=tuple(self.demonstrations()) if "demonstrations" in requires else (),
         )
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> str:
         """SHA-256 over what the chosen splits hold, and over what can be fitted on where ``train`` is among them."""
-        content: list[object] = [[dataclasses.asdict(example) for example in self._examples[split]] for split in splits]
+        # Fields at their default are left out, so that the vocabulary may grow without new keys for old data.
+        content: list[object] = [[described(example) for example in self._examples[split]] for split in splits]
         if "train" in splits and self._has_training_rows():
-            content.append([dataclasses.astuple(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
+            content.append([described(pair) for pair in self.pairs()] if "pairs" in self.offers() else [])
             content.append([self.texts(role) for role in get_args(Role)] if "texts" in self.offers() else [])
             content.append(self.labelled() if "labelled" in self.offers() else [])
+            # Those made from pairs say nothing new.
+            own = "demonstrations" in self.offers()
+            content.append([described(shown) for shown in self.demonstrations()] if own else [])
         text = json.dumps([self.name, self.version, self.raw, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

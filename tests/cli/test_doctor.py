@@ -3,8 +3,9 @@
 import pytest
 from child import TINY, Cli
 
-from harness import doctor
-from harness.build import build, composed
+from harness.build import build
+from harness.commands import doctor
+from harness.config import composed
 
 
 def test_a_healthy_run(tool: Cli) -> None:

@@ -106,6 +106,8 @@ def test_what_a_kill_left_of_a_round_is_dropped(spawn: Spawn, tmp_path: Path, un
     kept = 17 if left else 15  # 2 prompts: 2 incumbents, then rounds of 4; 15 lines end inside a round
     trials.write_bytes(b"".join(lines[:kept]) + left)
     (trials.parent / "generations.jsonl").unlink()
+    meta = trials.parent / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "files": {}}))
     (trials.parent / "receipt.json").unlink()
     for run in tmp_path.glob("runs/*/run.json"):
         run.unlink()

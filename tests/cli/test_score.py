@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from child import Cli
 
-from harness import score
-from harness.subject.load import ModelConfig
+from harness.commands import score
+from harness.subject import scorers
+from harness.subject.load import ResolvedModel
 
 
 @pytest.fixture
@@ -44,25 +45,75 @@ def test_a_new_run_from_old_generations(tool: Cli, cli: Cli, run_folder: Path) -
 
 
 def test_no_model_is_loaded_unless_it_scores(tool: Cli, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[ModelConfig] = []
-    load = score.load_model
-    monkeypatch.setattr(score, "load_model", lambda config: loaded.append(config) or load(config))
+    loaded: list[ResolvedModel] = []
+    load = scorers.load_model
+    monkeypatch.setattr(scorers, "load_model", lambda model: loaded.append(model) or load(model))
     assert tool(score.main, str(run_folder), "evaluator=[token_overlap,simpleqa_rubric]").status == 0
     assert loaded == []
     assert tool(score.main, str(run_folder), "evaluator=[token_overlap,perplexity]").status == 0
-    assert [config.label for config in loaded] == ["tiny-llama"]
+    assert [model.config.label for model in loaded] == ["tiny-llama"]
 
 
-def test_settings_inside_the_old_choice_are_forgotten_with_it() -> None:
-    command = ["method=caa", "evaluator=[composite]", "evaluator.composite.threshold=0.7", "judge=local", "name=mine"]
-    assert score.changed(command, ["evaluator=perplexity"]) == ["method=caa", "judge=local", "evaluator=perplexity"]
-    assert score.changed(command, ["judge.batch_size=2"]) == [*command[:4], "judge.batch_size=2"]
+def test_a_new_choice_forgets_the_settings_of_the_old_one(tool: Cli, run_folder: Path) -> None:
+    first = ("evaluator=[simpleqa_rubric]", "evaluator.simpleqa_rubric.max_unscored=0.9", "name=lenient")
+    assert tool(score.main, str(run_folder), *first).status == 0
+    lenient = run_folder.parent / "lenient"
+    assert tool(score.main, str(lenient), "evaluator.simpleqa_rubric.rubric=simpleqa_verified", "name=both").status == 0
+    both = info(run_folder.parent / "both")["config"]["evaluator"]["simpleqa_rubric"]
+    assert (both["max_unscored"], both["rubric"]) == (0.9, "simpleqa_verified")
+    assert tool(score.main, str(lenient), "evaluator=[simpleqa_rubric]", "name=fresh").status == 0
+    assert info(run_folder.parent / "fresh")["config"]["evaluator"]["simpleqa_rubric"]["max_unscored"] == 0.2
+
+
+def test_its_figures_are_printed(tool: Cli, run_folder: Path) -> None:
+    done = tool(score.main, str(run_folder), "evaluator=token_overlap")
+    assert "overlap 0." in done.out
+    assert "(3 scored, 0 unscored)" in done.out
+
+
+FOREIGN = {
+    "a function": {"tracking": {"_target_": "torch.utils.collect_env.run", "command": "touch ran"}},
+    "a class of another kind": {"judge": {"_target_": "subprocess.Popen", "args": "touch ran"}},
+    "deeper in": {
+        "scorer": {"_target_": "harness.subject.scorers.OtherModel", "model": {"_target_": "subprocess.Popen"}}
+    },
+    "an evaluator": {"evaluator": {"x": {"_target_": "subprocess.Popen", "args": "touch ran"}}},
+    "code beside the run": {"judge": {"_target_": "mine.Judge"}},
+}
+
+
+@pytest.mark.parametrize("place", FOREIGN)
+def test_nothing_that_a_foreign_run_names_is_run(
+    tool: Cli, run_folder: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text("import pathlib; pathlib.Path('ran').touch()\nclass Judge: pass\n")
+    content = info(run_folder)
+    content["config"] |= FOREIGN[place]
+    (run_folder / "run.json").write_text(json.dumps(content))
+    error = tool(score.main, str(run_folder), "name=again").error
+    assert "_target_ must name a class" in error
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
+    tool: Cli, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = info(run_folder)
+    content["config"]["model"]["trust_remote_code"] = True
+    (run_folder / "run.json").write_text(json.dumps(content))
+    resolved = []
+    resolve = score.resolve
+    monkeypatch.setattr(score, "resolve", lambda config: resolved.append(config) or resolve(config))
+    assert tool(score.main, str(run_folder), "name=again").status == 0
+    assert [config.trust_remote_code for config in resolved] == [False]
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["method=caa"], "only evaluator, judge, scorer, tracking, scored_trials, name can be changed"),
+        (["method=caa"], "only evaluator, judge, scorer, protocol, tracking, name can be changed"),
         (["evaluator=nosuch"], "evaluator=nosuch does not exist; choose one of"),
         (["evaluator=composite"], "judge=local"),
         (["evaluator=choice"], "choice scores options"),
@@ -77,4 +128,4 @@ def test_runs_that_cannot_be_scored_are_one_line_each(tool: Cli, run_folder: Pat
     assert "is not a run" in tool(score.main, "absent", "evaluator=perplexity").error
     assert "give at least one run" in tool(score.main, "evaluator=perplexity").error
     shutil.rmtree(run_folder.parent / "generations")
-    assert "no generations" in tool(score.main, str(run_folder), "evaluator=token_overlap").error
+    assert "is missing; it held 3 lines" in tool(score.main, str(run_folder), "evaluator=token_overlap").error

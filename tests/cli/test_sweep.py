@@ -47,14 +47,14 @@ def test_a_sweep_shares_generations_and_reports_all_metrics(cli: Cli, tmp_path: 
 def test_published_values_and_both_protocols_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
     claim = "+expect.baseline.overlap={value:0.9,tolerance:0.1,source:'a paper'}"
     searched = "['method=caa','search=per_prompt']"
-    jobs = f"jobs=[['method=baseline'],{searched},{searched[:-1]},'scored_trials=best']]"
+    jobs = f"jobs=[['method=baseline'],{searched},{searched[:-1]},'protocol.scored_trials=best']]"
     done = cli(jobs, claim, "evaluator=token_overlap", "num_trials=2", *SMALL[:3])
     assert done.status == 0, done.err
     assert "a paper" in done.out
     assert "outside" in done.out
     honest, published = (
         run for chosen in ("selected", "best") for run in finished_runs(tmp_path / "runs")
-        if run["labels"]["method"] == "caa" and run["config"]["scored_trials"] == chosen
+        if run["labels"]["method"] == "caa" and run["scored_trials"] == chosen
     )  # fmt: skip
     assert honest["generations"] == published["generations"], "the trials are made once"
     assert published["estimates"]["overlap"]["value"] >= honest["estimates"]["overlap"]["value"]
@@ -101,13 +101,24 @@ def test_one_failing_job_does_not_stop_the_others(cli: Cli, tmp_path: Path) -> N
 
 
 def test_a_job_that_fails_half_way_is_recorded_and_reported(cli: Cli, tmp_path: Path) -> None:
-    """Strength 0 passes every check, but its receipt shows that nothing was steered."""
-    done = cli("-m", "method=caa", "method.strength=0.0,0.3", "search=fixed", "evaluator=token_overlap", *SMALL[:3])
+    """A strength beyond float32 passes every check, but its receipt shows states that are no numbers."""
+    done = cli("-m", "method=caa", "method.strength=1e39,0.3", "search=fixed", "evaluator=token_overlap", *SMALL[:3])
     assert done.status == 1
-    assert "did not change any hidden state" in done.error
+    assert "hidden states that are not numbers" in done.error
     statuses = {run["config"]["method"]["strength"]: run["status"] for run in finished_runs(tmp_path / "runs")}
-    assert statuses == {0.0: "failed", 0.3: "done"}
-    assert "did not change any hidden state" in (tmp_path / "runs" / "comparison.json").read_text()
+    assert statuses == {1e39: "failed", 0.3: "done"}
+    assert "hidden states that are not numbers" in (tmp_path / "runs" / "comparison.json").read_text()
+
+
+def test_strength_0_in_a_dose_response_sweep_is_the_unsteered_point(cli: Cli, tmp_path: Path) -> None:
+    strengths = "method.strength=0.0,0.3,0.6"
+    done = cli("-m", "method=caa", strengths, "search=fixed", "evaluator=token_overlap", *SMALL[:3])
+    assert done.status == 0, done.err
+    receipts = {run["config"]["method"]["strength"]: run["receipt"] for run in finished_runs(tmp_path / "runs")}
+    assert {strength: receipt["null"] for strength, receipt in receipts.items()} == {0.0: True, 0.3: False, 0.6: False}
+    (comparison,) = json.loads((tmp_path / "runs" / "comparison.json").read_text())["comparisons"]
+    assert len(comparison["entries"]) == 3
+    assert not comparison["failures"]
 
 
 def test_the_module_runs_from_any_directory(tmp_path: Path) -> None:
@@ -126,7 +137,7 @@ def test_a_key_that_another_process_holds_is_waited_for_then_refused(cli: Cli, t
     for path in (tmp_path / "runs").glob("*/run.json"):
         path.unlink()
     with locked(folder, 0):
-        assert "another run is working on" in cli(*common, "lock_wait=0.1").error
+        assert "is working on runs" in cli(*common, "lock_wait=0.1").error
     assert cli(*common, "lock_wait=0.1").status == 0
 
 

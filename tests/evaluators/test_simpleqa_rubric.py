@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from evaluators.simpleqa_rubric import SimpleQARubric
 from harness.judges.match import MatchJudge
 from harness.types import Example, Generation, Grading, Record, Score, Tools, Verdict
 
-PARITY = Path(__file__).resolve().parents[2] / ".." / "shared" / "parity" / "simpleqa.npz"
 LETTERS = {"A": "CORRECT", "B": "INCORRECT", "C": "NOT_ATTEMPTED"}
 
 
@@ -46,11 +44,10 @@ def scored(values: Sequence[str | None]) -> list[Score]:
     return SimpleQARubric().score(records, Tools(judge=Scripted(verdicts)))
 
 
-@pytest.mark.skipif(not PARITY.exists(), reason="the reference values are not beside the repository")
-def test_figures_equal_the_official_ones() -> None:
-    arrays = np.load(PARITY)
+def test_figures_equal_the_official_ones(golden: Callable) -> None:
+    arrays = golden("simpleqa")
     names = [str(name) for name in arrays["aggregate_names"]]
-    for index in range(7):
+    for index in range(sum(name.startswith("grades_") for name in arrays)):
         scores = scored([LETTERS[str(letter)] for letter in arrays[f"grades_{index}"]])
         mine = SimpleQARubric().derived(scores)
         for metric in ("correct", "incorrect", "not_attempted"):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 from harness.judges.parsing import parse, reply_schema
 from harness.judges.prompts import LABELS, RUBRICS
 
-PARITY = Path(__file__).resolve().parents[2] / ".." / "shared" / "parity" / "simpleqa.npz"
 LABEL, SCORE = RUBRICS["simpleqa"], RUBRICS["quality"]
 
 
@@ -93,10 +91,9 @@ def test_every_allowed_answer_parses_to_its_value_bare_and_structured() -> None:
             assert answer in json.dumps(reply_schema(rubric))
 
 
-@pytest.mark.skipif(not PARITY.exists(), reason="the reference values are not beside the repository")
-def test_never_right_where_the_reference_parser_is_wrong() -> None:
+def test_never_right_where_the_reference_parser_is_wrong(golden: Callable) -> None:
     """The reference parser reads "NOT_ATTEMPTED" as A and both other labels as C; ours agrees only on clear letters."""
-    arrays = np.load(PARITY)
+    arrays = golden("simpleqa")
     letters = dict(zip("ABC", LABELS, strict=True))
     for string, letter in zip(arrays["parser_strings"].tolist(), arrays["parser_letters"].tolist(), strict=True):
         mine = parse(string, LABEL)

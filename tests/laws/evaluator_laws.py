@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import pytest
 
-from harness.evaluate import describe, evaluate
+from harness.evaluate import evaluate
 from harness.judges.prompts import RUBRICS
+from harness.records.run import EvaluatorNote
 from harness.types import Evaluator, Example, Generation, Grading, Record, Score, Tools, Verdict
 
 TEXTS = (
@@ -234,7 +235,7 @@ def runs_through_the_harness(evaluator: Evaluator) -> None:
         assert made.num_scored + made.num_unscored == len(records())
         if made.value is not None:
             assert metric.low <= made.value <= metric.high
-    assert [about["name"] for about in describe({"it": evaluator})["it"]["metrics"]] == list(found.estimates)
+    assert [note.name for note in EvaluatorNote.of(evaluator).metrics] == list(found.estimates)
 
 
 def _tools(evaluator: Evaluator) -> list[Tools]:

@@ -18,10 +18,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
 from harness.build import Job, build
-from harness.scorer import open_subject
-from harness.subject.decode import Decoded, EngineConfig, Sampling
+from harness.subject.decode import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.sampling import Sampling
+from harness.subject.scorers import open_subject
+from harness.subject.sizes import EngineConfig
 from harness.types import Artifact, Intervention, Layout, Parameters, Range
 from harness.workbench import Request, Workbench
 
@@ -56,8 +58,9 @@ def names_of(group: str) -> list[str]:
 
 
 def class_of(group: str, name: str) -> type:
-    """The class that a YAML names."""
-    return get_class(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())["_target_"])
+    """The class that a YAML names, or the YAML that it starts from."""
+    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return get_class(node["_target_"]) if "_target_" in node else class_of(group, node["defaults"][0])
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
@@ -75,12 +78,23 @@ def job_of(overrides: Sequence[str]) -> Job:
     return build(*composed(overrides))
 
 
+_SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
+"""Laws hold after any training; a short one with large steps is enough to steer."""
+
+
+def _settings_of(method: str) -> tuple[str, ...]:
+    settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
+    return (*_SMALL, *(_SHORT_TRAINING if "training" in settings else ()))
+
+
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
     """A small job of a method, on the first shipped task that offers what the method requires."""
     refusals = []
     for task in SHIPPED_TASKS:
         try:
-            return job_of([f"method={method}", *_SMALL, f"model.family={family}", f"task={task}", *overrides])
+            return job_of(
+                [f"method={method}", *_settings_of(method), f"model.family={family}", f"task={task}", *overrides]
+            )
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise
@@ -99,7 +113,7 @@ def _subject(family: str, dtype: str) -> LocalSubject:
 
 def workbench_of(job: Job) -> Workbench:
     """A bench for the job, on a tiny model that is loaded once per session; nothing is fitted yet."""
-    subject = _subject(str(job.model.family), job.model.dtype)
+    subject = _subject(str(job.model.config.family), job.model.config.dtype)
     bench = Workbench(subject, job.task, job.method, job.control, job.seed)
     bench.feed(job.task.examples("test"))
     return bench

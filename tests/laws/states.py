@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from harness.subject.attention import Plan
 from harness.subject.hooks import Steering
 from harness.subject.network import Network, Padded
-from harness.types import Carry, Intervention, Site, Where
+from harness.types import Carry, Intervention, Site, Stream, Where
 
-FLOW = ("block_input", "heads", "attention", "mlp", "block")
+FLOW = get_args(Stream)
 """The order in which a forward pass reaches the streams of a block."""
 GARBAGE = 9e3
 """What padding holds: large enough to be seen in any mean that counts it."""

@@ -21,4 +21,5 @@ class ToyBlock(Part):
     def __init__(self, in_tuple: bool) -> None:
         super().__init__(in_tuple)
         self.self_attn, self.mlp = Part(in_tuple), Part(in_tuple)
-        self.self_attn.o_proj = Part(in_tuple)
+        self.self_attn.o_proj, self.mlp.down_proj = Part(in_tuple), Part(in_tuple)
+        self.input_layernorm, self.post_attention_layernorm = Part(in_tuple), Part(in_tuple)

@@ -1,16 +1,13 @@
 """Stand-ins for what a method sees of a model, and the laws that its edits must keep."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from harness.types import Edit, Intervention, Layout, Site, Where
 
-PARITY = Path(__file__).parents[3] / "shared" / "parity"
 Activation = Callable[[str, str, Site], Tensor]
 
 
@@ -32,19 +29,6 @@ class SyntheticSubject:
 def synthetic_subject() -> type[SyntheticSubject]:
     """A class to build subjects with known activations from."""
     return SyntheticSubject
-
-
-@pytest.fixture
-def parity() -> Callable[[str], Mapping[str, np.ndarray]]:
-    """Values that the authors' code computed, by method name."""
-
-    def load(name: str) -> Mapping[str, np.ndarray]:
-        path = PARITY / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(f"no reference values at {path.name}: the folder shared/parity is not beside the project")
-        return np.load(path)
-
-    return load
 
 
 def passes(site: Site) -> dict[str, Where]:

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 from toy_subject import Block, ToySubject, run_blocks, where_of
 
-from harness.types import FitData, Layout, Site
+from harness.types import FitData, Layout, Site, Where
 from methods.activation_transport import ActivationTransport, TransportEdit, fit_line
 
 LAYOUT = Layout(num_layers=4, width=3, num_heads=1, head_width=3)
 
 
 @pytest.fixture
-def golden(parity: Callable[[str], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(array) for name, array in parity("act").items()}
+def act(golden: Callable[[str], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(array) for name, array in golden("act").items()}
+
+
+def whole(h_BTD: Tensor) -> Where:
+    """A pass over these rows, without padding."""
+    return where_of([h_BTD.shape[1]] * len(h_BTD))
 
 
 def edit_of(line: dict[str, Tensor], strength: float, rows: int) -> TransportEdit:
@@ -144,47 +149,47 @@ def test_too_few_texts_are_refused() -> None:
 @pytest.mark.parametrize(("kind", "label"), [("mean", "mean"), ("gaussian", "gauss"), ("linear", "linear")])
 @pytest.mark.parametrize(("support", "suffix"), [(None, "q_all"), ((0, 100), "q_0_100"), ((5, 95), "q_5_95")])
 def test_maps_agree_with_the_authors(
-    golden: dict[str, Tensor], kind: str, label: str, support: tuple[float, float] | None, suffix: str
+    act: dict[str, Tensor], kind: str, label: str, support: tuple[float, float] | None, suffix: str
 ) -> None:
-    moving = golden["labels"] == 1
-    line = fit_line(golden["responses"][moving], golden["responses"][~moving], kind, support)
-    for strength, name in ((0.3, "03"), (1.0, "10")):
-        out, _ = edit_of(line, strength, 3).apply(golden["x"], where_of([7, 7, 7]), {})
-        torch.testing.assert_close(out, golden[f"y_{label}_{suffix}_{name}"], rtol=1e-5, atol=1e-5)
+    moving = act["labels"] == 1
+    line = fit_line(act["responses"][moving], act["responses"][~moving], kind, support)
+    for strength, name in zip(act["strengths"].tolist(), ("03", "10"), strict=True):
+        out, _ = edit_of(line, strength, len(act["x"])).apply(act["x"], whole(act["x"]), {})
+        torch.testing.assert_close(out, act[f"y_{label}_{suffix}_{name}"], rtol=1e-5, atol=1e-5)
 
 
-def test_last_position_and_dead_units_agree_with_the_authors(golden: dict[str, Tensor]) -> None:
-    moving, where = golden["labels"] == 1, where_of([7, 7, 7])
-    line = fit_line(golden["responses"][moving], golden["responses"][~moving], "linear", (0, 100))
-    edit = TransportEdit(strength=torch.full((3,), 0.3), tokens="predicting", **line)
-    out, _ = edit.apply(golden["x"], where, {})
-    torch.testing.assert_close(out, golden["y_linear_q_0_100_03_lastpos"], rtol=1e-5, atol=1e-5)
-    dead = golden["dead_responses"]
+def test_last_position_and_dead_units_agree_with_the_authors(act: dict[str, Tensor]) -> None:
+    moving, where, strength = act["labels"] == 1, whole(act["x"]), float(act["strengths"][0])
+    line = fit_line(act["responses"][moving], act["responses"][~moving], "linear", (0, 100))
+    edit = TransportEdit(strength=torch.full((len(act["x"]),), strength), tokens="predicting", **line)
+    out, _ = edit.apply(act["x"], where, {})
+    torch.testing.assert_close(out, act["y_linear_q_0_100_03_lastpos"], rtol=1e-5, atol=1e-5)
+    dead = act["dead_responses"]
     line = fit_line(dead[moving], dead[~moving], "mean", (0, 100))
-    assert (line["gain"][golden["dead_mask"]] == 0).all()
-    out, _ = edit_of(line, 0.3, 3).apply(golden["x"], where, {})
-    torch.testing.assert_close(out, golden["dead_y_mean_q_0_100_03"], rtol=1e-5, atol=1e-5)
+    assert (line["gain"][act["dead_mask"]] == 0).all()
+    out, _ = edit_of(line, strength, len(act["x"])).apply(act["x"], where, {})
+    torch.testing.assert_close(out, act["dead_y_mean_q_0_100_03"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "support"), [("mean", None), ("linear", (0.0, 100.0))])
 def test_sequential_fit_agrees_with_the_authors(
-    golden: dict[str, Tensor], kind: str, support: tuple[float, float] | None
+    act: dict[str, Tensor], kind: str, support: tuple[float, float] | None
 ) -> None:
     def block(index: int) -> Block:
-        weight, bias = golden["inc_W"][index], golden["inc_b"][index]
+        weight, bias = act["inc_W"][index], act["inc_b"][index]
         return lambda h: (h if index == 0 else h.tanh()) @ weight.T + bias
 
-    tokens, labels = golden["inc_tokens"], golden["inc_labels"]
+    tokens, labels = act["inc_tokens"], act["inc_labels"]
     texts = {str(index): states for index, states in enumerate(tokens)}
-    subject = ToySubject(texts, [block(index) for index in range(3)])
-    source, target = (tuple(str(i) for i in range(48) if labels[i] == wanted) for wanted in (1, 0))
+    subject = ToySubject(texts, [block(index) for index in range(len(act["inc_W"]))])
+    source, target = (tuple(str(i) for i in range(len(tokens)) if labels[i] == wanted) for wanted in (1, 0))
     method = ActivationTransport(kind=kind, support=support, pooled="all")
     artifact = method.fit(subject, FitData(source=source, target=target))
     if kind == "mean":
-        torch.testing.assert_close(artifact["block.shift"], golden["inc_mean_shift"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(artifact["block.shift"], act["inc_mean_shift"], rtol=1e-5, atol=1e-5)
     else:
-        torch.testing.assert_close(artifact["block.gain"] + 1, golden["inc_linear_w"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(artifact["block.shift"], golden["inc_linear_b"], rtol=1e-4, atol=1e-4)
-    steered = method.intervention(artifact, {}, {"strength": torch.ones(48)})
-    states, _ = run_blocks(tokens, subject.blocks, where_of([7] * 48), steered)
-    torch.testing.assert_close(states[Site(2)], golden[f"inc_{kind}_final"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(artifact["block.gain"] + 1, act["inc_linear_w"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(artifact["block.shift"], act["inc_linear_b"], rtol=1e-4, atol=1e-4)
+    steered = method.intervention(artifact, {}, {"strength": torch.ones(len(tokens))})
+    states, _ = run_blocks(tokens, subject.blocks, whole(tokens), steered)
+    torch.testing.assert_close(states[Site(len(subject.blocks) - 1)], act[f"inc_{kind}_final"], rtol=1e-4, atol=1e-4)

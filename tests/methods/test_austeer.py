@@ -128,20 +128,22 @@ def test_impossible_k_is_refused(k: float | Range) -> None:
 
 
 def test_scores_selection_and_edit_agree_with_the_authors(
-    parity: Callable, synthetic_subject: type, apply_edits: Callable
+    golden: Callable, synthetic_subject: type, apply_edits: Callable
 ) -> None:
-    reference = parity("austeer")
+    reference = golden("austeer")
     acts = {side: torch.from_numpy(reference[side]).float() for side in ("pos", "neg")}
-    layout = Layout(num_layers=6, width=24, num_heads=4, head_width=6)
+    count, layers, width = acts["pos"].shape
+    layout = Layout(num_layers=layers, width=width, num_heads=1, head_width=width)
     subject = synthetic_subject(layout, lambda prompt, completion, site: acts[completion][int(prompt), site.layer])
     method = AUSteer()
-    artifact = method.fit(subject, FitData(pairs=tuple(Pair(str(i), "pos", "neg") for i in range(40))))
+    artifact = method.fit(subject, FitData(pairs=tuple(Pair(str(i), "pos", "neg") for i in range(count))))
     assert np.allclose(artifact["coefficient"][0], reference["beta"], rtol=1e-6, atol=1e-7)
     x = torch.from_numpy(reference["x"])
+    rows = len(x)
     for i, (k, alpha) in enumerate(zip(reference["k_list"], reference["alpha_list"], strict=True)):
         assert (artifact["rank"][0] < k).nonzero().tolist() == reference[f"selected_{i}"].tolist()
-        parameters = {"k": torch.full((3,), float(k)), "strength": torch.full((3,), float(alpha))}
-        intervention = method.intervention(artifact, {"group": torch.zeros(3, dtype=torch.long)}, parameters)
-        for layer in range(6):
+        parameters = {"k": torch.full((rows,), float(k)), "strength": torch.full((rows,), float(alpha))}
+        intervention = method.intervention(artifact, {"group": torch.zeros(rows, dtype=torch.long)}, parameters)
+        for layer in range(layers):
             found = apply_edits(intervention, x, Site(layer, "mlp"))
             assert torch.allclose(found, torch.from_numpy(reference[f"y_{i}"][layer]), rtol=1e-5, atol=1e-5)

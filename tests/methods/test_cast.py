@@ -9,16 +9,15 @@ from torch import Tensor
 from toy_subject import ToySubject, decode_step, run_blocks, where_of
 
 from harness import directions
-from harness.gates import best_cut, f1_scores
 from harness.types import Artifact, FitData, Intervention, Layout, Pair, Site, Where
-from methods.cast import CAST, ConditionProbe, first_component, similarity
+from methods.cast import CAST, ConditionProbe, best_cut, f1_scores, first_component, similarity
 
 LAYOUT = Layout(num_layers=6, width=24, num_heads=4, head_width=6)
 
 
 @pytest.fixture
-def golden(parity: Callable[[str], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(array) for name, array in parity("cast").items()}
+def reference(golden: Callable[[str], Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(array) for name, array in golden("cast").items()}
 
 
 def test_similarity_by_hand() -> None:
@@ -122,7 +121,7 @@ def test_decision_is_kept_and_closed_rows_are_exactly_untouched() -> None:
     subject, _, artifact = fitted(method)
     intervention, (h, where) = steered(method, artifact, [0.5, 0.5, 0.0]), batch()
     prompt, carry = run_blocks(h, subject.blocks, where, intervention)
-    assert carry["gates/decision"].tolist() == [True, False, True]
+    assert carry["cast/decision"].tolist() == [True, False, True]
     # The next token looks like a control prompt everywhere; the decision of the prompt holds.
     token = torch.eye(8)[1].expand(3, 1, 8) * 6
     decoded, _ = run_blocks(token, subject.blocks, decode_step(where), intervention, carry)
@@ -157,8 +156,8 @@ def test_padding_and_completion_do_not_decide() -> None:
     h[1, 1:3] = torch.eye(8)[1] * 6
     positions = torch.tensor([[-1, 0, 1, 2]] * 2)
     left = Where(positions, positions >= 0, torch.tensor([2, 2]), True)
-    assert probe.read(h, left, {})["gates/decision"].tolist() == [True, False]
-    kept = {"gates/decision": torch.tensor([False, True])}
+    assert probe.read(h, left, {})["cast/decision"].tolist() == [True, False]
+    kept = {"cast/decision": torch.tensor([False, True])}
     assert probe.read(h, decode_step(left), kept) is kept
 
 
@@ -185,11 +184,11 @@ def test_missing_control_texts_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["behavior", "condition"])
 @pytest.mark.parametrize("centring", ["pca_pairwise", "pca_center"])
-def test_vectors_agree_with_the_authors(golden: dict[str, Tensor], kind: str, centring: str) -> None:
-    for layer in range(6):
-        wanted, other = golden[f"{kind}_pos"][:, layer], golden[f"{kind}_neg"][:, layer]
+def test_vectors_agree_with_the_authors(reference: dict[str, Tensor], kind: str, centring: str) -> None:
+    for layer in range(reference[f"{kind}_pos"].shape[1]):
+        wanted, other = reference[f"{kind}_pos"][:, layer], reference[f"{kind}_neg"][:, layer]
         found = first_component(wanted, other, pairwise=centring == "pca_pairwise")
-        torch.testing.assert_close(found, golden[f"{kind}_dir_{centring}"][layer], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, reference[f"{kind}_dir_{centring}"][layer], rtol=1e-5, atol=1e-5)
 
 
 CONFIGURATIONS = {
@@ -201,38 +200,39 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_both_passes_agree_with_the_authors(golden: dict[str, Tensor], name: str) -> None:
+def test_both_passes_agree_with_the_authors(reference: dict[str, Tensor], name: str) -> None:
     when, method = CONFIGURATIONS[name]
-    layers = golden["behavior_layers"]
+    layers, condition_layer = reference["behavior_layers"], reference["condition_layers"][0]
+    count, num_layers, length, _ = reference["prompt_inputs"].shape
     artifact = {
-        "behavior": golden["behavior_dir_pca_pairwise"][layers][None],
+        "behavior": reference["behavior_dir_pca_pairwise"][layers][None],
         "behavior_layers": layers,
-        "condition": golden["condition_dir_pca_center"][2],
-        "condition_layer": golden["condition_layers"][0],
-        "threshold": golden[f"threshold_{name}"],
+        "condition": reference["condition_dir_pca_center"][condition_layer],
+        "condition_layer": condition_layer,
+        "threshold": reference[f"threshold_{name}"],
         "above": torch.tensor(when == "above"),
     }
-    intervention = steered(method, artifact, [float(golden["behavior_strength"])] * 8)
-    read = golden["prompt_inputs"][:, 2]
+    intervention = steered(method, artifact, [float(reference["behavior_strength"])] * count)
+    read = reference["prompt_inputs"][:, condition_layer]
     found = similarity(read[:, -1] if "last" in name else read.mean(1), artifact["condition"])
-    torch.testing.assert_close(found.double(), golden[f"sim_{name}"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), reference[f"sim_{name}"], rtol=1e-5, atol=1e-5)
     carry = {}
-    prefill = where_of([7] * 8)
+    prefill = where_of([length] * count)
     for where, given, expected in ((prefill, "prompt_inputs", "y"), (decode_step(prefill), "decode_inputs", "ydec")):
-        for layer in range(6):
-            site, h = Site(layer, "block_input"), golden[given][:, layer]
+        for layer in range(num_layers):
+            site, h = Site(layer, "block_input"), reference[given][:, layer]
             if site in intervention.probes:
                 carry = intervention.probes[site].read(h, where.at(site), carry)
             if site in intervention.edits:
                 h, carry = intervention.edits[site].apply(h, where.at(site), carry)
-            torch.testing.assert_close(h, golden[f"{expected}_{name}"][:, layer], rtol=1e-5, atol=1e-5)
-        assert torch.equal(carry["gates/decision"], golden[f"met_{name}"])
+            torch.testing.assert_close(h, reference[f"{expected}_{name}"][:, layer], rtol=1e-5, atol=1e-5)
+        assert torch.equal(carry["cast/decision"], reference[f"met_{name}"])
 
 
-def test_search_agrees_with_the_authors(golden: dict[str, Tensor]) -> None:
-    for first, end, low, high, step, layer, threshold, larger, f1 in golden["grid_result"].tolist():
-        scores = golden["grid_sims"].T[int(first) : int(end)]
-        cut = best_cut(scores, golden["grid_labels"] == 1, torch.arange(low, high, step, dtype=torch.float64))
+def test_search_agrees_with_the_authors(reference: dict[str, Tensor]) -> None:
+    for first, end, low, high, step, layer, threshold, larger, f1 in reference["grid_result"].tolist():
+        scores = reference["grid_sims"].T[int(first) : int(end)]
+        cut = best_cut(scores, reference["grid_labels"] == 1, torch.arange(low, high, step, dtype=torch.float64))
         assert cut.row + first == layer
         assert cut.threshold == pytest.approx(threshold)
         assert cut.above == (larger == 0)

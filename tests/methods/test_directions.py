@@ -87,8 +87,8 @@ def test_count_out_of_range_is_an_error(count: float | Range) -> None:
         directions.check_count("k", count, 10)
 
 
-def test_axbench_directions_agree_with_the_authors(parity: Callable) -> None:
-    reference = parity("axbench")
+def test_axbench_directions_agree_with_the_authors(golden: Callable) -> None:
+    reference = golden("axbench")
     acts, mask = torch.from_numpy(reference["token_acts"]), torch.from_numpy(reference["attention_mask"]).bool()
     mask[:, : int(reference["prefix_length"])] = False
     labels = torch.from_numpy(reference["labels"]).bool()

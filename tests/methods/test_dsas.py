@@ -14,16 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.nn import functional
 from toy_subject import Block, ToySubject, decode_step, run_blocks, where_of
 
-from harness.classifiers import fit_classifier
 from harness.directions import AddVector
-from harness.gates import LogisticGate
 from harness.types import Access, FitData, Gated, Layout, Method, Pair, Range, Site, Where
 from methods.activation_transport import ActivationTransport
 from methods.baseline import Baseline
 from methods.cast import CAST
-from methods.dsas import DSAS
+from methods.dsas import DSAS, LogisticGate, fit_classifier, fit_logistic
 from methods.fusion import FusionSteering
 from methods.single_vector import SingleVector
 
@@ -194,7 +193,7 @@ def test_probes_and_decisions_of_the_inner_method_are_kept() -> None:
     tokens, where = torch.stack([subject.texts["source0"], subject.texts["control0"]]), where_of([3, 3])
     unsteered = reveal(tokens)
     states, carry = run_blocks(tokens, subject.blocks, where, steered)
-    assert carry["gates/decision"].tolist() == [True, False]
+    assert carry["cast/decision"].tolist() == [True, False]
     assert torch.equal(states[Site(2)][1], unsteered[1])
     assert not torch.equal(states[Site(2)][0], unsteered[0])
     decoded, _ = run_blocks(tokens[:, :1], subject.blocks, decode_step(where), steered, carry)
@@ -265,3 +264,18 @@ def test_missing_control_texts_are_refused() -> None:
     subject, data = planted()
     with pytest.raises(ValueError, match="at least 2 source and 2 control texts, got 24 and 0"):
         DSAS(inner=CAA).fit(subject, FitData(pairs=data.pairs, source=data.source))
+
+
+def test_logistic_regression_is_at_its_minimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for gap in (0.0, 3.0, 300.0):
+        x, labels = torch.randn(40, 3, generator=generator).double(), torch.arange(40) < 12
+        x[labels, 0] += gap
+        weights = torch.rand(2, 40, generator=generator).double()
+        slopes, intercepts = fit_logistic(x, labels, weights)
+        slopes, intercepts = slopes.requires_grad_(), intercepts.requires_grad_()
+        logits = slopes @ x.T + intercepts[:, None]
+        wrong = functional.binary_cross_entropy_with_logits(logits, labels.double().expand(2, 40), reduction="none")
+        ((weights * wrong).sum() + slopes.square().sum() / 2).backward()
+        assert slopes.grad.abs().max() < 1e-7
+        assert intercepts.grad.abs().max() < 1e-7

@@ -152,42 +152,45 @@ def test_too_few_pairs_are_refused(synthetic_subject: type) -> None:
 
 @pytest.mark.parametrize(("normalise", "name"), [("none", "vectors"), ("groups", "normalized_vectors")])
 def test_caa_vectors_agree_with_the_authors(
-    normalise: str, name: str, parity: Callable, synthetic_subject: type
+    normalise: str, name: str, golden: Callable, synthetic_subject: type
 ) -> None:
-    reference = parity("caa")
+    reference = golden("caa")
     tails = {side: torch.from_numpy(reference[f"{side}_tail"][..., 1, :]) for side in ("pos", "neg")}
 
     def activation(prompt: str, completion: str, site: Site) -> Tensor:
         behavior, pair = map(int, prompt.split())
         return tails[completion][behavior, pair, site.layer]
 
-    subject = synthetic_subject(Layout(num_layers=6, width=24, num_heads=4, head_width=6), activation)
-    pairs = tuple(Pair(f"{b} {i}", "pos", "neg", str(b)) for b in range(5) for i in range(40))
-    artifact = SingleVector(normalise=normalise).fit(subject, FitData(pairs=pairs))
+    behaviors, count, layers, width = tails["pos"].shape
+    layout = Layout(num_layers=layers, width=width, num_heads=1, head_width=width)
+    pairs = tuple(Pair(f"{b} {i}", "pos", "neg", str(b)) for b in range(behaviors) for i in range(count))
+    artifact = SingleVector(normalise=normalise).fit(synthetic_subject(layout, activation), FitData(pairs=pairs))
     assert torch.allclose(artifact["vector"], torch.from_numpy(reference[name]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "name"), [("completion", "y_after_strict"), ("predicting", "y_from_inclusive")])
 def test_caa_token_rules_agree_with_the_authors(
-    tokens: str, name: str, parity: Callable, apply_edits: Callable
+    tokens: str, name: str, golden: Callable, apply_edits: Callable
 ) -> None:
-    reference = parity("caa")
+    reference = golden("caa")
     x, following = torch.from_numpy(reference["x"]), torch.from_numpy(reference["xdec"])
     artifact = {"vector": torch.from_numpy(reference["normalized_vectors"])}
-    parameters = rows(layer=[3.0], strength=[float(reference["multiplier"])])
-    intervention = SingleVector(tokens=tokens).intervention(artifact, {"group": torch.tensor([1])}, parameters)
+    used = (artifact["vector"] - torch.from_numpy(reference["vector_used"])).abs().amax(-1)
+    group, layer = divmod(int(used.argmin()), used.shape[1])
+    parameters = rows(layer=[float(layer)], strength=[float(reference["multiplier"])])
+    intervention = SingleVector(tokens=tokens).intervention(artifact, {"group": torch.tensor([group])}, parameters)
     prompt = int(reference["instruction_end"]) + 1
-    found = apply_edits(intervention, x, Site(3), prompt=prompt)
+    found = apply_edits(intervention, x, Site(layer), prompt=prompt)
     assert torch.allclose(found, torch.from_numpy(reference[name]), rtol=1e-5, atol=1e-5)
-    decoded = apply_edits(intervention, following, Site(3), prompt=prompt, start=x.shape[1])
+    decoded = apply_edits(intervention, following, Site(layer), prompt=prompt, start=x.shape[1])
     assert torch.allclose(decoded, torch.from_numpy(reference["ydec"]), rtol=1e-5, atol=1e-5)
 
 
-def test_axbench_addition_agrees_with_the_authors(parity: Callable, apply_edits: Callable) -> None:
-    reference = {name: torch.from_numpy(value) for name, value in parity("axbench").items() if value.dtype.kind in "fi"}
-    peaks = torch.zeros(4).scatter(0, reference["concept_idx"], reference["max_act"])
+def test_axbench_addition_agrees_with_the_authors(golden: Callable, apply_edits: Callable) -> None:
+    reference = {name: torch.from_numpy(value) for name, value in golden("axbench").items() if value.dtype.kind in "fi"}
+    peaks = torch.zeros(len(reference["W"])).scatter(0, reference["concept_idx"], reference["max_act"])
     artifact = {"vector": (peaks[:, None] * reference["W"])[:, None]}
-    parameters = {"layer": torch.zeros(3), "strength": reference["factor"]}
+    parameters = {"layer": torch.zeros(len(reference["x"])), "strength": reference["factor"]}
     condition = {"group": reference["concept_idx"]}
     intervention = SingleVector(tokens="all").intervention(artifact, condition, parameters)
     found = apply_edits(intervention, reference["x"], Site(0))

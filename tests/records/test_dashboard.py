@@ -8,7 +8,7 @@ import pytest
 import wandb
 from wandb_server import serving
 
-from harness.dashboard import main
+from harness.commands.dashboard import main
 
 ARGUMENTS = ["--entity", "lab", "--project", "steering"]
 

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.records import store
-from harness.records.identity import key_of
-from harness.records.store import DiskFullError, GenerationStore, Lines, locked, read_json, write_json
+from harness.records import lines as records_lines
+from harness.records.lines import DiskFullError, Lines, compress, mark_of, read_json, read_lines, write_json
+from harness.records.rows import Selected, Trial
+from harness.records.run import Cost, Receipt, SiteChange
+from harness.records.store import GenerationStore, Work, locked
+from harness.scoring import Generation, Record
+from harness.types import Example
 
 
 def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
@@ -34,11 +38,40 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     assert path.read_bytes() == b'{"n": 1}\n{"n": 2}\n{"n": 4}\n'
 
 
-def test_a_file_of_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+def test_a_reader_never_changes_a_torn_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"n"')
-    assert list(Lines(path)) == []
-    assert path.read_bytes() == b""
+    path.write_bytes(b'{"n": 1}\n{"n"')
+    assert list(read_lines(path)) == [{"n": 1}]
+    assert path.read_bytes() == b'{"n": 1}\n{"n"'
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
+def test_changes_to_a_finished_file_are_noticed(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / "a.jsonl"
+    Lines(path).append({"n": n} for n in range(100))
+    mark = mark_of(path)
+    if packed:
+        compress(path)
+        assert os.listdir(tmp_path) == ["a.jsonl.zst"]
+    assert [row["n"] for row in read_lines(path, mark)] == list(range(100))
+    assert mark_of(path) == mark
+    shorter, other = (type(mark)(mark.lines + 1, mark.sha256), type(mark)(mark.lines, "0" * 64))
+    with pytest.raises(ValueError, match="it holds 100 lines, 101 were written"):
+        list(read_lines(path, shorter))
+    with pytest.raises(ValueError, match="lines were changed"):
+        list(read_lines(path, other))
+    with pytest.raises(ValueError, match="is missing; it held 100 lines"):
+        list(read_lines(tmp_path / "b.jsonl", mark))
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"n": 1}\n{oops}\n{"n": 2}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2, is damaged \(not valid JSON"):
+        list(read_lines(path))
+    path.write_bytes(b'{"n": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1, is damaged \(not UTF-8 text\)"):
+        list(read_lines(path))
 
 
 def test_keep_rewrites_in_one_step(tmp_path: Path) -> None:
@@ -59,7 +92,7 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: p
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.os, "fsync", fail)
+        patched.setattr(records_lines.os, "fsync", fail)
         with pytest.raises(DiskFullError, match=r"disk full while writing .*a\.jsonl"):
             lines.append([{"n": 2}])
     assert lines.path.read_bytes() == before
@@ -84,23 +117,84 @@ def test_json_files_are_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["run.json"]
 
 
-def test_the_folder_keeps_its_identity_artifact_receipt_and_costs(tmp_path: Path) -> None:
+RECEIPT = Receipt(
+    rows=1, sites_hit=1, sites_missed=(), kl_mean=0.1, kl_max=0.1,
+    sites={"0.block": SiteChange(relative_change=0.5, tokens_prompt=1, tokens_completion=2)},
+)  # fmt: skip
+
+
+def generation(name: str, text: str = "") -> Generation:
+    return Generation(name, {"strength": 0.5}, text, (1, 2), "stop", 7, 1, (-1.5,))
+
+
+def test_the_folder_keeps_what_it_was_made_from_artifact_receipt_and_choice(tmp_path: Path) -> None:
     made_from = {"seed": 1, "method": {"strength": 0.1, "layers": [1, 2], "none": None}}
-    first = GenerationStore(tmp_path, made_from)
-    assert first.artifact is None
-    assert first.receipt is None
+    first = GenerationStore(tmp_path)
+    assert (first.meta, first.artifact, first.receipt, first.prepared, first.files) == (None, None, None, {}, {})
+    first.begin(made_from)
     first.save_artifact({"v": torch.arange(6.0).view(2, 3).T})
-    first.save_receipt({"sites_hit": 2})
-    first.costs.append([{"trials": 2, "peak_memory_bytes": 5}, {"trials": 3, "peak_memory_bytes": 4}])
-    again = GenerationStore(tmp_path, {"other": True})
-    assert key_of(read_json(tmp_path / "meta.json")) == key_of(made_from)
+    first.save_receipt(RECEIPT)
+    first.save_prepared({"layer": 3.0})
+
+    again = GenerationStore(tmp_path)
+    again.begin({"other": True})
+    assert again.meta["made_from"] == made_from
     assert torch.equal(again.artifact["v"], torch.arange(6.0).view(2, 3).T)
-    assert again.receipt == {"sites_hit": 2}
-    assert again.cost() == {"trials": 5, "peak_memory_bytes": 5}
+    assert again.receipt == RECEIPT
+    assert again.prepared == {"layer": 3.0}
+
+
+def test_trials_and_generations_are_read_back_as_they_were(tmp_path: Path) -> None:
+    store = GenerationStore(tmp_path)
+    store.begin({})
+    example = Example("a", "Who?", "Ada", ("A. L.",), ("Bob",), group="people", metadata={"topic": "x"})
+    trials = [Trial(number, number // 2, generation("a", "naïve"), 0.5, {"overlap": None}) for number in range(-1, 3)]
+    store.add_trials(trials, Work("round", 10, 1.0))
+    selected = Selected(Record(example, generation("a"), "Q: Who?"), 2, 0.75)
+    store.add_selected([selected])
+    assert list(store.trials()) == trials
+    assert store.selected() == [selected]
+    assert store.cost().trials == 3, "the un-steered text is no trial"
+    marks = store.seal()
+    assert {name: mark.lines for name, mark in marks.items()} == {"generations.jsonl": 1, "trials.jsonl": 4}
+    assert GenerationStore(tmp_path).files == marks
+
+
+def test_trials_of_finished_examples_are_not_kept_in_memory(tmp_path: Path) -> None:
+    store = GenerationStore(tmp_path)
+    trials = [Trial(0, 0, generation(name), 0.5, {}) for name in "ab"]
+    store.add_trials(trials, Work("round", 10, 1.0))
+    store.add_selected([Selected(Record(Example("a", "Who?"), generation("a"), "Who?"), 0)])
+    assert store.unfinished_trials == {"b": [trials[1]]}
+
+
+def test_torn_rounds_are_dropped_by_example(tmp_path: Path) -> None:
+    store = GenerationStore(tmp_path)
+    trials = [Trial(number, number, generation(name), 0.5, {}) for number in range(2) for name in "ab"]
+    store.add_trials(trials, Work("rounds", 10, 1.0))
+    store.drop_trials({("b", 1)})
+    assert list(store.trials()) == trials[:3]
+
+
+def test_work_that_a_kill_had_repeated_counts_once(tmp_path: Path) -> None:
+    GenerationStore(tmp_path).add_work(Work("fit", 100, 2.0, 7, examples=12))
+    again = GenerationStore(tmp_path)
+    again.add_work(Work("fit", 100, 3.0, 9, examples=12))
+    again.add_work(Work("round 0", 50, 1.0, 8))
+    expected = Cost(
+        forward_tokens=150, seconds=3.0, peak_memory_bytes=8, fit_examples=12, fit_tokens=100, fit_seconds=2.0
+    )
+    assert again.cost() == expected
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "meta.json", {"format": 7})
+    with pytest.raises(ValueError, match="generations have format 7; this version reads format 1"):
+        _ = GenerationStore(tmp_path).meta
 
 
 def test_a_held_folder_is_refused_after_the_wait_and_free_afterwards(tmp_path: Path) -> None:
-    refused = pytest.raises(RuntimeError, match="another run is working on")
+    refused = pytest.raises(RuntimeError, match=r"another run \(process \d+ on .+\) is working on")
     with locked(tmp_path, 1), refused, locked(tmp_path, 0.05):
         pytest.fail("two holders at once")
     with locked(tmp_path, 0):

@@ -53,9 +53,19 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+OVERLAP = {"name": "overlap", "higher_is_better": True, "low": 0.0, "high": 1.0}
+GENERATED = {"token_ids": [1], "finish": "stop", "prompt_tokens": 3, "near_ties": 0, "choice_logprobs": []}
+
+
+def estimate(metric: str, value: float, low: float, scored: int) -> dict[str, Any]:
+    return {"metric": metric, "value": value, "low": low, "high": 1.0, "num_scored": scored, "num_unscored": 0}
+
+
 def info(**changes: Any) -> dict[str, Any]:
     return {
+        "format": 1,
         "key": "0123abcd",
+        "entry": "4567cdef",
         "name": "facts-caa",
         "status": "done",
         "created": "2026-01-02T03:04:05+00:00",
@@ -66,15 +76,18 @@ def info(**changes: Any) -> dict[str, Any]:
         "access": ["gold", "pairs"],
         "oracle": True,
         "optimised_metrics": ["overlap"],
-        "evaluators": {"token_overlap": {"version": 1, "metrics": [{"name": "overlap"}]}},
+        "evaluators": {"token_overlap": {"version": 1, "metrics": [OVERLAP], "judged": False}},
         "estimates": {
-            "overlap": {"value": 0.75, "low": 0.5, "high": 1.0, "num_scored": 2, "num_unscored": 0},
-            "correct": {"value": 1.0, "low": 0.2, "high": 1.0, "num_scored": 1, "num_unscored": 1},
+            "overlap": estimate("overlap", 0.75, 0.5, 2),
+            "correct": {**estimate("correct", 1.0, 0.2, 1), "num_unscored": 1},
         },
-        "derived": {"simpleqa_rubric": {"f1": 0.31}},
+        "derived": {"f1": 0.31},
         "cost": {"forward_tokens": 1234, "trials": 6, "seconds": 2.5},
         "provenance": {"commit": "abc1234"},
-        "receipt": {"sites_hit": 1, "kl_mean": 0.25, "sites": {"3.block": {}}},
+        "receipt": {
+            "rows": 2, "sites_hit": 1, "sites_missed": [], "kl_mean": 0.25, "kl_max": 0.5,
+            "sites": {"3.block": {"relative_change": 0.1, "tokens_prompt": 3, "tokens_completion": 4}},
+        },
         "generations": "../generations/0123abcd",
         "error": None,
     } | changes  # fmt: skip
@@ -94,15 +107,17 @@ def write_run(out: Path, **changes: Any) -> Path:
     write_lines(generations / "generations.jsonl", [
         {
             "example_id": name, "question": f"Where is {name}?", "answer": "Bergen", "aliases": ["Bjørgvin", "BGO"],
+            "distractors": [], "choices": [], "concept": "", "cluster": "", "target": None,
+            "trial": 0, "objective": None,
             "group": "", "metadata": {"topic": "Places"}, "prompt": f"Q: {name}?", "parameters": {"strength": 2},
-            "text": steered, "token_ids": [1], "finish": "stop", "near_ties": 0, "choice_logprobs": [],
+            "text": steered, **GENERATED,
         }
         for name, (_, steered) in TEXTS.items()
     ])  # fmt: skip
     write_lines(generations / "trials.jsonl", [
         {
-            "example_id": name, "generation": 0, "trial": trial, "parameters": {"strength": float(trial)}, "terms": {},
-            "objective": objective, "text": TEXTS[name][0] if trial == -1 else "a trial", "finish": "stop",
+            "example_id": name, "round": 0, "trial": trial, "parameters": {"strength": float(trial)}, "terms": {},
+            "objective": objective, "text": TEXTS[name][0] if trial == -1 else "a trial", **GENERATED,
         }
         for name, objectives in OBJECTIVES.items()
         for trial, objective in objectives.items()
@@ -126,7 +141,7 @@ def test_offline_copy_holds_what_the_run_directory_holds(tmp_path: Path) -> None
     assert list(run.tags) == ["facts", "tiny", "caa", "per_prompt", "oracle", "mine"]
     assert copy.config["method"] == {"_target_": "methods.single_vector.SingleVector", "layer": 3}
     assert (copy.config["seed"], copy.config["oracle"], copy.config["entry"]) == (7, True, "caa · per_prompt")
-    assert copy.config["run"]["provenance"] == {"commit": "abc1234"}
+    assert copy.config["run"]["provenance"]["commit"] == "abc1234"
     assert copy.config["run"]["access"] == ["gold", "pairs"]
 
 
@@ -138,7 +153,7 @@ def test_summary_has_every_metric_with_its_interval_and_counts(tmp_path: Path) -
         "correct/num_scored": 1, "correct/num_unscored": 1,
     }  # fmt: skip
     assert (summary["overlap/value"], summary["overlap/high"]) == (0.75, 1.0)
-    assert summary["derived/simpleqa_rubric/f1"] == 0.31
+    assert summary["derived/f1"] == 0.31
     assert (summary["cost/forward_tokens"], summary["receipt/kl_mean"]) == (1234, 0.25)
 
 
@@ -184,9 +199,11 @@ def test_curve_ends_where_the_slowest_example_stopped(tmp_path: Path) -> None:
 
 
 def test_items_that_the_estimates_leave_out_are_not_in_table_and_curve(tmp_path: Path) -> None:
-    unselected = {"overlap": {"value": 0.5, "low": 0.1, "high": 0.9, "num_scored": 2, "num_unscored": 0}}
+    unselected = {"overlap": estimate("overlap", 0.5, 0.1, 2)}
     run = write_run(tmp_path, estimates_unselected_set=unselected)
-    write_lines(run / "scores.jsonl", [{"example_id": "q1", "metric": "overlap", "value": 1.0, "reason": ""}])
+    write_lines(
+        run / "scores.jsonl", [{"example_id": "q1", "metric": "overlap", "value": 1.0, "reason": "", "details": {}}]
+    )
     publication = read_publication(run, None)
     assert [row[0] for row in publication.rows] == ["q1"]
     assert publication.curve[-1] == (3, pytest.approx(0.6))
@@ -227,9 +244,7 @@ def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
 
 def test_changed_content_replaces_the_copy_under_the_same_id(tmp_path: Path) -> None:
     first = WandbTracking().publish(write_run(tmp_path))
-    changed = info()["estimates"] | {
-        "overlap": {"value": 0.8, "low": 0.6, "high": 1.0, "num_scored": 2, "num_unscored": 0}
-    }
+    changed = info()["estimates"] | {"overlap": estimate("overlap", 0.8, 0.6, 2)}
     assert WandbTracking().publish(write_run(tmp_path, estimates=changed)) == first
     assert only(tmp_path).summary["overlap/value"] == 0.8
 

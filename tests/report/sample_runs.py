@@ -10,8 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.statistics import estimate
-from harness.types import Metric
+from harness.data import Example
+from harness.records.keys import key_of
+from harness.records.lines import mark_of
+from harness.records.rows import Selected, Trial, score_row
+from harness.records.run import (
+    SCORES_FILE,
+    Cost,
+    EvaluatorNote,
+    Labels,
+    MetricNote,
+    Provenance,
+    Receipt,
+    RunRecord,
+    SearchNote,
+    SiteChange,
+)  # fmt: skip
+from harness.records.store import GenerationStore, Work
+from harness.scoring import Generation, Metric, Record, Score
+from harness.statistics import estimate
 
 TOPICS = ("Geography", "Science", "Art", "History")
 ANSWER_TYPES = ("Person", "Place", "Date", "Number", "Other")
@@ -25,20 +42,19 @@ METRICS = {
 }
 
 
-def questions(count: int) -> list[dict[str, Any]]:
+def questions(count: int) -> list[Example]:
     """Examples with a two-word gold answer, a topic and an answer type."""
     return [
-        {
-            "example_id": f"q{index:03d}",
-            "question": f"Who described the {index}th comet over Alder Bay?",
-            "answer": f"Mira Quill{index}",
-            "aliases": [f"M. Quill{index}"],
-            "group": "",
-            "metadata": {
+        Example(
+            id=f"q{index:03d}",
+            question=f"Who described the {index}th comet over Alder Bay?",
+            answer=f"Mira Quill{index}",
+            aliases=(f"M. Quill{index}",),
+            metadata={
                 "topic": TOPICS[index % len(TOPICS)],
                 "answer_type": ANSWER_TYPES[index % len(ANSWER_TYPES)],
             },
-        }
+        )
         for index in range(count)
     ]
 
@@ -87,20 +103,22 @@ def write_run(
     parameters = [_parameters(method, rng, strength) if trials or strength else {} for _ in examples]
     scores = _scores(examples, outputs, right, rng)
     run = directory / name
-    key = f"{mark:08x}"
-    info = _info(name, key, locals()) | changes
-    _write_lines(run / "scores.jsonl", scores)
-    (run / "run.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
-    records = _records(examples, outputs, parameters)
-    _write_lines(directory / "generations" / key / "generations.jsonl", records)
+    store = GenerationStore(directory / "generations" / f"{mark:08x}")
+    store.begin({"name": name})
+    store.add_selected(_selected(examples, outputs, parameters))
     if trials:
-        _write_lines(directory / "generations" / key / "trials.jsonl", _trials(examples, trials, rng, skill))
+        store.add_trials(_trials(examples, trials, rng, skill), Work("search", 120_000, 73.5))
+    store.seal()
+    _write_lines(run / SCORES_FILE, [score_row(score) for score in scores])
+    _record(run, store, scores, locals()).write(run)
+    if changes:
+        rewrite(run, **changes)
     return run
 
 
-def _output(example: Mapping[str, Any], right: bool, rng: np.random.Generator) -> str:
+def _output(example: Example, right: bool, rng: np.random.Generator) -> str:
     if right:
-        return f"It was {example['answer']}, who saw it from the northern shore."
+        return f"It was {example.answer}, who saw it from the northern shore."
     if rng.random() < 0.15:
         return "the the comet the the comet " * 8
     return f"It was Mira {rng.choice(['Sand', 'Holt', 'Fenn'])}, who wrote about the tide."
@@ -114,9 +132,9 @@ def _parameters(method: str, rng: np.random.Generator, strength: float | None) -
 
 
 def _scores(
-    examples: Sequence[Mapping[str, Any]], outputs: Sequence[str], right: np.ndarray, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    rows = []
+    examples: Sequence[Example], outputs: Sequence[str], right: np.ndarray, rng: np.random.Generator
+) -> list[Score]:
+    scores = []
     for example, output, hit in zip(examples, outputs, right, strict=True):
         values = {
             "overlap": 1.0 if hit else 0.5 if "Mira" in output else 0.0,
@@ -125,124 +143,119 @@ def _scores(
             "perplexity": float(np.exp(rng.normal(3.2, 0.5))),
             "repetition": 0.8 if "the the" in output else 0.02,
         }
-        rows.extend(
-            {
-                "example_id": example["example_id"],
-                "metric": metric,
-                "value": value,
-                "reason": "",
-                "details": _details(metric),
-            }
-            for metric, value in values.items()
-        )
-    return rows
+        scores += [Score(example.id, metric, value) for metric, value in values.items()]
+    return scores
 
 
-def _details(metric: str) -> dict[str, Any]:
-    return {"judge": "match@1"} if metric in ("correct", "incorrect") else {}
-
-
-def _records(
-    examples: Sequence[Mapping[str, Any]], outputs: Sequence[str], parameters: Sequence[Mapping[str, float]]
-) -> list[dict[str, Any]]:
+def _selected(
+    examples: Sequence[Example], outputs: Sequence[str], parameters: Sequence[Mapping[str, float]]
+) -> list[Selected]:
     return [
-        {
-            **example,
-            "prompt": f"Q: {example['question']}\nA:",
-            "parameters": chosen,
-            "text": output,
-            "token_ids": [1, 2, 3],
-            "finish": "stop",
-            "near_ties": 0,
-            "choice_logprobs": [],
-        }
+        Selected(
+            Record(
+                example,
+                Generation(example.id, dict(chosen), output, (1, 2, 3), "stop"),
+                f"Q: {example.question}\nA:",
+            ),
+            trial=0,
+        )
         for example, output, chosen in zip(examples, outputs, parameters, strict=True)
     ]
 
 
-def _trials(
-    examples: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator, skill: float
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "example_id": example["example_id"],
-            "generation": trial // 4,
-            "trial": trial,
-            "parameters": {"strength": float(10 ** rng.uniform(-2.5, -0.7))},
-            "objective": float(rng.normal(skill, 0.2)),
-            "text": "a trial",
-            "finish": "stop",
-            "terms": {},
-        }
-        for example in examples
-        for trial in range(count)
-    ]
+def _trials(examples: Sequence[Example], count: int, rng: np.random.Generator, skill: float) -> list[Trial]:
+    trials = []
+    for example in examples:
+        for number in range(count):
+            parameters = {"strength": float(10 ** rng.uniform(-2.5, -0.7))}
+            generation = Generation(example.id, parameters, "a trial", (), "stop")
+            trials.append(Trial(number, number // 4, generation, float(rng.normal(skill, 0.2)), {}))
+    return trials
 
 
-def _info(name: str, key: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    method, search, control, oracle = (made[part] for part in ("method", "search", "control", "oracle"))
+def _record(run: Path, store: GenerationStore, scores: Sequence[Score], made: Mapping[str, Any]) -> RunRecord:
+    method, search, control, oracle, seed = (made[part] for part in ("method", "search", "control", "oracle", "seed"))
     strength = {} if made["strength"] is None else {"strength": made["strength"]}
     steers = method not in ("baseline", "prompting") and control not in ("best_of_n", "gold_in_prompt")
-    labels = {"method": method, "search": search, "control": control, "task": "facts", "model": "tiny"}
+    config = {
+        "method": {"_target_": f"methods.{method}", **strength},
+        "search": {"kind": search, "num_trials": made["trials"]},
+        "control": {"kind": control},
+        "task": {"name": "facts"},
+        "model": {"name": "tiny"},
+    }
+    searched = SearchNote(access=("gold",) if oracle else (), optimises=("overlap",)) if made["trials"] else None
+    return RunRecord(
+        key=store.folder.name,
+        entry=key_of(config),
+        name=run.name,
+        created="2025-01-01T00:00:00Z",
+        status="done",
+        config={**config, "seed": seed},
+        labels=Labels(
+            method=method,
+            search=search,
+            control=control,
+            task="facts",
+            model="tiny",
+            seed=str(seed),
+            protocol="standard",
+        ),
+        access=("gold",) if oracle else (),
+        oracle=oracle,
+        searched=searched,
+        optimised_metrics=("overlap",) if oracle and made["trials"] else (),
+        evaluators={name: _evaluator(name) for name in METRICS},
+        judge="match@1",
+        generations=f"../generations/{store.folder.name}",
+        files={**store.files, SCORES_FILE: mark_of(run / SCORES_FILE)},
+        receipt=_receipt() if steers else None,
+        estimates=_estimates(scores),
+        derived={"f1": 0.31},
+        num_examples=made["count"],
+        cost=Cost(
+            trials=made["trials"] * made["count"], forward_tokens=120_000, seconds=73.5, peak_memory_bytes=1_200_000_000
+        ),
+        provenance=Provenance(
+            commit="0123abc",
+            versions={"torch": "2.13", "transformers": "5.23"},
+            device="cpu",
+            dtype="float32",
+            model_identity="tiny@abc",
+            task_fingerprint=f"facts-{made['count']}",
+            command=f"python -m harness method={method} search={search} control={control}",
+        ),
+    )
+
+
+def _evaluator(name: str) -> EvaluatorNote:
+    metrics = tuple(
+        MetricNote(
+            name=metric.name,
+            higher_is_better=metric.higher_is_better,
+            low=metric.low,
+            high=None if metric.high == float("inf") else metric.high,
+            kind=metric.kind,
+        )
+        for metric in METRICS[name]
+    )
+    return EvaluatorNote(version=1, metrics=metrics, judged=name == "simpleqa_rubric")
+
+
+def _estimates(scores: Sequence[Score]) -> dict[str, Any]:
+    metrics = [metric for metrics in METRICS.values() for metric in metrics]
     return {
-        "key": key,
-        "name": name,
-        "status": "done",
-        "created": "2025-01-01T00:00:00Z",
-        "config": {
-            "method": {"_target_": f"methods.{method}", **strength},
-            "search": {"kind": search, "num_trials": made["trials"], "seed": made["seed"]},
-            "control": {"kind": control},
-            "task": {"name": "facts", "subset": None},
-            "model": {"name": "tiny"},
-            "seed": made["seed"],
-        },
-        "labels": labels | {"seed": made["seed"]},
-        "access": ["gold"] if oracle else [],
-        "oracle": oracle,
-        "optimised_metrics": ["overlap"] if oracle and made["trials"] else [],
-        "evaluators": {
-            evaluator: {"version": 1, "metrics": [_metric(metric, evaluator) for metric in metrics]}
-            for evaluator, metrics in METRICS.items()
-        },
-        "estimates": _estimates(made["scores"]),
-        "derived": {"f1": 0.31},
-        "cost": {
-            "forward_tokens": 120_000, "trials": made["trials"] * made["count"], "judge_calls": 0, "judge_cost": 0.0,
-            "seconds": 73.5, "peak_memory_bytes": 1_200_000_000,
-        },
-        "provenance": {
-            "commit": "0123abc", "versions": {"torch": "2.13", "transformers": "5.23"}, "device": "cpu",
-            "dtype": "float32", "model_identity": "tiny@abc", "task_fingerprint": f"facts-{made['count']}",
-            "seed": made["seed"], "command": f"python -m harness method={method} search={search} control={control}",
-        },
-        "receipt": _receipt() if steers else None,
-        "generations": f"../generations/{key}",
-        "judge_calibration": None,
-        "error": None,
-    }  # fmt: skip
+        metric.name: estimate(metric, [score.value for score in scores if score.metric == metric.name])
+        for metric in metrics
+    }
 
 
-def _metric(metric: Metric, evaluator: str) -> dict[str, Any]:
-    high = None if metric.high == float("inf") else metric.high
-    return {
-        "name": metric.name, "higher_is_better": metric.higher_is_better, "low": metric.low, "high": high,
-        "kind": metric.kind, "evaluator": evaluator,
-    }  # fmt: skip
-
-
-def _estimates(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found = {}
-    for metric in (metric for metrics in METRICS.values() for metric in metrics):
-        values = [row["value"] for row in scores if row["metric"] == metric.name]
-        found[metric.name] = {k: v for k, v in vars(estimate(metric, values)).items() if k != "metric"}
-    return found
-
-
-def _receipt() -> dict[str, Any]:
-    sites = {f"{layer}.block": {"relative_change": 0.04 + 0.01 * layer, "tokens_prompt": 12, "tokens_completion": 20}
-             for layer in range(4)}  # fmt: skip
-    return {"sites_hit": 4, "sites": sites, "kl_mean": 0.21}
+def _receipt() -> Receipt:
+    sites = {
+        f"{layer}.block": SiteChange(relative_change=0.04 + 0.01 * layer, tokens_prompt=12, tokens_completion=20)
+        for layer in range(4)
+    }
+    return Receipt(rows=8, sites_hit=4, sites_missed=(), sites=sites, kl_mean=0.21, kl_max=0.4)
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -254,6 +267,16 @@ def rewrite(run: Path, **changes: Any) -> None:
     """Replace parts of a written run.json."""
     file = run / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def reseal(run: Path) -> None:
+    """Note the marks of a run's files anew, as if they had been written as they are now."""
+    content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    folder = run / content["generations"]
+    for name in content["files"]:
+        mark = mark_of((run if name == SCORES_FILE else folder) / name)
+        content["files"][name] = {"lines": mark.lines, "sha256": mark.sha256}
+    (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_sweep(directory: Path, count: int = 40, text: Callable[[int, str], str] | None = None) -> list[Path]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sample_runs import write_sweep
 
-from harness.report.write import compare_groups, write_report
+from harness.report.files import write_report
+from harness.report.groups import compare_groups
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 ARGUMENTS = [

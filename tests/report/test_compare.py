@@ -1,18 +1,24 @@
 """Comparing runs from disk: what is refused, what is listed as not counted, what is compared with what."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from sample_runs import questions, rewrite, write_run, write_sweep
+from sample_runs import questions, reseal, rewrite, write_run, write_sweep
 
+from harness.records.run import read_run
 from harness.report.compare import compare
+from harness.report.countable import run_folders
 from harness.report.curves import steerability
 from harness.report.entries import Entry
+from harness.report.files import write_report
+from harness.report.groups import compare_groups
 from harness.report.paired import holm
-from harness.report.runs import find_runs, read_run
 from harness.report.summary import summary
-from harness.report.write import compare_groups, write_report
+
+UNMOVED = {"relative_change": 0.0, "tokens_prompt": 9, "tokens_completion": 9}
 
 
 def lines(path: Path) -> list[dict]:
@@ -39,8 +45,8 @@ def pair(tmp_path: Path) -> list[Path]:
 
 def test_oracles_and_deployable_entries_are_kept_apart(sweep: list[Path]) -> None:
     found = compare(sweep)
-    assert {entry.first.label("method") for entry in found.deployable} == {"baseline", "prompting", "caa"}
-    assert {entry.first.label("method") for entry in found.oracles} == {"full_layer", "segmented"}
+    assert {entry.label("method") for entry in found.deployable} == {"baseline", "prompting", "caa"}
+    assert {entry.label("method") for entry in found.oracles} == {"full_layer", "segmented"}
     assert found.entry("segmented").optimised_metrics == {"overlap"}
     assert not found.entry("prompting").optimised_metrics
 
@@ -55,7 +61,9 @@ def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> No
         rows = [row | {"value": values[row["example_id"]]} for row in lines(run / "scores.jsonl")]
         write_lines(run / "scores.jsonl", [row for row in rows if row["metric"] == "overlap"])
         mean = sum(values.values()) / 4
-        rewrite(run, estimates={"overlap": {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}})
+        reseal(run)
+        figures = {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}
+        rewrite(run, estimates={"overlap": {"metric": "overlap", **figures}})
     found = compare(list(runs.values()), metrics=["overlap"])
     (item,) = steerability(found)
     assert item.slope.value == pytest.approx(0.025)
@@ -126,6 +134,7 @@ def test_examples_shuffled_between_runs_are_refused(pair: list[Path]) -> None:
     rows = lines(generations(pair[1]))
     rows[0]["question"], rows[1]["question"] = rows[1]["question"], rows[0]["question"]
     write_lines(generations(pair[1]), rows)
+    reseal(pair[1])
     with pytest.raises(ValueError, match="another question for example q000"):
         compare(pair)
 
@@ -134,6 +143,7 @@ def test_another_gold_is_refused(pair: list[Path]) -> None:
     rows = lines(generations(pair[1]))
     rows[3]["answer"] = "23-Oct-18"
     write_lines(generations(pair[1]), rows)
+    reseal(pair[1])
     with pytest.raises(ValueError, match=r"another gold for example q003.*23-Oct-18"):
         compare(pair)
 
@@ -179,19 +189,29 @@ def test_another_model_is_refused_unless_asked_for(pair: list[Path]) -> None:
 def test_a_truncated_run_is_refused(pair: list[Path], part: str) -> None:
     path = pair[1] / "scores.jsonl" if part == "scores" else generations(pair[1])
     write_lines(path, lines(path)[:-7])
-    with pytest.raises(ValueError, match=r"caa-fixed-none-0-1: truncated"):
+    with pytest.raises(ValueError, match=r"caa-fixed-none-0-1: .*is not what it was when the run was done: it holds"):
         compare(pair)
     assert [item.name for item in compare(pair, strict=False).failures] == ["caa-fixed-none-0-1"]
+    reseal(pair[1])
+    with pytest.raises(ValueError, match=r"caa-fixed-none-0-1: truncated"):
+        compare(pair)
 
 
-def test_a_torn_last_line_is_a_truncation_and_a_broken_middle_an_error(pair: list[Path]) -> None:
+def test_deleted_trials_are_noticed(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "segmented", search="per_prompt", trials=2, count=4, oracle=True)
+    (generations(run).parent / "trials.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"trials\.jsonl is missing; it held 8 lines"):
+        list(read_run(run).trials())
+
+
+def test_a_torn_last_line_is_noticed_and_a_broken_middle_named(pair: list[Path]) -> None:
     path = pair[1] / "scores.jsonl"
     whole = path.read_text()
     path.write_text(whole[:-20])
-    with pytest.raises(ValueError, match="truncated"):
+    with pytest.raises(ValueError, match="it holds 199 lines, 200 were written"):
         compare(pair)
     path.write_text("{oops\n" + whole)
-    with pytest.raises(ValueError, match=r"scores.jsonl, line 1: not valid JSON"):
+    with pytest.raises(ValueError, match=r"scores.jsonl, line 1, is damaged \(not valid JSON"):
         compare(pair)
 
 
@@ -201,6 +221,9 @@ def test_scores_that_do_not_give_the_estimate_are_refused(pair: list[Path]) -> N
         if row["metric"] == "correct":
             row["value"] = 1.0
     write_lines(pair[1] / "scores.jsonl", rows)
+    with pytest.raises(ValueError, match=r"scores.jsonl is not what it was when the run was done: lines were changed"):
+        compare(pair)
+    reseal(pair[1])
     with pytest.raises(ValueError, match=r"scores were changed: run.json says correct"):
         compare(pair)
 
@@ -217,12 +240,12 @@ def test_failed_and_running_runs_are_listed(pair: list[Path], tmp_path: Path) ->
     ("receipt", "said"),
     [
         (None, "no receipt"),
-        ({"sites_hit": 0, "sites": {}}, "no site was reached"),
-        ({"sites_hit": 2, "sites": {"0.block": {"relative_change": 0.0}}}, "did not change at any of 1 sites"),
+        ({"sites_hit": 0, "sites": {}}, "did not change at any of 0 sites"),
+        ({"sites_hit": 2, "sites": {"0.block": UNMOVED}}, "did not change at any of 1 sites"),
     ],
 )
 def test_a_method_without_proof_of_steering_is_not_a_result(pair: list[Path], receipt: dict | None, said: str) -> None:
-    rewrite(pair[1], receipt=receipt)
+    rewrite(pair[1], receipt=receipt and {"rows": 8, "sites_missed": [], "kl_mean": 0.1, "kl_max": 0.2} | receipt)
     found = compare(pair)
     assert [entry.name for entry in found.entries] == ["baseline"]
     assert said in found.failures[0].reason
@@ -260,14 +283,14 @@ def test_two_runs_of_one_seed_that_disagree_are_refused(pair: list[Path]) -> Non
             row["value"] = 0.5
     write_lines(copy / "scores.jsonl", rows)
     rewrite(copy, estimates={})
+    reseal(copy)
     with pytest.raises(ValueError, match="the same run was given 2 times"):
         compare([*pair, copy])
 
 
 def test_no_p_value_against_a_baseline_that_had_to_fail(pair: list[Path]) -> None:
     for run in pair:
-        config = json.loads((run / "run.json").read_text())["config"]
-        rewrite(run, config=config | {"task": {"name": "facts", "subset": "baseline_incorrect"}})
+        rewrite(run, subset={"name": "baseline_incorrect", "decided_by": [], "ids": [], "of": 40})
     found = compare(pair)
     assert {c.p_holm for c in found.contrasts if c.kind == "baseline"} == {None}
     assert any("0 by construction" in notice for notice in found.notices)
@@ -277,7 +300,10 @@ def test_a_subset_may_generate_more_than_it_scores(pair: list[Path]) -> None:
     for run in pair:
         rows = [row for row in lines(run / "scores.jsonl") if row["example_id"] < "q030"]
         write_lines(run / "scores.jsonl", rows)
-        rewrite(run, estimates={}, num_examples=30, subset={"name": "baseline_incorrect", "kept": 30, "of": 40})
+        ids = sorted({row["example_id"] for row in rows})
+        subset = {"name": "baseline_incorrect", "decided_by": [], "ids": ids, "of": 40}
+        rewrite(run, estimates={}, num_examples=30, subset=subset)
+        reseal(run)
     assert len(compare(pair).examples) == 30
 
 
@@ -328,15 +354,35 @@ def test_missing_optional_parts_are_tolerated(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, method) for method in ("baseline", "prompting")]
     for run in runs:
         info = json.loads((run / "run.json").read_text())
-        for key in ("config", "cost", "provenance", "receipt", "derived", "judge_calibration", "access"):
+        for key in ("cost", "provenance", "receipt", "derived", "judge_calibration", "access"):
             info.pop(key)
         (run / "run.json").write_text(json.dumps(info))
     assert [entry.name for entry in compare(runs).entries] == ["baseline", "prompting"]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "is damaged"),
+        ("[]", "has format None"),
+        ('{"format": 2}', "has format 2; this version reads format 1"),
+        ('{"format": 1}', "key: Field required"),
+        ("\x00", "is damaged"),
+    ],
+)
+def test_a_foreign_or_damaged_run_is_one_listed_line(pair: list[Path], content: str, reason: str) -> None:
+    (pair[1] / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        compare(pair)
+    found = compare(pair, strict=False)
+    assert [entry.name for entry in found.entries] == ["baseline"]
+    assert reason in found.failures[0].reason
+    assert "\n" not in found.failures[0].reason
+
+
 def test_places_without_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run.json here or below"):
-        find_runs([tmp_path])
+        run_folders([tmp_path])
     with pytest.raises(ValueError, match="is not a run"):
         read_run(tmp_path)
 
@@ -344,7 +390,7 @@ def test_places_without_runs_are_named(tmp_path: Path) -> None:
 def test_entries_average_seeds(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path, "baseline", seed=seed)) for seed in range(2)]
     entry = Entry("baseline", tuple(runs), {})
-    example = questions(1)[0]["example_id"]
+    example = questions(1)[0].id
     assert entry.scores("perplexity")[example] == pytest.approx(
         sum(run.scores["perplexity"][example] for run in runs) / 2
     )
@@ -361,3 +407,18 @@ def test_a_doubtful_judge_is_marked_and_a_trusted_one_is_not(pair: list[Path]) -
     found = compare(pair)
     assert not any("graded by" in finding.text for finding in summary(found))
     assert found.calibration("overlap") is None
+
+
+def test_a_judged_metric_is_marked_whatever_the_judge_writes_into_its_scores(pair: list[Path]) -> None:
+    """That a metric hangs on a judge is a fact of the record, not of what stands in the details of its scores."""
+    for run in pair:
+        rewrite(run, judge="somebody's judge", judge_calibration=None)
+    calibration = compare(pair).calibration("correct")
+    assert calibration == {"judge": "somebody's judge", "mark": "not calibrated"}
+    assert compare(pair).calibration("overlap") is None
+
+
+def test_comparing_needs_no_torch() -> None:
+    script = "import sys, harness.commands.compare; print({'torch', 'transformers', 'hydra'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from simulate import COUNTS, LEAST_COVERAGE, mean_coverage, proportion_coverage
 
-from harness.report.simulate import COUNTS, LEAST_COVERAGE, mean_coverage, proportion_coverage
-from harness.report.statistics import average_by_example, estimate, mean_interval, wilson_interval
+from harness.statistics import average_by_example, estimate, mean_interval, wilson_interval
 from harness.types import Metric
 
 OVERLAP = Metric("overlap", True, 0.0, 1.0)
@@ -81,7 +81,7 @@ def test_same_seed_same_interval_another_seed_another() -> None:
 def test_chunks_do_not_change_what_is_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.random.default_rng(0).random(100)
     whole = mean_interval(data, draws=500)
-    monkeypatch.setattr("harness.report.statistics._CHUNK", 1000)
+    monkeypatch.setattr("harness.statistics._CHUNK", 1000)
     assert mean_interval(data, draws=500) == pytest.approx(whole, abs=1e-12)
 
 

@@ -12,17 +12,19 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 import yaml
-from sample_runs import rewrite, write_run, write_sweep
+from sample_runs import reseal, rewrite, write_run, write_sweep
 
-from harness.compare import main
+from harness.commands.compare import main
+from harness.records.rows import Trial, trial_row
+from harness.records.run import read_run
 from harness.report.compare import Comparison, compare
 from harness.report.curves import front, is_degenerate, search_curve, strength_curves
 from harness.report.expect import held_against, read_expectations
 from harness.report.figures import figures
-from harness.report.files import finite
+from harness.report.files import finite, write_report
+from harness.report.groups import compare_groups
 from harness.report.html import embedded_json, render
-from harness.report.runs import read_run
-from harness.report.write import compare_groups, write_report
+from harness.scoring import Generation
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028"
 
@@ -155,12 +157,14 @@ def test_strengths_make_a_curve(comparison: Comparison) -> None:
     assert [strength for strength, _ in curve.points] == [0.5, 1.0, 2.0, 4.0]
 
 
-def trial(example: str, number: int, objective: float, parameters: dict) -> dict:
-    return {"example_id": example, "trial": number, "objective": objective, "parameters": parameters}
+def trial(example: str, number: int, objective: float, parameters: dict) -> Trial:
+    return Trial(number, number, Generation(example, parameters, "", (), "stop"), objective, {})
 
 
-def searched(run: Path, rows: list[dict]) -> Comparison:
-    read_run(run).trials_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def searched(run: Path, trials: list[Trial]) -> Comparison:
+    path = read_run(run).generations_folder / "trials.jsonl"
+    path.write_text("".join(json.dumps(trial_row(item)) + "\n" for item in trials))
+    reseal(run)
     return compare([run])
 
 

@@ -10,11 +10,12 @@ import torch
 from toy_search import Marked, Watched
 
 from harness.control import Control
+from harness.records.meter import Meter
 from harness.records.store import GenerationStore
-from harness.scorer import open_subject
 from harness.search.objective import Objective, Term
 from harness.search.search import Setting
 from harness.subject.load import Loaded
+from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
 from harness.types import Evaluator, Method, Tools
 from methods.fusion import FusionSteering
@@ -50,6 +51,7 @@ def setting(tmp_path: Path) -> Callable[..., Setting]:
 
     def build(evaluator: Evaluator | None = None, seed: int = 0) -> Setting:
         objective = Objective(terms=(Term(evaluator=evaluator or Marked(), metric="closeness", weight=1.0),))
-        return Setting(objective, Tools(), seed, GenerationStore(tmp_path / "store", {}), lambda count: None)
+        store = GenerationStore(tmp_path / "store")
+        return Setting(objective, Tools(), seed, store, Meter(lambda: 0), lambda count: None)
 
     return build

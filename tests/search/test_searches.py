@@ -6,14 +6,25 @@ import pytest
 from toy_search import Marked
 
 from harness.control import BestOfN
+from harness.records.rows import trial_row
 from harness.search.dev_split import DevSplit
+from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
-from harness.search.search import Fixed
+from harness.search.search import Setting
 from harness.types import Access, Range
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
+
+
+def rows_of(place: Setting) -> list[dict]:
+    return [trial_row(trial) for trial in place.store.trials()]
+
+
+def drop_rounds(place: Setting, first: int) -> None:
+    """Remove this round and all later ones, as if they had never been run."""
+    place.store.drop_trials({(t.generation.example_id, t.round) for t in place.store.trials() if t.round >= first})
 
 
 def parameters_of(rows: list[dict]) -> list[dict]:
@@ -24,7 +35,7 @@ def test_per_prompt_spends_its_budget_and_stores_it(bench: Callable, setting: Ca
     place, subject = setting(), bench()
     examples = subject.task.examples("test")
     found = PER_PROMPT.select(subject, examples, {}, place)
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     for example, selection in zip(examples, found, strict=True):
         mine = [row for row in rows if row["example_id"] == example.id]
         assert sorted(row["trial"] for row in mine) == [-1, 0, 1, 2, 3, 4, 5]
@@ -53,13 +64,13 @@ def test_a_continued_search_asks_for_what_is_missing_and_nothing_else(bench: Cal
     subject = bench()
     examples = subject.task.examples("test")
     PER_PROMPT.select(subject, examples, {}, setting())
-    whole = list(setting().store.trials)
-    setting().store.trials.keep(lambda row: row["generation"] < 2)
+    whole = rows_of(setting())
+    drop_rounds(setting(), 2)
     again = bench()
     PER_PROMPT.select(again, examples, {}, setting())
     assert len(again.asked) == 2 * len(examples)
     assert {request.trial for request in again.asked} == {4, 5}
-    assert sorted(map(str, setting().store.trials)) == sorted(map(str, whole))
+    assert sorted(map(str, rows_of(setting()))) == sorted(map(str, whole))
 
 
 def test_a_finished_search_runs_nothing(bench: Callable, setting: Callable) -> None:
@@ -127,7 +138,7 @@ def test_dev_split_never_touches_a_test_item(bench: Callable, setting: Callable)
     asked = {request.example.id for request in subject.asked}
     assert asked == {example.id for example in dev[:3]}
     assert not asked & {example.id for example in subject.task.examples("test")}
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     assert len(rows) == 4 * 3
     best = max(
         sorted({row["trial"] for row in rows}), key=lambda t: sum(r["objective"] for r in rows if r["trial"] == t)
@@ -138,14 +149,13 @@ def test_dev_split_never_touches_a_test_item(bench: Callable, setting: Callable)
 def test_dev_split_continues_with_the_same_proposals(bench: Callable, setting: Callable) -> None:
     dev = bench().task.examples("dev")
     chosen = DEV_SPLIT.prepare(bench(), dev, setting())
-    whole = parameters_of(list(setting().store.trials))
-    lines = setting().store.trials
-    kept = list(lines)[:8]  # the second round of two sets with three items each is torn
-    lines.path.unlink()
-    setting().store.trials.append(kept)
+    whole = parameters_of(rows_of(setting()))
+    path = setting().store.folder / "trials.jsonl"
+    # The second round of two sets with three items each is torn.
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:8]))
     again = bench()
     assert DEV_SPLIT.prepare(again, dev, setting()) == chosen
-    assert parameters_of(list(setting().store.trials)) == whole
+    assert parameters_of(rows_of(setting())) == whole
     assert len(again.asked) == 2 * 3
 
 
@@ -166,7 +176,22 @@ def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setti
     subject = bench(control=BestOfN(temperature=2.0))
     place = setting()
     PER_PROMPT.select(subject, subject.task.examples("test")[:1], {}, place)
-    rows = list(place.store.trials)
+    rows = rows_of(place)
     assert [row["trial"] for row in rows] == [-1, 0, 1, 2, 3, 4, 5]
     assert all(row["parameters"] == {} for row in rows)
     assert len({tuple(row["token_ids"]) for row in rows}) > 3
+
+
+def test_a_round_that_some_prompts_lack_is_run_again_for_all(bench: Callable, setting: Callable) -> None:
+    """Rows of a round share batches, so only all of them together give the same numbers again."""
+    subject = bench()
+    examples = subject.task.examples("test")
+    PER_PROMPT.select(subject, examples, {}, setting())
+    whole = sorted(map(str, rows_of(setting())))
+    place = setting()
+    last = max(trial.round for trial in place.store.trials())
+    place.store.drop_trials({(examples[1].id, last)})
+    again = bench()
+    PER_PROMPT.select(again, examples, {}, setting())
+    assert len(again.asked) == 2 * len(examples)
+    assert sorted(map(str, rows_of(setting()))) == whole

@@ -1,4 +1,5 @@
-"""A stand-in for the model hub on this machine, with one small model, one gated and one that is away."""
+"""A stand-in for the model hub on this machine, with one small model, one gated, one that is away
+and one whose files break off half-way."""
 
 import hashlib
 import json
@@ -22,19 +23,18 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            refusals = {
-                "/gated/": (403, "GatedRepo"),
-                "/away/": (404, "RepoNotFound"),
-                "/nope": (404, "RevisionNotFound"),
-            }
-            for part, (status, code) in refusals.items():
+            for part, (status, code) in REFUSALS.items():
                 if part in path:
                     return self.answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
             if path.startswith("/api/"):
                 return self.answer(200, json.dumps(self.listing(path)).encode(), {"Content-Type": "application/json"})
             body = (folder / path.rpartition("/")[2]).read_bytes()
-            tag = hashlib.sha256(body).hexdigest()
-            return self.answer(200, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{tag}"'})
+            headers = {
+                "X-Repo-Commit": COMMIT,
+                "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+                "Content-Length": str(len(body)),
+            }
+            return self.answer(200, body[: len(body) // 2] if path.startswith("/torn/") else body, headers)
 
         def listing(self, path: str) -> object:
             files = sorted(item for item in folder.iterdir() if item.is_file())
@@ -44,7 +44,7 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
 
         def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":

@@ -27,7 +27,7 @@ from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
 from harness.subject.sampling import LOOP_WINDOW, NEAR_TIE, Sampling, best_token, is_looping
 from harness.subject.sizes import EngineConfig, rows_that_fit
-from harness.types import Edit, Intervention, Probe, Site
+from harness.types import Carry, Edit, Intervention, Probe, Site, Where
 
 GREEDY = Sampling(14)
 SAMPLED = Sampling(14, temperature=0.9)
@@ -287,3 +287,30 @@ def test_loaded_models_share_no_network(load_tiny: Callable[..., Loaded]) -> Non
     """A model that was not handed to a network still answers transformers' own calls."""
     model = load_tiny("llama").model
     assert model(input_ids=torch.tensor([PROMPTS[0]])).logits.shape[1] == len(PROMPTS[0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UpTheSlope(Edit):
+    """One step along the gradient of a scorer of the state, taken inside the edit."""
+
+    weight: torch.Tensor
+
+    def apply(self, h: torch.Tensor, where: Where, carry: Carry) -> tuple[torch.Tensor, Carry]:
+        with torch.enable_grad():
+            state = h.detach().requires_grad_()
+            score = torch.einsum("btd,bd->bt", state, self.weight).sin().sum()
+            (slope,) = torch.autograd.grad(score, state)
+        return where.keep(h + slope, h), carry
+
+
+@pytest.mark.parametrize("uses_cache", [True, False])
+def test_an_edit_may_take_gradients_while_decoding(network: Network, uses_cache: bool) -> None:
+    weight = torch.randn(
+        len(PROMPTS), network.layout.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    steered = Intervention({Site(1): UpTheSlope(weight)}, uses_cache=uses_cache)
+    together = ids(decode(network, steered, GREEDY))
+    assert together == ids(decode(network, steered, GREEDY, FEW))
+    assert together != ids(decode(network, Intervention(), GREEDY))
+    texts = [Text(tuple(prompt), (9, 8)) for prompt in PROMPTS]
+    assert len(loglikelihood(network, texts, steered, Tally())) == len(PROMPTS)

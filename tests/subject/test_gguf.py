@@ -13,7 +13,7 @@ from small_gguf import LAYERS, WIDTH, write_gguf
 from transformers import AutoModelForCausalLM
 
 from harness.subject import digest
-from harness.subject.load import Loaded, ModelConfig, load_model, peek
+from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def logits(loaded: Loaded, text: str) -> torch.Tensor:
 
 
 def test_gguf_is_converted_once_and_equals_a_direct_load(cache, small):
-    assert peek(small)[1].width == WIDTH
+    assert resolve(small).layout.width == WIDTH
     first = load_model(small)
-    assert peek(small)[1] == first.layout
+    assert resolve(small).layout == first.layout
     assert first.layout.num_layers == LAYERS
     path = Path(str(small.path))
     direct = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -120,10 +120,10 @@ def test_digest_is_remembered_until_the_file_changes(cache, tmp_path):
 def test_wrong_file_is_refused(cache, small):
     digest_wanted = 64 * "0"
     with pytest.raises(ValueError, match=rf"small\.gguf has sha256 [0-9a-f]{{64}}, expected {digest_wanted}: install"):
-        peek(dataclasses.replace(small, sha256=digest_wanted))
+        resolve(dataclasses.replace(small, sha256=digest_wanted))
 
 
-@pytest.mark.parametrize("action", [peek, load_model])
+@pytest.mark.parametrize("action", [resolve, load_model])
 def test_unreadable_gguf_is_one_line(cache, tmp_path, action):
     torn = tmp_path / "torn.gguf"
     torn.write_bytes(write_gguf(tmp_path / "whole.gguf").read_bytes()[:200])

@@ -6,15 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hub_server import COMMIT, serve
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.subject import gguf, tiny
-from harness.subject.load import Loaded, ModelConfig, load_model, peek
+from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 from harness.types import Site
 
 
@@ -35,7 +37,8 @@ def logits(loaded: Loaded, text: str = "Who wrote Hamlet?") -> torch.Tensor:
 
 
 def test_family_runs_and_peek_tells_its_shape(tiny_family_config):
-    config, layout = peek(tiny_family_config)
+    resolved = resolve(tiny_family_config)
+    config, layout = resolved.settings, resolved.layout
     loaded = load_model(tiny_family_config)
     assert layout == loaded.layout
     assert config.model_type == tiny_family_config.family
@@ -129,7 +132,7 @@ def folder(tmp_path) -> Path:
 def test_local_folder_loads_and_is_named_by_its_content(folder, tmp_path, load_tiny):
     config = ModelConfig(kind="hub", id=str(folder), device="cpu", dtype="float64")
     loaded = load_model(config)
-    assert peek(config)[1] == loaded.layout
+    assert resolve(config).layout == loaded.layout
     assert torch.equal(logits(loaded), logits(load_tiny("mistral")))
     copied = dataclasses.replace(config, id=str(shutil.copytree(folder, tmp_path / "copy")))
     assert load_model(copied).identity == loaded.identity
@@ -138,7 +141,7 @@ def test_local_folder_loads_and_is_named_by_its_content(folder, tmp_path, load_t
     assert load_model(config).identity != loaded.identity
 
 
-HUB_SCRIPT = """
+ATTEMPT = """
 import json
 from harness.subject.hub import hub_folder
 def attempt(repo, revision=None, weights=True):
@@ -147,22 +150,25 @@ def attempt(repo, revision=None, weights=True):
         return [identity, str(folder), sorted(item.name for item in folder.iterdir())]
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-print(json.dumps({
-    "peek": attempt("own/tiny", weights=False),
+"""
+HUB_SCRIPT = f"""
+{ATTEMPT}
+print(json.dumps({{
+    "resolve": attempt("own/tiny", weights=False),
     "load": attempt("own/tiny"),
     "branch": attempt("own/tiny", "main"),
     "revision": attempt("own/tiny", "nope"),
     "gated": attempt("gated/tiny"),
     "away": attempt("away/tiny"),
     "name": attempt("not a name"),
-}))
+}}))
 """
 
 
-def ask_hub(address: str, home: Path, **environment: str) -> dict:
+def ask_hub(address: str, home: Path, script: str = HUB_SCRIPT, **environment: str) -> dict:
     """Hub libraries read their settings when they are imported, so each situation gets a process."""
     settings = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **environment}
-    done = subprocess.run([sys.executable, "-c", HUB_SCRIPT], env=settings, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -171,8 +177,8 @@ def test_hub_model_is_fetched_pinned_to_its_commit_and_kept(folder, tmp_path, lo
     with serve(folder) as address:
         online = ask_hub(address, home)
     identity, fetched, files = online["load"]
-    assert identity == online["branch"][0] == f"own/tiny@{COMMIT}"
-    assert "model.safetensors" not in online["peek"][2]
+    assert identity == online["branch"][0] == COMMIT
+    assert "model.safetensors" not in online["resolve"][2]
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(files)
     loaded = load_model(ModelConfig(kind="hub", id=fetched, device="cpu", dtype="float64"))
     assert torch.equal(logits(loaded), logits(load_tiny("mistral")))
@@ -194,12 +200,18 @@ def test_hub_failures_say_what_to_do_in_one_line(folder, tmp_path):
     assert not [text for text in [*online.values(), *unreachable.values()] if "\n" in text]
 
 
+def test_a_transfer_that_breaks_off_is_one_line(folder, tmp_path):
+    script = f"{ATTEMPT}\nprint(json.dumps({{'torn': attempt('torn/tiny', weights=False)}}))"
+    with serve(folder) as address:
+        torn = ask_hub(address, tmp_path / "home", script)["torn"]
+    assert torn.startswith("ConnectionError: cannot fetch torn/tiny from the hub (peer closed connection"), torn
+
+
 def test_known_settings_without_weights_are_not_enough(folder):
     config = ModelConfig(kind="hub", id=str(folder), device="cpu")
     (folder / "model.safetensors").unlink()
-    assert peek(config)[1].num_layers == 4
     with pytest.raises(FileNotFoundError, match=r"holds no \*\.safetensors"):
-        load_model(config)
+        resolve(config)
 
 
 # --- what is said when it cannot be had -----------------------------------------------------------------------------
@@ -252,7 +264,7 @@ def test_impossible_settings_are_refused_at_once(options, message):
         ({"device": "cuda:99"}, ValueError, r"model\.device=cuda:99 asked for, but torch sees \d+ CUDA devices"),
     ],
 )
-@pytest.mark.parametrize("action", [peek, load_model])
+@pytest.mark.parametrize("action", [resolve, load_model])
 def test_missing_things_are_named_with_what_to_do(action, options, error, message, tiny_config):
     with pytest.raises(error, match=message) as caught:
         action(dataclasses.replace(tiny_config(), **options))
@@ -264,8 +276,8 @@ def test_unknown_architecture_names_the_setting(folder):
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "opt"}))
     config = ModelConfig(kind="hub", id=str(folder), device="cpu")
     with pytest.raises(ValueError, match=r"'opt' is not known .*model\.blocks_path"):
-        peek(config)
-    assert peek(dataclasses.replace(config, blocks_path="model.decoder.layers"))[0].model_type == "opt"
+        resolve(config)
+    assert resolve(dataclasses.replace(config, blocks_path="model.decoder.layers")).settings.model_type == "opt"
 
 
 def test_missing_chat_template_names_the_setting(folder):
@@ -323,3 +335,45 @@ def test_default_model_quantised_still_answers_and_prints_nothing(default_config
     output = loaded.model.generate(**encoded, max_new_tokens=10, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0, encoded.input_ids.shape[1] :])
     assert capfd.readouterr() == ("", "")
+
+
+# --- files that do not fit -------------------------------------------------------------------------------------------
+
+
+def _changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ModelConfig:
+    """The model of a folder after its weights were changed on disk."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return ModelConfig(kind="hub", id=str(folder), device="cpu")
+
+
+def test_missing_weights_are_refused_by_name_and_never_made_up(folder):
+    config = _changed(folder, lambda weights: weights.pop("model.layers.2.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"they lack model\.layers\.2\.mlp\.up_proj\.weight"):
+        load_model(config)
+
+
+def test_unknown_weights_are_refused_by_name(folder):
+    config = _changed(folder, lambda weights: weights.update(extra=torch.ones(2)))
+    with pytest.raises(ValueError, match="they hold unknown extra"):
+        load_model(config)
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    config = _changed(folder, lambda weights: weights.update({"model.norm.weight": torch.ones(5)}))
+    with pytest.raises(ValueError, match="norm"):
+        load_model(config)
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    config = _changed(folder, lambda weights: weights["model.layers.1.self_attn.q_proj.weight"][0].fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"numbers that are none, in model\.layers\.1\.self_attn\.q_proj"):
+        load_model(config)
+
+
+def test_a_damaged_file_of_weights_is_refused_in_one_line(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_model(ModelConfig(kind="hub", id=str(folder), device="cpu"))

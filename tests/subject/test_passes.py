@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from engine_parts import one_thread  # noqa: F401
 
-from harness.scorer import open_subject
+from harness.directions import AddVector
+from harness.subject import capture as captures
 from harness.subject import passes
+from harness.subject.capture import capture, capture_tokens
 from harness.subject.decode import Tally
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.passes import Text
+from harness.subject.scorers import open_subject
 from harness.types import Intervention, Site
 
 CONFIG = ModelConfig(kind="tiny", family="llama", dtype="float64", chat_template=False)
@@ -21,9 +25,7 @@ TEXTS = [Text((5, 9, 13, 21, 8), (30, 31)), Text((7, 7, 3), (40, 41, 42, 43, 44)
 @pytest.mark.parametrize("sites", [(Site(0),), (Site(1), Site(0)), (Site(2, "block_input"), Site(1))], ids=str)
 def test_captures_are_the_hidden_states_of_the_model(sites: tuple[Site, ...]) -> None:
     network = open_subject(load_model(CONFIG)).network
-    found = passes.capture(
-        network, TEXTS, sites, tokens="completion", pool="mean", intervention=Intervention(), tally=Tally()
-    )
+    found = capture(network, TEXTS, sites, tokens="completion", pool="mean", intervention=Intervention(), tally=Tally())
     assert set(found) == set(sites)
     model = load_model(CONFIG).model
     for row, text in enumerate(TEXTS):
@@ -50,7 +52,7 @@ def test_blocks_behind_the_last_site_do_not_run(monkeypatch: pytest.MonkeyPatch)
 
     for layer in range(network.layout.num_layers):
         counted(layer)
-    passes.capture(network, TEXTS, [Site(1)], tokens="prompt", pool="last", intervention=Intervention(), tally=Tally())
+    capture(network, TEXTS, [Site(1)], tokens="prompt", pool="last", intervention=Intervention(), tally=Tally())
     assert runs == [1, 1] + [0] * (len(runs) - 2)
     passes.loglikelihood(network, TEXTS, Intervention(), Tally())
     assert runs[-1] == 1, "a capture must leave nothing behind that ends later passes"
@@ -61,6 +63,42 @@ def test_a_site_that_no_pass_comes_through_is_an_error() -> None:
     last = network.layout.num_layers - 1
     network.model.base_model.layers = network.model.base_model.layers[:last]
     with pytest.raises(ValueError, match=f"does not pass through .*{last}"):
-        passes.capture(
-            network, TEXTS, [Site(last)], tokens="all", pool="mean", intervention=Intervention(), tally=Tally()
-        )
+        capture(network, TEXTS, [Site(last)], tokens="all", pool="mean", intervention=Intervention(), tally=Tally())
+
+
+def test_tokens_come_one_by_one_in_chunks_of_whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captures, "pass_tokens", lambda _device: 8)  # one text at a time
+    network = open_subject(load_model(CONFIG)).network
+    sites = [Site(2), Site(0, "heads")]
+    chunks = list(
+        capture_tokens(network, TEXTS, sites, tokens="completion", intervention=Intervention(), tally=Tally())
+    )
+    assert len(chunks) == len(TEXTS)
+    pooled = capture(
+        network, TEXTS, sites, tokens="completion", pool="mean", intervention=Intervention(), tally=Tally()
+    )
+    for chunk in chunks:
+        (row,) = chunk.text.unique().tolist()
+        text = TEXTS[row]
+        assert tuple(chunk.token.tolist()) == text.completion
+        assert chunk.position.tolist() == list(range(len(text.prompt), len(text.ids)))
+        for site in sites:
+            assert chunk.states[site].dtype == torch.float32
+            torch.testing.assert_close(chunk.states[site].mean(0), pooled[site][row])
+        ends = chunk.where(chunk.position == len(text.ids) - 1)
+        assert (len(ends.token), ends.token.item()) == (1, text.ids[-1])
+        assert torch.equal(ends.states[Site(2)], chunk.states[Site(2)][-1:])
+
+
+def test_tokens_are_read_under_the_rows_own_edits() -> None:
+    network = open_subject(load_model(CONFIG)).network
+    vector = torch.stack([torch.zeros(network.layout.width), torch.ones(network.layout.width)])
+    read = {"tokens": "all", "tally": Tally()}
+    steered = Intervention({Site(1): AddVector(vector)})
+    for plain, moved in zip(
+        capture_tokens(network, TEXTS, [Site(1)], intervention=Intervention(), **read),
+        capture_tokens(network, TEXTS, [Site(1)], intervention=steered, **read),
+        strict=True,
+    ):
+        shift = moved.states[Site(1)] - plain.states[Site(1)]
+        torch.testing.assert_close(shift, vector[plain.text], atol=1e-6, rtol=0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.scorer import open_subject
 from harness.subject import passes
 from harness.subject.decode import Tally
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.passes import Text
+from harness.subject.scorers import open_subject
 from harness.subject.tiny import FAMILIES
 from harness.types import Intervention
 

@@ -124,7 +124,6 @@ def test_no_training_rows_left_says_what_to_set(lines):
         ({"seed": -1}, r"task\.seed must be"),
         ({"rows": "x"}, r'task\.rows must look like "A:B"'),
         ({"rows": "9999:"}, r"task facts has no test rows in facts with rows=9999:"),
-        ({"subset": "hard"}, r"task\.subset must be all or baseline_incorrect, got hard"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):

@@ -62,11 +62,6 @@ def test_rows_that_hold_something_else_are_named(task, change, message):
         task({**OFFICIAL, **change}).check()
 
 
-def test_a_choice_task_has_no_incorrect_subset(task):
-    with pytest.raises(ValueError, match="truthfulqa has none"):
-        task(OFFICIAL, subset="baseline_incorrect").check()
-
-
 def test_real_file(shared):
     task = TruthfulQA(path=str(shared / "data/truthfulqa/mc_task.json"))
     task.check()

@@ -1,0 +1,86 @@
+"""Which examples every step of a training learns from, decided before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Rows = tuple[int, ...]
+"""Numbers of examples."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which examples every step learns from, decided before the first.
+
+    Args:
+        steps: for each step its passes, for each pass its examples.
+        epoch_ends: number of steps done at the end of each epoch.
+        dev: passes over the examples that are held out.
+    """
+
+    steps: tuple[tuple[Rows, ...], ...]
+    epoch_ends: tuple[int, ...]
+    dev: tuple[Rows, ...] = ()
+
+
+def stable_seed(*parts: object) -> int:
+    """A 56-bit seed that depends on these parts alone, on every machine."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:7], "big")
+
+
+def held_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
+    """A random share of each group's examples, rounded down."""
+    found: list[int] = []
+    for group, rows in _by_group(range(len(groups)), groups).items():
+        found += _shuffled(rows, seed, "dev", group)[: int(share * len(rows))]
+    return sorted(found)
+
+
+def batches_by_count(rows: Sequence[int], groups: Sequence[str], size: int, *seed: object) -> list[list[int]]:
+    """Every row once, shuffled within its group; all groups take part in every batch, with ``size`` rows at most."""
+    members = _by_group(rows, groups)
+    count = max(math.ceil(len(own) / size) for own in members.values())
+    split = [np.array_split(_shuffled(own, *seed, group), count) for group, own in members.items()]
+    return [[int(row) for parts in split for row in parts[number]] for number in range(count)]
+
+
+def batches_by_tokens(rows: Sequence[int], lengths: Sequence[int], limit: int, *seed: object) -> list[list[int]]:
+    """Every row once, shuffled, in batches of so many tokens at most, padding included."""
+    return list(filled(_shuffled(rows, *seed), lengths, limit))
+
+
+def passes(batch: Sequence[int], lengths: Sequence[int], limit: int | None) -> tuple[Rows, ...]:
+    """A batch in passes of so many tokens at most, texts of similar length together; None makes one pass."""
+    if limit is None:
+        return (tuple(batch),)
+    return tuple(tuple(rows) for rows in filled(sorted(batch, key=lambda row: lengths[row]), lengths, limit))
+
+
+def filled(rows: Iterable[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Rows in their order, in batches whose padded size stays under the limit; a longer row is a batch of its own."""
+    batch: list[int] = []
+    longest = 0
+    for row in rows:
+        longest = max(longest, lengths[row])
+        if batch and longest * (len(batch) + 1) > limit:
+            yield batch
+            batch, longest = [], lengths[row]
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _by_group(rows: Iterable[int], groups: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(groups[row], []).append(row)
+    return found
+
+
+def _shuffled(rows: Sequence[int], *seed: object) -> list[int]:
+    return [rows[at] for at in np.random.default_rng(stable_seed(*seed)).permutation(len(rows))]

@@ -1,0 +1,62 @@
+"""`python -m harness.compare RUN… | SWEEP_DIR`: compare finished runs; tables here, JSON, CSV and a report on disk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.report.compare import Comparison
+from harness.report.expect import held_against, read_expectations
+from harness.report.files import write_report
+from harness.report.groups import compare_groups
+from harness.report.terminal import print_comparison
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print and write; exit status 0 unless runs cannot be compared (2) or some are not counted (1)."""
+    options = _parser().parse_args(arguments)
+    try:
+        comparisons = compare_groups(
+            options.runs, across_models=options.across_models, metrics=options.metric, strict=not options.keep_going
+        )
+        expectations = read_expectations(options.expect) if options.expect else {}
+        claims = [held_against(comparison, expectations) for comparison in comparisons]
+        written = write_report(comparisons, options.out or _default_directory(options.runs), claims)
+    except (ValueError, OSError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
+    console = Console()
+    for comparison, held in zip(comparisons, claims, strict=True):
+        print_comparison(comparison, held, console)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return 1 if _any_failure(comparisons) else 0
+
+
+def _any_failure(comparisons: Sequence[Comparison]) -> bool:
+    return any(comparison.failures for comparison in comparisons)
+
+
+def _default_directory(runs: Sequence[Path]) -> Path:
+    """A sweep's report goes into the sweep's directory, that of chosen runs into ``comparison/``."""
+    first = runs[0]
+    is_sweep = len(runs) == 1 and not (first / "run.json").is_file()
+    return first if is_sweep else Path("comparison")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN|SWEEP_DIR", help="runs, or a sweep's directory")
+    parser.add_argument("--out", type=Path, help="where to write (default: the sweep's directory, or comparison/)")
+    parser.add_argument("--expect", type=Path, metavar="EXPERIMENT_YAML", help="hold results against published values")
+    parser.add_argument("--across-models", action="store_true", help="allow runs on different models")
+    parser.add_argument("--keep-going", action="store_true", help="list what cannot be compared, do not refuse")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME",
+        help="metric to test, repeatable (default: the first that each evaluator declares)",
+    )  # fmt: skip
+    return parser

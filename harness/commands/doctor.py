@@ -1,0 +1,253 @@
+"""`python -m harness.doctor …` (overrides as for a run): what it needs, what it will take, whether it can start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+from harness.build import Job, build
+from harness.config import composed, expand, explain, swept
+from harness.data import Example
+from harness.generate import subject_for
+from harness.judges.usage import dollars
+from harness.records.provenance import device_name
+from harness.records.tracking import Tracking, is_logged_in, wanted_mode
+from harness.scoring import Grading
+from harness.steering import Intervention
+from harness.subject.amx import NOTICE, is_trapped
+from harness.subject.decode import Sampling
+from harness.subject.load import ResolvedModel
+from harness.workbench import Workbench
+
+State = Literal["ok", "note", "problem"]
+_BYTES = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+_QUANTIZED = {"int8": 1.0, "nf4": 0.5}
+_ROWS, _STEPS = 8, 8
+"""Size of the measurement: prompts, and tokens generated for each."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    about: str
+    state: State
+    text: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this machine does, in tokens per second."""
+
+    prefill: float
+    decode: float
+    prompt_tokens: float
+    """Mean length of a prompt."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run takes at most: rows to generate, forward tokens and seconds."""
+
+    rows: int
+    tokens: int
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine; exit status 0 if the run can start, 1 if something stands in its way."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(given):
+        print(f"{__doc__}\n\nusage: python -m harness.doctor [OVERRIDE ...]")
+        return 0
+    findings: list[Finding] = []
+    try:
+        for finding in examine([item for item in given if item not in ("-m", "--multirun")]):
+            findings.append(finding)
+    except Exception as error:  # whatever it is, it would stop the run as well
+        findings.append(Finding("run", "problem", explain(error)))
+    table = Table("what", "", "found", title="doctor")
+    colours = {"ok": "green", "note": "yellow", "problem": "red"}
+    for finding in findings:
+        table.add_row(finding.about, f"[{colours[finding.state]}]{finding.state}[/]", finding.text)
+    Console().print(table)
+    problems = [finding for finding in findings if finding.state == "problem"]
+    print("cannot run: " + "; ".join(f"{f.about}: {f.text}" for f in problems) if problems else "ready to run")
+    return 1 if problems else 0
+
+
+def examine(overrides: Sequence[str]) -> Iterator[Finding]:
+    """Look at everything that the run needs, cheap things first; a measurement only if nothing stands in the way."""
+    jobs: list[Job] = []
+    broken = False
+    for chosen in _jobs(overrides):
+        try:
+            jobs.append(build(*composed(chosen)))
+        except Exception as error:
+            broken = True
+            yield Finding("settings", "problem", f"{' '.join(chosen)}: {explain(error)}")
+    if not jobs:
+        return
+    yield Finding("settings", "note" if broken else "ok", f"{len(jobs)} jobs can be built; no weights loaded for this")
+    first = jobs[0]
+    for model in {repr(job.model.config): job.model for job in jobs}.values():
+        yield from _model(model)
+    yield from _data(jobs)
+    yield _judge(jobs)
+    yield _disk(first.out)
+    yield _tracking(first.tracking)
+    if not broken:
+        yield from _effort(jobs)
+
+
+def _jobs(overrides: Sequence[str]) -> list[list[str]]:
+    found = []
+    for chosen in swept(overrides):
+        config, choices = composed(chosen)
+        found += expand(config, choices, chosen)
+    return found
+
+
+def _model(resolved: ResolvedModel) -> Iterator[Finding]:
+    model, layout, device = resolved.config, resolved.layout, resolved.device
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(resolved.settings, trust_remote_code=model.trust_remote_code)
+    weights = sum(weight.numel() for weight in empty.parameters())
+    size = weights * _QUANTIZED.get(model.quantization, _BYTES[model.dtype])
+    about = f"{model.label}: {weights / 1e6:,.1f} million weights, {layout.num_layers} layers"
+    yield Finding("model", "ok", f"{about}, {size / _GIB:.2f} GiB as {model.quantization} {model.dtype}")
+    free = _free_bytes(device)
+    name = f"{device.type} ({device_name(device)})"
+    state: State = "ok" if size < 0.9 * free else "problem"
+    yield Finding("device", state, f"{name}, {free / _GIB:.1f} GiB free for {size / _GIB:.2f} GiB of weights")
+    if device.type == "cpu" and is_trapped():
+        yield Finding("device", "note", NOTICE)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _data(jobs: Sequence[Job]) -> Iterator[Finding]:
+    for job in {repr(job.task): job for job in jobs}.values():
+        tests = job.task.examples("test")
+        origin = f" from {job.task.origin}" if job.task.origin != job.task.name else ""
+        yield Finding(
+            "data", "ok", f"{job.task.name}{origin}: {len(tests)} test items, first: {tests[0].question[:60]!r}"
+        )
+
+
+def _judge(jobs: Sequence[Job]) -> Finding:
+    judged = [job for job in jobs if job.scoring.judged]
+    if not judged:
+        return Finding("judge", "ok", "not needed")
+    gradings = [grading for job in judged for grading in _gradings(job)]
+    judge = judged[0].scoring.judge
+    forecast = getattr(judge, "forecast", None)
+    label = f"judge={judged[0].labels['judge']} ({judge.identity})"
+    if forecast is None:
+        return Finding("judge", "ok", f"{label}: up to {len(gradings)} gradings, no calls, {dollars(0.0)}")
+    # Answers are not known yet, so hardly any can be found in the cache.
+    return Finding("judge", "ok", f"{label}: {forecast(gradings)}")
+
+
+def _gradings(job: Job) -> Iterator[Grading]:
+    words = "answer " * job.task.max_new_tokens
+    for evaluator in job.scoring.evaluators.values():
+        for rubric in evaluator.rubrics:
+            for index, example in enumerate(job.task.examples("test")):
+                yield Grading(rubric, example.question, example.answer, example.aliases, f"{words}{index}")
+
+
+def _disk(out: Path) -> Finding:
+    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    free = psutil.disk_usage(str(existing)).free
+    return Finding("disk", "ok" if free > _GIB // 4 else "note", f"{free / _GIB:.1f} GiB free for {out}")
+
+
+def _tracking(tracking: Tracking) -> Finding:
+    mode = getattr(tracking, "mode", None)
+    if mode is None:
+        return Finding("W&B", "ok", "off (tracking=none)")
+    try:
+        logged_in = is_logged_in()
+        mode = wanted_mode() if mode == "auto" else mode
+    except Exception as error:  # a W&B that fails never stops a run
+        return Finding("W&B", "note", f"cannot be used, runs go on without: {explain(error)}")
+    login = "logged in" if logged_in else "not logged in"
+    advice = "" if logged_in else "; copies stay on disk for `wandb sync`"
+    return Finding("W&B", "ok", f"{mode}, {login}{advice}")
+
+
+def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
+    speeds: dict[str, Speed] = {}
+    total = Work(0, 0, 0.0)
+    for job in jobs:
+        name = repr(job.model.config)
+        if name not in speeds:
+            speeds[name] = measure(job)
+            yield _measured(speeds[name])
+        work = estimate(job, speeds[name])
+        total = Work(total.rows + work.rows, total.tokens + work.tokens, total.seconds + work.seconds)
+        if len(jobs) > 1:
+            yield Finding(f"job {job.labels['method']} {job.labels['search']}", "ok", _spelt(work))
+    yield Finding("in all", "ok", f"{_spelt(total)}; without fitting and scoring, and if no text ends early")
+
+
+def _measured(speed: Speed) -> Finding:
+    text = f"{speed.prefill:,.0f} prompt tokens/s, {speed.decode:,.0f} new tokens/s in a batch of at most {_ROWS} rows"
+    return Finding("speed", "ok", text)
+
+
+def _spelt(work: Work) -> str:
+    minutes = work.seconds / 60
+    time = (
+        f"{work.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    )
+    return f"{work.rows:,} texts, {work.tokens:,} forward tokens, about {time} or less"
+
+
+def measure(job: Job) -> Speed:
+    """Load the model and time a few un-steered rows of the task."""
+    subject = subject_for(job)
+    bench = Workbench(subject, job.task, job.method, job.control, job.seed)
+    examples: list[Example] = job.task.examples("test")[:_ROWS]
+    prompts = [bench.subject.encode(bench.prompt(example)) for example in examples]
+
+    def seconds(steps: int) -> float:
+        start = perf_counter()
+        bench.subject.decode(prompts, Intervention(), Sampling(steps, ignore_stop=True))
+        return perf_counter() - start
+
+    seconds(1)  # the first pass allocates and compiles
+    one, many = seconds(1), seconds(1 + _STEPS)
+    tokens = sum(map(len, prompts))
+    return Speed(tokens / one, len(prompts) * _STEPS / max(many - one, 1e-6), tokens / len(prompts))
+
+
+def estimate(job: Job, speed: Speed) -> Work:
+    """The most that generating can take."""
+    rows = rows_of(job)
+    tokens = rows * (speed.prompt_tokens + job.task.max_new_tokens)
+    seconds = rows * (speed.prompt_tokens / speed.prefill + job.task.max_new_tokens / speed.decode)
+    return Work(rows, round(tokens), seconds)
+
+
+def rows_of(job: Job) -> int:
+    """Texts that a job generates, those of its search included."""
+    tests = len(job.task.examples("test"))
+    rows = job.search.num_trials_of(tests)
+    if job.search.uses_dev:
+        rows += job.search.num_dev_trials_of(len(job.task.examples("dev")))
+    return rows + (tests if job.protocol.subset != "all" else 0)

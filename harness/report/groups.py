@@ -1,0 +1,55 @@
+"""Which runs are compared with which: a sweep over tasks or models gives one comparison for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.records.run import RunRecord
+from harness.report.compare import Comparison, Failure, compare, listing
+from harness.report.countable import run_folders
+
+
+def compare_groups(
+    paths: Sequence[Path], *, across_models: bool = False, metrics: Sequence[str] = (), strict: bool = True
+) -> list[Comparison]:
+    """Compare runs that were named one by one with each other, those found in a sweep's directory per task and model.
+
+    Args:
+        paths: run directories, or directories that hold some.
+        across_models: compare over models as well.
+        metrics: metrics to test; by default the first one that each evaluator declares.
+        strict: refuse what cannot be compared; otherwise compare per task and model, and list the rest as not counted.
+
+    Raises:
+        ValueError: if there is no run, or runs that must be compared differ in their examples, evaluators or model.
+    """
+    found = run_folders(paths)
+    named = all(path in found for path in paths)
+    groups = [found] if named and strict else group_paths(found, across_models)
+    attempt = compare if strict else _compare_or_list
+    return [attempt(group, across_models=across_models, metrics=metrics) for group in groups]
+
+
+def group_paths(paths: Sequence[Path], across_models: bool = False) -> list[list[Path]]:
+    """Run directories by task, its subset and, unless compared across, model; groups in order of first appearance."""
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for path in paths:
+        groups.setdefault(_group(path, across_models), []).append(path)
+    return list(groups.values())
+
+
+def _group(path: Path, across_models: bool) -> tuple[str, ...]:
+    try:
+        record = RunRecord.read(path)
+    except ValueError:  # it is listed with its reason when it is read whole
+        return ("", "", "")
+    subset = "" if record.subset is None else record.subset.name
+    return record.labels.task, subset, "" if across_models else record.labels.model
+
+
+def _compare_or_list(group: Sequence[Path], *, across_models: bool, metrics: Sequence[str]) -> Comparison:
+    try:
+        return compare(group, across_models=across_models, metrics=metrics, strict=False)
+    except ValueError as error:
+        return listing([Failure(path.name, path, f"cannot be compared: {error}") for path in group])

@@ -1,0 +1,189 @@
+"""ReFT-r1: a direction that is learnt to detect a concept and to steer towards it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness import directions
+from harness.text_learner import TextLearner, per_group
+from harness.training import Part, Training
+from harness.types import (
+    Access,
+    Artifact,
+    Carry,
+    Demonstration,
+    Edit,
+    Example,
+    FitData,
+    Intervention,
+    Layout,
+    Method,
+    Parameters,
+    Range,
+    Site,
+    Subject,
+    Where,
+    shared,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReFTr1(Method):
+    """Add ``strength * peak * w`` to one layer's output; ``w`` is learnt per group (concept).
+
+    In training each text is steered by its own activations: with the latents ``a = relu(h . w)`` of its tokens, the
+    mean of the ``top`` largest times ``w`` is added to every token behind the prefix. The loss is that of the language
+    model on the completions, wanted and unwanted ones, plus an L1 penalty on the latents that are not among the
+    largest. So ``a`` comes to tell where the concept is (detection) and ``w`` to bring it about (steering).
+
+    Source:
+        Wu et al. 2025 (AxBench), arXiv 2501.17148, section 4 (ReFT-r1; "LsReFT" in the authors' code). A step clips the
+        gradient, sets ``w`` to length 1, takes the gradient's part along it away, and only then moves ``w``, which so
+        ends up close to length 1 and no closer; this is kept. Deviations: (1) the authors fill the position lists of a
+        batch's shorter texts with their first padding position, which can get among the largest latents and is edited;
+        here padding is left alone. (2) Factors are relative to the largest latent of the wanted *training* texts, where
+        AxBench takes held-out ones. (3) All groups learn side by side in the same steps. (4) Batches of an epoch are of
+        nearly equal size, where the authors' last one takes what is left.
+
+    Parameters:
+        strength: AxBench's factor, 0 changes nothing, 1 adds what the strongest wanted training token has of it.
+
+    Steers:
+        The block output of one layer, at all tokens, as AxBench does; training leaves the prefix out.
+
+    Requires:
+        Demonstrations, wanted ones at least, in every group.
+
+    Access:
+        Training texts and which of them are wanted.
+
+    Artifact:
+        ``vector``: groups x width, ``peak``: groups, the largest latent of a wanted text (50 if none is positive, as
+        AxBench); ``layer``: (); ``groups``: names as JSON bytes.
+
+    Fidelity:
+        Checked against the authors' values: losses and every ``w`` of a training run, latents, edit in training,
+        penalty, steered tokens.
+    """
+
+    requires: ClassVar = frozenset({"demonstrations"})
+    access: ClassVar = frozenset({Access.LABELS})
+
+    layer: int | None = None
+    """Counted from 0; None is the middle one."""
+    top: int = 8
+    """How many of a text's latents are averaged in training."""
+    sparsity: float = 0.005
+    """Weight of the L1 penalty at the end of training; it rises from 0 in proportion to the steps done."""
+    training: Training = field(default_factory=Training)
+    strength: float | Range = Range(low=0.0, high=5.0, default=1.0)
+
+    def check(self, layout: Layout) -> None:
+        """Refuse a layer that the model lacks, and counts and weights that mean nothing."""
+        super().check(layout)
+        layout.check_layer("layer", self._layer(layout))
+        if self.top < 1 or self.sparsity < 0:
+            raise ValueError(f"top must be at least 1 and sparsity 0, got {self.top} and {self.sparsity}")
+
+    def _layer(self, layout: Layout) -> int:
+        return layout.num_layers // 2 if self.layer is None else self.layer
+
+    def null(self, layout: Layout) -> Parameters:
+        """Nothing is added."""
+        return self.defaults(layout) | {"strength": 0.0}
+
+    def fit(self, subject: Subject, data: FitData) -> Artifact:
+        """Learn one direction per group, then measure the largest latents."""
+        site = Site(self._layer(subject.layout))
+        learner = LatentLearner(subject, data.demonstrations, site, self.top, self.sparsity)
+        learner.learn(self.training, "reft_r1")
+        vectors = learner.w.detach()
+        return {
+            "vector": vectors,
+            "peak": largest_latents(subject, learner, site, vectors),
+            "layer": torch.tensor(site.layer),
+            "groups": directions.encoded_names(learner.names),
+        }
+
+    def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
+        """``group`` (B): which group's vector each row uses."""
+        return {"group": directions.group_rows(artifact, examples)}
+
+    def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
+        """One edit, at the layer that was learnt for."""
+        group = condition["group"]
+        scale = parameters["strength"] * artifact["peak"][group]
+        vector = scale[:, None] * artifact["vector"][group]
+        return Intervention({Site(int(artifact["layer"])): directions.AddVector(vector=vector, tokens="all")})
+
+
+@dataclass(frozen=True, eq=False)
+class TopLatents(Edit):
+    """The edit in training: ``h + mean of the largest latents * w`` behind the prefix.
+
+    Leaves the mean of each text's other latents in the carry, which is the L1 penalty.
+    """
+
+    w: Float[Tensor, "B D"]
+    prefix_length: int = shared(default=0)
+    top: int = shared(default=8)
+
+    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
+        """Steer each text by its own latents."""
+        w = self.w.to(torch.promote_types(h.dtype, torch.float32))
+        behind = where.positions >= self.prefix_length
+        chosen = behind if where.real is None else behind & where.real
+        latents = torch.einsum("btd,bd->bt", h.to(w.dtype), w).relu() * chosen
+
+        count = chosen.sum(1)
+        largest = latents.topk(min(self.top, latents.shape[1]), dim=1).values.sum(1)
+        mean = largest / count.clamp(min=1, max=self.top)
+        others = (latents.sum(1) - largest) / count.clamp(min=1)
+        shifted = h + (mean[:, None] * w)[:, None].to(h.dtype)
+        return torch.where(chosen[..., None], shifted, h), {**carry, where.key("others"): others}
+
+
+class LatentLearner(TextLearner):
+    """Directions ``w`` (groups x width), starting at 0.01 in every dimension."""
+
+    def __init__(self, subject: Subject, texts: Sequence[Demonstration], site: Site, top: int, sparsity: float) -> None:
+        super().__init__(subject, texts)
+        self.site, self.top, self.sparsity = site, top, sparsity
+        self.w = per_group(torch.full((subject.layout.width,), 0.01, device=subject.device), len(self.names))
+
+    def loss(self, part: Part) -> Float[Tensor, ""]:
+        """Language-model loss and the ramped penalty."""
+        edit = TopLatents(self.w[self.groups_of(part)], self.subject.prefix_length, self.top)
+        passed = self.pass_over(part, Intervention({self.site: edit}))
+        penalty = self.mean_over_texts(part, passed.carry[f"{self.site}/others"])
+        return self.language_loss(part, passed) + self.sparsity * part.progress * penalty
+
+    def before_step(self) -> None:
+        """Unit length first, then no gradient along it."""
+        self.w.copy_(directions.unit(self.w))
+        assert self.w.grad is not None
+        self.w.grad -= (self.w.grad * self.w).sum(1, keepdim=True) * self.w
+
+
+def largest_latents(
+    subject: Subject, learner: TextLearner, site: Site, vectors: Float[Tensor, "G D"]
+) -> Float[Tensor, "G"]:
+    """Each group's largest latent behind the prefix of its wanted texts, un-steered; 50 where none is positive."""
+    wanted = [number for number, text in enumerate(learner.texts) if text.wanted]
+    prompts = [learner.texts[number].prompt for number in wanted]
+    completions = [learner.texts[number].completion for number in wanted]
+    groups = learner.group[wanted]
+
+    peaks = torch.zeros(len(vectors), device=vectors.device)
+    for chunk in subject.capture_tokens(prompts, completions, [site]):
+        behind = chunk.where(chunk.position >= subject.prefix_length)
+        group = groups[behind.text]
+        latents = (behind.states[site] * vectors[group]).sum(-1)
+        peaks.scatter_reduce_(0, group, latents, "amax")
+    return torch.where(peaks > 0, peaks, 50.0)

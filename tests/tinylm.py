@@ -1,0 +1,65 @@
+"""The random Llama of the golden values as a subject: words "w4" to "w95" are the token ids 4 to 95."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness.subject.load import layout_of
+from harness.subject.local import LocalSubject, Template
+from harness.subject.network import Network
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+def tinylm_subject(arrays: Mapping[str, np.ndarray]) -> LocalSubject:
+    """The model behind the harness's interface: prompts are words behind ``<s>``, without a chat template."""
+    model = tinylm_model(arrays)
+    device = torch.device("cpu")
+    network = Network.of(model, layout_of(model.config), device, stop_ids=frozenset())
+    return LocalSubject(network, word_tokenizer(model.config.vocab_size), Template(chat=False), "tinylm")
+
+
+def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
+    """The model by transformers, its sizes read from the weights."""
+    weights = {name: torch.tensor(value) for name, value in arrays.items() if "." in name}
+    vocabulary, width = weights["model.embed_tokens.weight"].shape
+    layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
+    queries = weights["model.layers.0.self_attn.q_proj.weight"].shape[0]
+    keys = weights["model.layers.0.self_attn.k_proj.weight"].shape[0]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=weights["model.layers.0.mlp.up_proj.weight"].shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=queries // HEAD_WIDTH,
+        num_key_value_heads=keys // HEAD_WIDTH,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
+HEAD_WIDTH = 8
+"""Stated beside the values; weights alone do not tell it."""
+
+
+def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """One token per word, separated by spaces."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), size))])}
+    backend = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def words(ids: Sequence[int]) -> str:
+    """A text with these ids: without the mark that begins texts, which the subject adds, and without filling."""
+    return " ".join(f"w{i}" for i in ids if i >= len(SPECIAL))
