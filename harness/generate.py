@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from harness.search.search import Setting
 from harness.subject.load import ResolvedModel, load_model
 from harness.subject.local import LocalSubject, Template
 from harness.subject.scorers import open_subject
+from harness.subject.sizes import EngineConfig, settled
 from harness.workbench import Request, Workbench
 from harness.workspace import Workspace
 
@@ -97,6 +99,7 @@ def _produce(job: Job, store: GenerationStore) -> None:
         bench.feed(dev)
     meter = Meter(lambda: subject.tally.forward_tokens)
     _fit(bench, store, meter)
+    bench.subject = dataclasses.replace(bench.subject, engine=_settled_engine(bench, store, tests))
 
     needs_scorer = job.search.needs_objective and "scorer" in job.objective.needs
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject) if needs_scorer else None
@@ -112,6 +115,19 @@ def _produce(job: Job, store: GenerationStore) -> None:
         _generate_all(job, bench, todo, prepared, setting)
     if job.steers and store.receipt is None:
         _prove(job, bench, store, meter)
+
+
+def _settled_engine(bench: Workbench, store: GenerationStore, tests: Sequence[Example]) -> EngineConfig:
+    """How many rows run at once: decided at the first start by device and memory, and recorded for all later ones."""
+    engine = bench.subject.engine
+    if not store.sizes:
+        longest = max(len(bench.subject.encode(bench.prompt(example))) for example in tests)
+        one_row = bench.intervention([Request(tests[0], bench.method.defaults(bench.subject.layout))])
+        bench.forget_conditions()  # the row was only asked what it keeps per token
+        tokens = longest + bench.task.max_new_tokens
+        engine = settled(bench.subject.network, engine, tokens, one_row.bytes_per_token)
+        store.save_sizes({"max_rows": engine.max_rows or 1, "token_budget": engine.token_budget or tokens})
+    return dataclasses.replace(engine, **store.sizes)
 
 
 def title_of(job: Job) -> str:
@@ -136,7 +152,7 @@ def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
 
 def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Parameters, setting: Setting) -> None:
     """Chunk by chunk. The chunks are the same after a restart, since each is written whole or not at all."""
-    size = job.search.chunk_size
+    size = job.search.chunk_size(setting.store.sizes["max_rows"])
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
         selections = job.search.select(bench, chunk, prepared, setting)

@@ -179,6 +179,15 @@ class GenerationStore:
             write_json(self.folder / "prepared.json", dict(prepared))
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """How large batches are, as it was decided at the first start; empty before."""
+        return read_json(self.folder / "sizes.json") or {}
+
+    def save_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Keep how large batches are, so that a restart makes the same ones."""
+        write_json(self.folder / "sizes.json", dict(sizes))
+
+    @property
     def receipt(self) -> Receipt | None:
         """Proof of steering, if it was measured before."""
         content = read_json(self.folder / "receipt.json")

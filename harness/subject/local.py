@@ -217,8 +217,13 @@ class LocalSubject:
         on_finish: Callable[[int], None] | None = None,
     ) -> list[Decoded]:
         """Batched decoding with per-row edits; prompts are token ids."""
-        decoder = Decoder(self.network, prompts, intervention, sampling, seeds or [0] * len(prompts), self.tally)
+        decoder = self.decoder(sampling)
+        decoder.offer(prompts, intervention, seeds or [0] * len(prompts))
         return decoder.run(self.engine, on_finish)
+
+    def decoder(self, sampling: Sampling) -> Decoder:
+        """An engine without rows, which are to be offered to it."""
+        return Decoder(self.network, [], Intervention(), sampling, [], self.tally)
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
         """Text of a completion."""

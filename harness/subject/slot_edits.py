@@ -91,8 +91,9 @@ class SlotEdits:
 
 
 def _members(intervention: Intervention) -> dict[Key, RowData]:
-    edits: dict[Key, RowData] = {("edit", site): edit for site, edit in intervention.edits.items()}
-    return edits | {("probe", site): probe for site, probe in intervention.probes.items()}
+    members: dict[Key, RowData] = {("edit", site): edit for site, edit in intervention.edits.items()}
+    members.update({("probe", site): probe for site, probe in intervention.probes.items()})
+    return members
 
 
 def row_tensors(data: RowData) -> list[Tensor]:

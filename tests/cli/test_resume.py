@@ -12,7 +12,7 @@ import pytest
 
 COMMAND = (
     "method=segmented", "model.dtype=float64", "evaluator=token_overlap", "task.limit=6", "search.num_trials=6",
-    "search.trials_per_round=2", "search.startup_trials=2", "search.rows_per_round=4",
+    "search.trials_per_round=2", "search.startup_trials=2", "engine.max_rows=2",
 )  # fmt: skip
 Spawn = Callable[..., BaseProcess]
 NUM_TRIALS = 6 * (1 + 6)
