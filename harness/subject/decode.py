@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -24,6 +25,7 @@ from harness.subject.attention import Plan, Span, spans_of
 from harness.subject.hooks import Observer, Steering
 from harness.subject.mail import Mail
 from harness.subject.network import Network, Padded, pass_tokens
+from harness.subject.prefix import Part, memory_of, shared_depth
 from harness.subject.sampling import LOOP_WINDOW, NEAR_TIE, Sampling, best_token, drawn_token, is_looping, uniform_draws
 from harness.subject.sizes import EngineConfig, Shapes, rows_that_fit
 from harness.subject.slots import FULL, IN_FLIGHT, PRUNED, STOPPED, SlotCache, Slots
@@ -54,6 +56,17 @@ class Tally:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     clock: Callable[[], float] = perf_counter
+
+    def count(self, computed: int, needed: int, share: float = 1.0) -> None:
+        """Note tokens that were fed through the model.
+
+        Args:
+            computed: all of them.
+            needed: those that were not padding.
+            share: how much of the model they went through.
+        """
+        self.forward_tokens += round(share * computed)
+        self.padding_tokens += round(share * computed) - round(share * needed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,14 +287,48 @@ class _Batch:
         if not self._uses_cache:
             return
 
-        self.slots.cache.expect_prompts(slots)
-        logits, carry = self._whole_pass(padded, padded.lengths, intervention, self.slots.cache)
-        self._count(padded.ids.numel(), sum(row.length for row in new))
-        self.slots.carry.admit(slots, carry)
-        self._choose(slots, logits)
+        depth = shared_depth(intervention, self.network.layout.num_layers)
+        if depth and self._pays_to_share(new, depth):
+            self._compute_shared(new, slots, intervention, depth)
+        else:
+            self._compute(new, slots, padded, intervention)
         self._post(new)
         if self._compiled:
             graphs.hold_in_place(self.slots.buffers())
+
+    def _pays_to_share(self, new: list[_Row], depth: int) -> bool:
+        """Whether new rows have prompts in common, with one another or with earlier ones."""
+        prompts = [tuple(self.decoder.prompt(row.number)) for row in new]
+        memory = memory_of(self.network)
+        return len(set(prompts)) < len(prompts) or any(memory.knows(prompt, depth) for prompt in prompts)
+
+    def _compute_shared(self, new: list[_Row], slots: Tensor, intervention: Intervention, depth: int) -> None:
+        """Compute prompts of new rows, each prompt once in the blocks below the first edit."""
+        prompts = [self.decoder.prompt(row.number) for row in new]
+        for part in memory_of(self.network).parts(self.network, prompts, depth, self.decoder.tally):
+            members = torch.tensor(part.members, device=slots.device)
+            rows = [new[index] for index in part.members]
+            longest = max(row.length for row in rows)
+            self.slots.cache.expect_prompts(slots[members])
+            part.fill(self.slots.cache, longest)
+            self._compute(rows, slots[members], part.padded(longest), intervention.take(members), part)
+
+    def _compute(
+        self, new: list[_Row], slots: Tensor, padded: Padded, intervention: Intervention, part: Part | None = None
+    ) -> None:
+        """Compute prompts of new rows, from the first block on or from behind those that are shared."""
+        self.slots.cache.expect_prompts(slots)
+        blocks, longest = self.network.blocks.modules, padded.ids.shape[1]
+        depth = part.group.depth if part is not None else 0
+        if part is not None and depth == len(blocks):
+            logits, carry = self.network.logits(_last(part.states(longest), padded)), {}
+        else:
+            with part.skipping(blocks, longest) if part is not None else nullcontext():
+                logits, carry = self._whole_pass(padded, padded.lengths, intervention, self.slots.cache)
+            needed = sum(row.length for row in new)
+            self.decoder.tally.count(padded.ids.numel(), needed, 1 - depth / len(blocks))
+        self.slots.carry.admit(slots, carry)
+        self._choose(slots, logits)
 
     def _whole_pass(
         self, padded: Padded, prompt_lengths: Tensor, intervention: Intervention, cache: SlotCache | None
@@ -289,8 +336,7 @@ class _Batch:
         """Logits after each row's last token, computed from position 0 on, and what edits learnt on the way."""
         with self.steering.on(padded.where(prompt_lengths), intervention, {}):
             h = self.network.hidden(padded.ids, padded.positions, Plan(), cache)
-        last = h[torch.arange(h.shape[0], device=h.device), padded.lengths - 1]
-        return self.network.logits(last), self.steering.carry
+        return self.network.logits(_last(h, padded)), self.steering.carry
 
     # Stepping: one token for every row.
 
@@ -301,10 +347,10 @@ class _Batch:
         window = self.shapes.window(max(row.length for row in rows))
         if self._uses_cache:
             self._decode(count, window, self._spans(count) if self.shapes.varied else ())
-            self._count(count, len(rows))
+            self.decoder.tally.count(count, len(rows))
         else:
             self._recompute(count, window)
-            self._count(count * window, sum(row.length for row in rows))
+            self.decoder.tally.count(count * window, sum(row.length for row in rows))
         self._post(rows)
 
     def _spans(self, count: int) -> tuple[Span, ...]:
@@ -331,10 +377,6 @@ class _Batch:
         padded = Padded(tokens.ids_SC[:count, :window], positions, lengths, positions < lengths[:, None])
         logits, _ = self._whole_pass(padded, tokens.prompt_lengths_S[:count], self.slots.edits.first(count), None)
         self._choose(tokens.slots_S[:count], logits)
-
-    def _count(self, computed: int, needed: int) -> None:
-        self.decoder.tally.forward_tokens += computed
-        self.decoder.tally.padding_tokens += computed - needed
 
     def _choose(self, slots: Tensor, logits_BV: Tensor) -> None:
         """Write down the next token of each row that runs, and whether the row is done with it."""
@@ -415,6 +457,11 @@ class _Batch:
         for source, target in zip(movers, gaps, strict=True):
             self.rows[target] = self.rows.pop(source)
             self.rows[target].slot = target
+
+
+def _last(h: Tensor, padded: Padded) -> Tensor:
+    """The state of each row's last token."""
+    return h[torch.arange(h.shape[0], device=h.device), padded.lengths - 1]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
