@@ -14,7 +14,7 @@ from harness.data import Access, Example, Parameters
 from harness.flow import POOL_ROWS, Flow, Following
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
-from harness.subject.decode import Decoded
+from harness.subject.batch import Decoded
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task

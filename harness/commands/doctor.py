@@ -25,8 +25,8 @@ from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.scoring import Grading
 from harness.steering import Intervention
 from harness.subject.amx import NOTICE, is_trapped
-from harness.subject.decode import Sampling
 from harness.subject.load import ResolvedModel
+from harness.subject.sampling import Sampling
 from harness.workbench import Workbench
 
 State = Literal["ok", "note", "problem"]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from harness.model_view import TokenStates
 from harness.steering import Intervention, Site, Tokens, Where
-from harness.subject.decode import Tally
 from harness.subject.network import Network, pass_tokens
 from harness.subject.passes import Text, batches, run_pass, steering_of
+from harness.subject.tally import Tally
 
 
 @torch.no_grad()

@@ -14,13 +14,15 @@ from torch import Tensor
 from harness.model_view import Forward, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
+from harness.subject.batch import Decoded
 from harness.subject.capture import capture, capture_tokens
-from harness.subject.decode import Decoded, Decoder, Tally
+from harness.subject.decode import Decoder
 from harness.subject.forward import forward
 from harness.subject.network import Network
 from harness.subject.passes import Text
 from harness.subject.sampling import Sampling
 from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:

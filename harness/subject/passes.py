@@ -12,11 +12,11 @@ from torch import Tensor
 
 from harness.steering import Carry, Intervention, Site, Where
 from harness.subject.attention import Plan
-from harness.subject.decode import Tally
 from harness.subject.hooks import Steering
 from harness.subject.logprobs import token_logprobs
 from harness.subject.network import Network, Padded, logit_rows, pass_tokens
 from harness.subject.prefix import completion_states, memory_of
+from harness.subject.tally import Tally
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

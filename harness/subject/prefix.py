@@ -25,7 +25,7 @@ from harness.subject.slots import SlotCache
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from harness.subject.decode import Tally
+    from harness.subject.tally import Tally
 
 _NEVER = 2**40
 """A position that no query reaches."""
@@ -38,7 +38,10 @@ _MOST_BYTES = {"cpu": 2**28, "other": 2**32}
 def shared_depth(intervention: Intervention, num_layers: int) -> int:
     """How many blocks, from the first, compute the same for every row of a prompt; 0 if they are too few."""
     sites = {*intervention.edits, *intervention.probes}
-    depth = min((site.layer + (site.stream == "block") for site in sites), default=num_layers)
+    if not sites:
+        return num_layers
+    # Never all of them: the final norm belongs to the states of prompts that were computed to the end.
+    depth = min(num_layers - 1, *(site.layer + (site.stream == "block") for site in sites))
     return depth if depth * _LEAST_SHARE >= num_layers else 0
 
 

@@ -9,7 +9,8 @@ import torch
 
 from bench.suite import Models
 from bench.work import Work
-from harness.subject.decode import Decoded, Decoder
+from harness.subject.batch import Decoded
+from harness.subject.decode import Decoder
 from harness.subject.passes import next_token_logprobs
 from harness.subject.sampling import NEAR_TIE, Sampling
 from harness.subject.sizes import EngineConfig

@@ -15,11 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from bench.timing import Stopwatch, Timing
 from bench.work import Work
 from harness.steering import Intervention
-from harness.subject.decode import Decoder, Tally
+from harness.subject.decode import Decoder
 from harness.subject.network import Network, logit_rows, pass_tokens
 from harness.subject.passes import Text, loglikelihood
 from harness.subject.sampling import Sampling
 from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 
 
 def decoded(

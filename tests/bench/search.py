@@ -19,13 +19,15 @@ from harness.records.store import GenerationStore
 from harness.scoring import Scorer, Tools
 from harness.search.search import Setting
 from harness.steering import Intervention
-from harness.subject.decode import Decoded, Decoder, Tally
+from harness.subject.batch import Decoded
+from harness.subject.decode import Decoder
 from harness.subject.hooks import Observer
 from harness.subject.local import LocalSubject
 from harness.subject.network import Network
 from harness.subject.sampling import Sampling
 from harness.subject.sizes import CPU_ROWS as AT_ONCE
 from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 
 PREFILL, DECODE, ENGINE = "engine: prompts", "engine: decoding", "engine: between the passes"
 REFERENCES, SCORER, TEXT = "activations read for the method", "scorer's passes", "templates and tokenizer"

@@ -18,7 +18,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
 from harness.build import Job, build
-from harness.subject.decode import Decoded
+from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
 from harness.subject.sampling import Sampling

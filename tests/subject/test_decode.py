@@ -21,12 +21,13 @@ from engine_parts import (
     without_cache,
 )
 
-from harness.subject.decode import Decoder, Tally
+from harness.subject.decode import Decoder
 from harness.subject.load import Loaded, ModelConfig, load_model
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
 from harness.subject.sampling import LOOP_WINDOW, NEAR_TIE, Sampling, best_token, is_looping
 from harness.subject.sizes import EngineConfig, rows_that_fit
+from harness.subject.tally import Tally
 from harness.types import Carry, Edit, Intervention, Probe, Site, Where
 
 GREEDY = Sampling(14)
