@@ -13,6 +13,7 @@ from transformers import Cache
 from harness.steering import Layout, Where
 from harness.subject import attention
 from harness.subject.attention import Plan
+from harness.subject.head import keep_logits_exact
 from harness.subject.packing import pack_linears
 from harness.subject.sites import Blocks
 
@@ -87,6 +88,7 @@ class Network:
         model.set_attn_implementation(attention.IMPLEMENTATION)
         # Its advice on padding, which plans know of, reads token ids back from the device before each pass.
         model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
+        keep_logits_exact(model)
         pack_linears(model)
         return cls(model, Blocks.of(model, blocks_path), layout, device, stop_ids)
 
