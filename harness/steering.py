@@ -267,13 +267,16 @@ class Intervention(RowData):
 
     ``uses_cache=False`` makes the engine recompute every token at every step, with a fresh carry each time: for edits
     that depend on the whole sequence so far. ``bytes_per_token`` is what its edits keep with `Where.remember` for each
-    token of a row, in all: the engine holds as many rows as fit.
+    token of a row, in all: the engine holds as many rows as fit. ``gradients=True`` lets edits call autograd while they
+    decode, as for a step along the slope of a scorer; without it the engine runs in inference mode, which is a little
+    faster.
     """
 
     edits: Mapping[Site, Edit] = field(default_factory=dict)
     probes: Mapping[Site, Probe] = field(default_factory=dict)
     uses_cache: bool = True
     bytes_per_token: int = 0
+    gradients: bool = False
 
 
 @dataclass(frozen=True)

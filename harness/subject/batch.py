@@ -85,6 +85,7 @@ class Batch:
         tally: where work is counted.
         lateness: steps until the host hears that a row is done.
         compiled: decode with graphs.
+        gradients: edits may take gradients. Without them, passes belong into inference mode.
     """
 
     def __init__(
@@ -97,10 +98,13 @@ class Batch:
         *,
         lateness: int = 0,
         compiled: bool = False,
+        gradients: bool = False,
     ) -> None:
         self.network, self.sampling, self.shapes, self.steering, self.tally = network, sampling, shapes, steering, tally
         self.rows: dict[int, Row] = {}
         self._lateness, self._compiled = lateness, compiled
+        # Slots of graphs outlive this batch, and tensors of inference mode could not be written outside of it.
+        self.in_inference_mode = not gradients and not compiled
         draws, layers, device = sampling.max_new_tokens, network.layout.num_layers, network.device
         if compiled:
             self.slots = graphs.lasting_slots(network.model, shapes, draws, device, layers)
@@ -147,6 +151,8 @@ class Batch:
         """Whether a row can join; the first row of a batch decides what kind of rows the others must be."""
         intervention = row.pool.intervention
         if len(row.prompt) + self.sampling.max_new_tokens > self.shapes.capacity:
+            return False
+        if intervention.gradients and self.in_inference_mode:
             return False
         if not self.rows:
             self.slots.clear()

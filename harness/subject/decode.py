@@ -108,29 +108,46 @@ class Decoder:
         # A graph is made for a number of slots, so that stays; otherwise there are no more than rows.
         slots = min(fitting, self._most_slots, 2**31 if engine.compile else len(self._waiting))
         shapes = Shapes.of(self.network.device, slots, longest, engine.compile)
-        lateness, compiled = self.lateness, engine.compile
-        return Batch(self.network, self.sampling, shapes, steering, self.tally, lateness=lateness, compiled=compiled)
+        return Batch(
+            self.network,
+            self.sampling,
+            shapes,
+            steering,
+            self.tally,
+            lateness=self.lateness,
+            compiled=engine.compile,
+            gradients=self._waiting[-1].pool.intervention.gradients,
+        )
 
-    @torch.no_grad()  # not inference mode, whose tensors no edit could take a gradient through
     def _pass(self, batch: Batch) -> bool:
         """Compute prompts of waiting rows, or a step of those in flight; False if these slots have nothing to do."""
         start = self.tally.clock()
         try:
-            if batch.join(self._waiting):
-                self.tally.prefill_seconds += self.tally.clock() - start
-            elif batch.rows:
-                batch.step()
-                self.tally.decode_seconds += self.tally.clock() - start
-            else:
-                return False
+            with torch.inference_mode() if batch.in_inference_mode else torch.no_grad():
+                joined = batch.join(self._waiting)
+                if not joined and not batch.rows:
+                    return False
+                if not joined:
+                    batch.step()
         except (torch.OutOfMemoryError, RuntimeError) as error:
+            if batch.in_inference_mode and _lacks_gradients(error):
+                raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
             if not _is_out_of_memory(error) or batch.shapes.slots == 1:
                 raise
             self._most_slots = batch.shapes.slots // 2
             self.tally.batch_shrinks += 1
             self._wait(list(batch.rows.values()))
             return False
+
+        seconds = self.tally.clock() - start
+        self.tally.prefill_seconds += seconds if joined else 0
+        self.tally.decode_seconds += 0 if joined else seconds
         return True
+
+
+def _lacks_gradients(error: Exception) -> bool:
+    """Whether autograd refused to work because of inference mode."""
+    return "inference tensor" in str(error).lower() or "does not require grad" in str(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

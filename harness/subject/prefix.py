@@ -215,6 +215,8 @@ def _batches(prompts: Sequence[tuple[int, ...]], limit: int) -> Iterator[list[tu
         yield batch
 
 
+@torch.inference_mode(False)  # or edits of later batches could take no gradients through these states
+@torch.no_grad()
 def _computed(network: Network, prompts: Sequence[tuple[int, ...]], depth: int, tally: Tally) -> Group:
     padded, cache = Padded.of(prompts, network.device), PromptCache(network.layout.num_layers)
     blocks = network.blocks.modules
