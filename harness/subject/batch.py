@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class Batch:
         tally: where work is counted.
         lateness: steps until the host hears that a row is done.
         compiled: decode with graphs.
-        gradients: edits may take gradients. Without them, passes belong into inference mode.
+        gradients: edits may take gradients.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Batch:
         self.rows: dict[int, Row] = {}
         self._lateness, self._compiled = lateness, compiled
         # Slots of graphs outlive this batch, and tensors of inference mode could not be written outside of it.
-        self.in_inference_mode = not gradients and not compiled
+        self.gradients = gradients or compiled
         draws, layers, device = sampling.max_new_tokens, network.layout.num_layers, network.device
         if compiled:
             self.slots = graphs.lasting_slots(network.model, shapes, draws, device, layers)
@@ -121,6 +121,10 @@ class Batch:
     def has_room(self) -> bool:
         """Whether enough slots are free for a pass over new prompts to be worth its while."""
         return self.shapes.slots - len(self.rows) >= max(1, self.shapes.slots // 8)
+
+    def mode(self) -> AbstractContextManager[Any]:
+        """The context in which rows join, step and leave: inference mode, unless edits take gradients."""
+        return torch.no_grad() if self.gradients else torch.inference_mode()
 
     # Joining: whole prompts, one pass after another.
 
@@ -152,7 +156,7 @@ class Batch:
         intervention = row.pool.intervention
         if len(row.prompt) + self.sampling.max_new_tokens > self.shapes.capacity:
             return False
-        if intervention.gradients and self.in_inference_mode:
+        if intervention.gradients and not self.gradients:
             return False
         if not self.rows:
             self.slots.clear()

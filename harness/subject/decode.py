@@ -85,8 +85,10 @@ class Decoder:
                 batch = self._batch(engine, steering)
                 finished = 0
                 while self._pass(batch):
-                    for row in batch.leave():
-                        finished += 1
+                    with batch.mode():
+                        left = batch.leave()
+                    finished += len(left)
+                    for row in left:
                         if on_finish is not None:
                             on_finish(row.number)
                     if refill is not None and finished and not self._waiting and batch.has_room:
@@ -123,14 +125,14 @@ class Decoder:
         """Compute prompts of waiting rows, or a step of those in flight; False if these slots have nothing to do."""
         start = self.tally.clock()
         try:
-            with torch.inference_mode() if batch.in_inference_mode else torch.no_grad():
+            with batch.mode():
                 joined = batch.join(self._waiting)
                 if not joined and not batch.rows:
                     return False
                 if not joined:
                     batch.step()
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if batch.in_inference_mode and _lacks_gradients(error):
+            if not batch.gradients and _lacks_gradients(error):
                 raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
             if not _is_out_of_memory(error) or batch.shapes.slots == 1:
                 raise
