@@ -102,8 +102,10 @@ class Decoder:
         """Slots for the rows that wait; after memory ran out, half as many as before."""
         longest = len(self._waiting[-1].prompt) + self.sampling.max_new_tokens
         kept = graphs.kept_slots(self.network.model) if engine.compile else None
-        if kept is not None and kept.capacity >= longest and engine.token_budget is None:
-            fitting, longest = min(kept.count, engine.max_rows or kept.count), kept.capacity
+        if kept is not None and kept.capacity >= longest:
+            longest = kept.capacity  # graphs are made for it
+        if kept is not None and kept.capacity == longest and engine.token_budget is None:
+            fitting = min(kept.count, engine.max_rows or kept.count)  # the free memory lacks what they hold already
         else:
             remembered = max(row.pool.intervention.bytes_per_token for row in self._waiting)
             fitting = rows_that_fit(self.network, engine, longest, remembered)

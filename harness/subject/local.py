@@ -20,6 +20,7 @@ from harness.subject.decode import Decoder
 from harness.subject.forward import forward
 from harness.subject.network import Network
 from harness.subject.passes import Text
+from harness.subject.prefix import memory_of
 from harness.subject.sampling import Sampling
 from harness.subject.sizes import EngineConfig
 from harness.subject.tally import Tally
@@ -226,6 +227,13 @@ class LocalSubject:
     def decoder(self, sampling: Sampling) -> Decoder:
         """An engine without rows, which are to be offered to it."""
         return Decoder(self.network, [], Intervention(), sampling, [], self.tally)
+
+    def forget_prompts(self) -> None:
+        """Free the states of prompts that are kept, so that what follows does not depend on what was computed before.
+
+        Prompts that are known leave the others to be computed in smaller batches, which can change their last digits.
+        """
+        memory_of(self.network).forget()
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
         """Text of a completion."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -54,16 +53,6 @@ def rows_that_fit(network: Network, engine: EngineConfig, tokens_per_row: int, b
         return max(1, min(limit, engine.token_budget // tokens_per_row))
     per_row = bytes_per_row(network, tokens_per_row, bytes_per_token)
     return max(1, min(limit, int(_free_bytes(network.device) * MEMORY_SHARE) // per_row))
-
-
-def settled(network: Network, engine: EngineConfig, tokens_per_row: int, bytes_per_token: int = 0) -> EngineConfig:
-    """The same engine with its sizes decided, so that later calls no longer look at the memory that is free.
-
-    Rows that share a batch decide the last digits of their numbers. Whoever records these sizes gets the same batches
-    again.
-    """
-    rows = rows_that_fit(network, engine, tokens_per_row, bytes_per_token)
-    return dataclasses.replace(engine, max_rows=rows, token_budget=rows * tokens_per_row)
 
 
 def bytes_per_row(network: Network, tokens_per_row: int, bytes_per_token: int = 0) -> int:
