@@ -30,12 +30,14 @@ def decoded(
     new_tokens: int,
     watch: Stopwatch,
     at_once: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> Timing:
     """Greedy completions of one length in one pool, ``at_once`` rows (all, if None) together; nothing is scored."""
     tally = Tally(clock=watch.seconds)
     sampling = Sampling(new_tokens, ignore_stop=True)
     decoder = Decoder(network, prompts, intervention, sampling, [0] * len(prompts), tally)
-    rows = decoder.run(EngineConfig(max_rows=at_once or len(prompts), token_budget=10**9))
+    rows = decoder.run(EngineConfig(max_rows=at_once or len(prompts), token_budget=10**9, compile=compiled))
     return Timing(len(prompts), tally.prefill_seconds, tally.decode_seconds, 0.0, tuple(row.token_ids for row in rows))
 
 
