@@ -25,9 +25,9 @@ from harness.search.fixed import Fixed
 from harness.search.objective import Objective
 from harness.search.search import Search
 from harness.steering import Layout, Method
-from harness.subject.decode import EngineConfig
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 from harness.subject.scorers import ScorerChoice
+from harness.subject.sizes import EngineConfig
 from harness.tasks.task import Task
 
 PARTS: Mapping[str, type] = {

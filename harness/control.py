@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.data import Access, Demonstration, Example, FitData, Pair
 from harness.steering import Carry, Edit, Intervention, Layout, Where
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def stable_seed(*parts: object) -> int:

@@ -19,12 +19,13 @@ from harness.records.locks import locked
 from harness.records.meter import Meter
 from harness.records.rows import Selected
 from harness.records.run import Cost, Receipt
-from harness.records.store import GenerationStore
+from harness.records.store import GenerationStore, Sizes
 from harness.scoring import Tools
 from harness.search.search import Prepared, Setting
 from harness.subject.load import ResolvedModel, load_model
 from harness.subject.local import LocalSubject, Template
 from harness.subject.scorers import open_subject
+from harness.subject.sizes import Shapes, rows_that_fit
 from harness.workbench import Request, Workbench
 from harness.workspace import Workspace
 
@@ -39,6 +40,7 @@ def subject_for(job: Job) -> LocalSubject:
         with phase(f"load {job.model.config.label}"):
             _subjects[key] = open_subject(load_model(job.model))
     opened = _subjects[key]
+    opened.forget_prompts()
     template = Template(job.model.config.prompt_template, job.model.config.chat_template)
     return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
 
@@ -115,22 +117,58 @@ def _produce(job: Job, store: GenerationStore) -> None:
         bench.feed(dev)
     meter = Meter(lambda: subject.tally.forward_tokens)
     _fit(bench, store, meter)
+    sizes = _sizes(job, bench, store, meter)
+    engine = dataclasses.replace(job.engine, max_rows=sizes.max_rows, token_budget=sizes.token_budget)
+    bench.subject = dataclasses.replace(bench.subject, engine=engine)
 
     needs_scorer = job.search.needs_objective and "scorer" in job.objective.needs
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject) if needs_scorer else None
     tools = Tools(scorer=scorer, judge=job.scoring.judge)
-    done = {item.record.example.id for item in store.selected()}
-    todo = [example for example in tests if example.id not in done]
+    chunks = _open_chunks(tests, sizes.chunk, store)
 
     setting = Setting(job.objective, tools, job.seed, store, meter, lambda _count: None)
     with phase("search on dev items", job.search.num_dev_trials_of(len(dev)) or None) as advance:
         prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
         store.save_prepared(prepared)
-    with phase("test items", job.search.num_trials_of(len(todo))) as advance:
-        _generate_all(job, bench, todo, prepared, dataclasses.replace(setting, advance=advance))
+    with phase("test items", job.search.num_trials_of(sum(map(len, chunks)))) as advance:
+        _generate_all(job, bench, chunks, prepared, dataclasses.replace(setting, advance=advance))
     if job.steers and store.receipt is None:
         with phase("proof of steering"):
             _prove(job, bench, store, meter)
+
+
+def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter) -> Sizes:
+    """How large chunks and batches are: decided at the first start by device and memory, and recorded.
+
+    Whoever continues gets the same ones, however much memory is free by then, unless the limits on the command line are
+    others than before.
+    """
+    asked = {"asked_rows": job.engine.max_rows, "asked_budget": job.engine.token_budget}
+    known = store.sizes
+    if known is not None and {name: getattr(known, name) for name in asked} == asked:
+        return known
+
+    tests = job.task.examples("test")
+    longest = max(len(bench.subject.encode(bench.prompt(example))) for example in tests)
+    one_row = bench.intervention([Request(tests[0], bench.method.defaults(bench.subject.layout))])
+    bench.forget_conditions()  # the row was only asked what it keeps per token
+    network, tokens = bench.subject.network, longest + bench.task.max_new_tokens
+    tokens = Shapes.of(network.device, 1, tokens, job.engine.compile).capacity
+    rows = rows_that_fit(network, job.engine, tokens, one_row.bytes_per_token)
+
+    sizes = Sizes(job.search.chunk_size(rows), rows, rows * tokens, **asked)
+    store.add_work(meter.lap("sizes"))
+    store.save_sizes(sizes)
+    return sizes
+
+
+def _open_chunks(tests: Sequence[Example], size: int, store: GenerationStore) -> list[Sequence[Example]]:
+    """The chunks that are not written yet; what a kill left of one is dropped, for its rows share batches."""
+    chunks = [tests[start : start + size] for start in range(0, len(tests), size)]
+    done = {item.record.example.id for item in store.selected()}
+    missing = [chunk for chunk in chunks if not all(example.id in done for example in chunk)]
+    store.drop_selected({example.id for chunk in missing for example in chunk} & done)
+    return missing
 
 
 def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
@@ -149,11 +187,12 @@ def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
-def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Prepared, setting: Setting) -> None:
-    """Chunk by chunk. The chunks are the same after a restart, since each is written whole or not at all."""
-    size = job.search.chunk_size
-    for start in range(0, len(todo), size):
-        chunk = todo[start : start + size]
+def _generate_all(
+    job: Job, bench: Workbench, chunks: Sequence[Sequence[Example]], prepared: Prepared, setting: Setting
+) -> None:
+    """Chunk by chunk, each as if it were the first: a restart that begins with it gets the same numbers."""
+    for chunk in chunks:
+        bench.subject.forget_prompts()
         selections = job.search.select(bench, chunk, prepared, setting)
         selected = [
             Selected(bench.record(example, item.generation), item.trial, item.objective)
@@ -166,6 +205,7 @@ def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared:
 
 def _prove(job: Job, bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     """Measure what the selected parameters do to hidden states, or refuse the result."""
+    bench.subject.forget_prompts()
     steered = [
         (Request(item.record.example, item.record.generation.parameters, item.trial), item.record.generation.token_ids)
         for item in store.selected()

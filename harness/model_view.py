@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.steering import Carry, Intervention, Layout, Site, Tokens, Where
 from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.data import Parameters
@@ -17,6 +17,9 @@ from harness.subject.hooks import Steering
 from harness.subject.network import Padded
 from harness.subject.passes import next_token_logprobs
 from harness.workbench import Request, Workbench
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 MEASURED_ROWS = 32
 """Rows on which a receipt is measured, at most."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import chi2
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.scoring import Estimate, Metric
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 LEVEL = 0.95
 DRAWS = 10_000

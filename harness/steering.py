@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -67,8 +67,14 @@ Artifact = dict[str, Tensor]
 Carry = Mapping[str, Tensor]
 """What edits learn during one generation or pass, row-leading, keyed by ``where.key(name)``. Never modified in place.
 
+An entry is a value per row (a decision, a shift) or, if `Where.remember` made it, a value per row and token. Its shape
+and dtype stay the same from the prompt on: the engine gives each entry a place in the row's slot.
+
 In training it is also how an edit hands out a side loss: what it leaves in the carry comes back with its graph in
 `harness.types.Forward.carry`, one entry per row."""
+
+PER_TOKEN = "/tokens"
+"""How the keys of carry entries end whose second axis counts a row's tokens."""
 
 
 class Site(NamedTuple):
@@ -91,6 +97,8 @@ class Where:
         prompt_lengths: number of real prompt tokens of each row.
         prefill: this pass starts at position 0 and so holds the whole prompt of every row.
         site: the site being visited.
+        window: set by the engine while it decodes from slots: what is remembered per token lies in the slots, and so
+            many positions of it are in use.
     """
 
     positions: Int[Tensor, "B T"]
@@ -98,11 +106,12 @@ class Where:
     prompt_lengths: Int[Tensor, "B"]
     prefill: bool
     site: Site = Site(0)
+    window: int | None = None
     _memo: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def at(self, site: Site) -> Where:
         """The same pass seen from another site; masks are computed once for all sites."""
-        return Where(self.positions, self.real, self.prompt_lengths, self.prefill, site, self._memo)
+        return Where(self.positions, self.real, self.prompt_lengths, self.prefill, site, self.window, self._memo)
 
     def key(self, name: str) -> str:
         """A carry key of this site's own."""
@@ -146,21 +155,57 @@ class Where:
         weight = mask.to(h.dtype)
         return torch.einsum("btd,bt->bd", h, weight) / weight.sum(1, keepdim=True).clamp(min=1)
 
+    def remember(
+        self, name: str, new: Float[Tensor, "B T ..."], carry: Carry
+    ) -> tuple[Float[Tensor, "B W ..."], Carry]:
+        """Keep a value for every token of this pass, and get those of all tokens so far: for edits that look back.
+
+        What an edit keeps here lives with its row as the model's own keys and values do: rows that leave, join and move
+        take it along, and a decoding step writes one token's value in place.
+
+        Args:
+            name: what is kept; each site has names of its own.
+            new: a value per token, of any further shape.
+            carry: what the edit was handed.
+
+        Returns:
+            The values so far, this pass's included, position p of a row at index p, and the carry to hand on. Behind a
+            row's last token stands anything: look only at what `sees` allows.
+        """
+        key = self.key(name) + PER_TOKEN
+        rows = torch.arange(new.shape[0], device=new.device)[:, None]
+        if self.window is not None:
+            stored = carry[key]
+            stored[rows, self.positions] = new  # the slots are the engine's; no other carry is ever written to
+            return stored[:, : self.window], carry
+
+        before = new[:, :0] if self.prefill else carry[key]
+        width = before.shape[1] + new.shape[1]
+        # Padding goes to a column of its own, which is cut off again.
+        values = torch.cat([before, torch.zeros_like(new), torch.zeros_like(new[:, :1])], 1)
+        places = self.positions if self.real is None else torch.where(self.real, self.positions, width)
+        values = values.index_put((rows, places), new)[:, :width]
+        return values, {**carry, key: values}
+
+    def sees(self, width: int) -> Bool[Tensor, "B T W"]:
+        """Which of the first ``width`` positions each token may look at: its own and those before it."""
+        return torch.arange(width, device=self.positions.device) <= self.positions[..., None]
+
 
 def shared(**options: Any) -> Any:
     """A dataclass field whose tensors are common to all rows, so that ``take`` leaves it alone."""
     return field(metadata={"shared": True}, **options)
 
 
-def _take(value: Any, rows: Tensor) -> Any:
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value[rows.to(value.device)]
+        return change(value)
     if isinstance(value, RowData):
-        return value.take(rows)
+        return value.mapped(change)
     if isinstance(value, Mapping):
-        return {key: _take(item, rows) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(_take(item, rows) for item in value)
+        return tuple(_mapped(item, change) for item in value)
     return value
 
 
@@ -168,10 +213,14 @@ def _take(value: Any, rows: Tensor) -> Any:
 class RowData:
     """A frozen dataclass whose tensor fields are row-leading, except those declared with `shared`."""
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same object with every row-leading tensor changed by a function."""
+        fields = [f for f in dataclasses.fields(self) if not f.metadata.get("shared")]
+        return dataclasses.replace(self, **{f.name: _mapped(getattr(self, f.name), change) for f in fields})
+
     def take(self, rows: Int[Tensor, "R"]) -> Self:
         """The same object for the chosen rows, in the given order; rows may repeat."""
-        fields = [f for f in dataclasses.fields(self) if not f.metadata.get("shared")]
-        return dataclasses.replace(self, **{f.name: _take(getattr(self, f.name), rows) for f in fields})
+        return self.mapped(lambda tensor: tensor[rows.to(tensor.device)])
 
 
 class Edit(RowData):
@@ -217,13 +266,16 @@ class Intervention(RowData):
     """Everything that happens to a batch: at most one edit and one probe per site.
 
     ``uses_cache=False`` makes the engine recompute every token at every step, with a fresh carry each time: for edits
-    that depend on the whole sequence so far. ``gradients=True`` lets edits call autograd while they decode, as for a
-    step along the slope of a scorer; without it the engine runs in inference mode, which is a little faster.
+    that depend on the whole sequence so far. ``bytes_per_token`` is what its edits keep with `Where.remember` for each
+    token of a row, in all: the engine holds as many rows as fit. ``gradients=True`` lets edits call autograd while they
+    decode, as for a step along the slope of a scorer; without it the engine runs in inference mode, which is a little
+    faster.
     """
 
     edits: Mapping[Site, Edit] = field(default_factory=dict)
     probes: Mapping[Site, Probe] = field(default_factory=dict)
     uses_cache: bool = True
+    bytes_per_token: int = 0
     gradients: bool = False
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from harness.data import Demonstration
 from harness.model_view import Forward, Subject
 from harness.steering import Intervention
 from harness.training import History, Learner, Part, Training, train
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 CPU_PADDING = 0.1
 """Share of a pass that may be padding on a CPU."""

@@ -15,15 +15,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from harness import batch_plan
 from harness.batch_plan import Plan, Rows, stable_seed
 from harness.workspace import Cost, Workspace
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine"]
 Optimizer = Literal["adamw", "sgd"]

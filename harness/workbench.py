@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,16 +11,14 @@ from torch import Tensor
 
 from harness.control import Control, stable_seed
 from harness.data import Access, Example, Parameters
+from harness.flow import POOL_ROWS, Flow, Following
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
-from harness.subject.decode import Decoded, Sampling
+from harness.subject.batch import Decoded
 from harness.subject.local import LocalSubject, Template
 from harness.subject.passes import Text, loglikelihood
 from harness.tasks.task import Task
 from harness.workspace import Workspace
-
-POOL_ROWS = 1024
-"""Rows whose per-row tensors exist at once."""
 
 
 @dataclass(frozen=True)
@@ -114,28 +112,40 @@ class Workbench:
             requests: rows; un-steered ones and steered ones may be mixed.
             on_finish: called once per finished row.
         """
-        found: dict[int, Generation] = {}
-        for group in self._groups(requests):
-            chosen = [requests[index] for index in group]
-            intervention = self.intervention(chosen)
-            if self.task.kind != "choice":
-                generations = self._generate(chosen, intervention, on_finish)
-            else:
-                generations = [
-                    Generation(request.example.id, request.parameters, "", (), "choice") for request in chosen
-                ]
-            if self.task.kind != "generate":
-                generations = self._with_choices(chosen, generations, intervention)
-            found.update(zip(group, generations, strict=True))
-        return [found[index] for index in range(len(requests))]
-
-    def _groups(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         kinds: dict[tuple[bool, float], list[int]] = {}
         for index, request in enumerate(requests):
             kinds.setdefault((bool(request.parameters) and self.steers, request.temperature), []).append(index)
+        found: dict[int, Generation] = {}
         for members in kinds.values():
-            for start in range(0, len(members), POOL_ROWS):
-                yield members[start : start + POOL_ROWS]
+            generations = self.run_on([requests[index] for index in members], None, on_finish)
+            found.update(zip(members, generations, strict=True))
+        return [found[index] for index in range(len(requests))]
+
+    def run_on(
+        self,
+        requests: Sequence[Request],
+        following: Following | None,
+        on_finish: Callable[[], None] | None = None,
+    ) -> list[Generation]:
+        """Run requests whose results decide what to run next, in batches that stay full.
+
+        Args:
+            requests: the first rows. They and all that follow are of one kind: steered or not, at one temperature.
+            following: is handed rows that are done, with their generations, and returns those to run next; None: none.
+            on_finish: called once per finished row.
+
+        Returns:
+            All generations, in the order in which they were asked for.
+        """
+        if self.task.kind != "choice":
+            return Flow(self, following, on_finish).run(requests)
+        answered: list[Generation] = []
+        while requests:
+            empty = [Generation(request.example.id, request.parameters, "", (), "choice") for request in requests]
+            generations = self.with_choices(requests, empty)
+            answered += generations
+            requests = following(list(zip(requests, generations, strict=True))) if following is not None else ()
+        return answered
 
     def intervention(self, requests: Sequence[Request]) -> Intervention:
         """The edits for these rows; none if the first request is un-steered."""
@@ -171,41 +181,41 @@ class Workbench:
             return example.redacted(keep_concept=Access.CONCEPT in access)
         return example if Access.CONCEPT in access else dataclasses.replace(example, concept="")
 
-    def _generate(
-        self, requests: Sequence[Request], intervention: Intervention, on_finish: Callable[[], None] | None
-    ) -> list[Generation]:
-        prompts = [self.subject.encode(self.prompt(request.example)) for request in requests]
-        sampling = Sampling(self.task.max_new_tokens, temperature=requests[0].temperature, prune_loops=self.prune_loops)
-        seeds = [stable_seed(self.seed, request.example.id, request.trial) for request in requests]
-        finished = None if on_finish is None else (lambda _index: on_finish())
-        rows = self.subject.decode(prompts, intervention, sampling, seeds, finished)
-        return [
-            self._generation(request, row, len(prompt))
-            for request, row, prompt in zip(requests, rows, prompts, strict=True)
-        ]
+    def seed_of(self, request: Request) -> int:
+        """The seed of a row's sampling, its own alone."""
+        return stable_seed(self.seed, request.example.id, request.trial)
 
-    def _generation(self, request: Request, row: Decoded, prompt_tokens: int) -> Generation:
+    def generation(self, request: Request, row: Decoded, prompt_tokens: int) -> Generation:
+        """What a row of the engine has become."""
         text = self.subject.decode_text(row.token_ids)
         return Generation(
             request.example.id, request.parameters, text, row.token_ids, row.finish, prompt_tokens, row.near_ties
         )
 
-    def _with_choices(
-        self, requests: Sequence[Request], generations: Sequence[Generation], intervention: Intervention
-    ) -> list[Generation]:
+    def with_choices(self, requests: Sequence[Request], generations: Sequence[Generation]) -> list[Generation]:
+        """The generations with the log-likelihood of each choice of their examples."""
+        found: list[Generation] = []
+        for start in range(0, len(requests), POOL_ROWS):
+            rows = slice(start, start + POOL_ROWS)
+            likely = self._choice_logprobs(requests[rows])
+            found += [
+                dataclasses.replace(generation, choice_logprobs=logprobs)
+                for generation, logprobs in zip(generations[rows], likely, strict=True)
+            ]
+        return found
+
+    def _choice_logprobs(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         texts, owners = [], []
         for index, request in enumerate(requests):
             prompt = self.subject.encode(self.prompt(request.example))
             for choice in request.example.choices:
                 texts.append(Text(prompt, self.subject.encode(choice)))
                 owners.append(index)
+
         with torch.no_grad():
-            found = loglikelihood(self.subject.network, texts, intervention, self.subject.tally, owners)
-        sums = [float(row.sum()) for row in found]
-        by_row: dict[int, list[float]] = {}
-        for owner, value in zip(owners, sums, strict=True):
-            by_row.setdefault(owner, []).append(value)
-        return [
-            dataclasses.replace(generation, choice_logprobs=tuple(by_row.get(index, ())))
-            for index, generation in enumerate(generations)
-        ]
+            intervention = self.intervention(requests)
+            rows = loglikelihood(self.subject.network, texts, intervention, self.subject.tally, owners)
+        sums: list[list[float]] = [[] for _ in requests]
+        for owner, row in zip(owners, rows, strict=True):
+            sums[owner].append(float(row.sum()))
+        return [tuple(row) for row in sums]

@@ -24,8 +24,9 @@ from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.scoring import Grading
 from harness.steering import Intervention
 from harness.subject.amx import NOTICE, is_trapped
-from harness.subject.decode import Sampling
+from harness.subject.fidelity import first_logits
 from harness.subject.load import ResolvedModel
+from harness.subject.sampling import Sampling
 from harness.workbench import Workbench
 
 State = Literal["ok", "note", "problem"]
@@ -192,6 +193,7 @@ def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
     for job in jobs:
         name = repr(job.model.config)
         if name not in speeds:
+            yield _engine(job)
             speeds[name] = measure(job)
             yield _measured(speeds[name])
         work = estimate(job, speeds[name])
@@ -199,6 +201,12 @@ def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
         if len(jobs) > 1:
             yield Finding(f"job {job.labels['method']} {job.labels['search']}", "ok", _spelt(work))
     yield Finding("in all", "ok", f"{_spelt(total)}; without fitting and scoring, and if no text ends early")
+
+
+def _engine(job: Job) -> Finding:
+    """Whether the engine computes this model as transformers does: a look at its first logits."""
+    agreement = first_logits(subject_for(job).network)
+    return Finding("engine", "ok" if agreement.holds else "problem", str(agreement))
 
 
 def _measured(speed: Speed) -> Finding:

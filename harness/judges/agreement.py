@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.judges.prompts import LABELS
 from harness.scoring import Grading, Verdict
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Part = Literal["open", "held-out"]
 UNSCORED = "unscored"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _LEAD = "\nGrade:"  # for models without a chat template, which otherwise would go on with the prompt
 _STRETCHED = frozenset({"dynamic", "longrope"})

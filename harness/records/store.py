@@ -37,6 +37,25 @@ class Work:
     trained_tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Which rows share batches. The last digits of their numbers depend on it, so it stays as it was decided first.
+
+    Args:
+        chunk: test items whose generations are made and written together.
+        max_rows: rows that run at once.
+        token_budget: tokens held at once.
+        asked_rows: ``engine.max_rows`` as it was set when this was decided.
+        asked_budget: ``engine.token_budget``, likewise.
+    """
+
+    chunk: int
+    max_rows: int
+    token_budget: int
+    asked_rows: int | None
+    asked_budget: int | None
+
+
 @dataclass(eq=False)
 class GenerationStore:
     """``generations/<key>/``: ``meta.json``, the fitted artifact, trials, generations, cost and the receipt.
@@ -127,6 +146,11 @@ class GenerationStore:
         """Append the generations that stand for some examples."""
         self._generations.append(selected_row(item) for item in selected)
 
+    def drop_selected(self, examples: set[str]) -> None:
+        """Remove the generations that stand for these examples: what a kill left of a chunk."""
+        if examples:
+            self._generations.keep(lambda row: row["example_id"] not in examples)
+
     def add_work(self, work: Work) -> None:
         """Append what a piece of work took, unless it was counted before a kill made it necessary again."""
         if self._known_work is None:
@@ -174,6 +198,16 @@ class GenerationStore:
         """Keep what a search decided once."""
         if prepared:
             write_json(self.folder / "prepared.json", dict(prepared))
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """How large chunks and batches are, as it was decided at the first start; None before."""
+        content = read_json(self.folder / "sizes.json")
+        return None if content is None else Sizes(**content)
+
+    def save_sizes(self, sizes: Sizes) -> None:
+        """Keep how large chunks and batches are, so that a restart makes the same ones."""
+        write_json(self.folder / "sizes.json", vars(sizes))
 
     @property
     def receipt(self) -> Receipt | None:

@@ -149,6 +149,7 @@ class DevSplit(Search):
         setting: Setting,
     ) -> None:
         """Run the sets of a round on the dev items of their group, all in one pool, and tell what they came to."""
+        bench.subject.forget_prompts()  # a restart begins with any round, and knows none
         count = len(next(iter(sets.values())))
         runs = [(group, i, e) for i in range(count) for group, study in studies.items() for e in study.dev]
         requests = [Request(example, dict(sets[group][i]), first + i) for group, i, example in runs]

@@ -9,9 +9,10 @@ from typing import ClassVar
 from harness.control import stable_seed
 from harness.data import Access, Example
 from harness.records.rows import UNSTEERED, Trial
+from harness.scoring import Generation
 from harness.search.proposals import Proposer, Sampler
 from harness.search.search import Prepared, Search, Selection, Setting, check_positive, searchable
-from harness.steering import Layout, Method, Range
+from harness.steering import Layout, Method
 from harness.workbench import Request, Workbench
 
 
@@ -19,16 +20,15 @@ from harness.workbench import Request, Workbench
 class PerPrompt(Search):
     """The best of N trials for each test item, by an objective that knows its answer.
 
-    Trials come in rounds: all prompts of a chunk propose, their rows run in one pool, and every round is written before
-    the next one is asked for. A killed search replays what is on disk and goes on with the same proposals. The
-    un-steered text is the incumbent outside the study; of equal trials the first wins.
+    Trials come in rounds. A prompt proposes its next ones as soon as those of its round are scored, whatever the other
+    prompts of the chunk are doing, so that rows of many prompts keep the batch full. The un-steered text is the
+    incumbent outside the study; of equal trials the first wins.
 
     Args:
         num_trials: trials per prompt, the same budget for every method.
         trials_per_round: proposals between two updates of the sampler.
         sampler: tpe, random, cmaes, gp, qmc (Optuna's) or grid (all strengths at the same share of their range).
         startup_trials: random trials before the sampler learns.
-        rows_per_round: rows in one pool; decides how many prompts make a chunk.
         incumbent: whether the un-steered text can be the selected one, as the first of equal trials.
     """
 
@@ -38,18 +38,15 @@ class PerPrompt(Search):
     trials_per_round: int
     sampler: Sampler
     startup_trials: int
-    rows_per_round: int = 256
     incumbent: bool = True
 
-    @property
-    def chunk_size(self) -> int:
-        """As many prompts as their rows of one round fit in one pool."""
-        return max(1, self.rows_per_round // min(self.trials_per_round, self.num_trials))
+    def chunk_size(self, rows_at_once: int) -> int:
+        """Prompts whose rounds have twice the rows that run at once: while some are scored, others fill the batch."""
+        return max(1, 2 * rows_at_once // self.trials_in(0))
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget that cannot work."""
         check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
-        check_positive("rows_per_round", self.rows_per_round)
 
     def num_trials_of(self, num_examples: int) -> int:
         """Trials in all, incumbents included, for progress bars."""
@@ -67,10 +64,8 @@ class PerPrompt(Search):
     ) -> list[Selection]:
         """Search the prompts of one chunk."""
         chunk = _Chunk(self, bench, examples, setting)
-        round_number = chunk.replay()
-        while self.trials_in(round_number):
-            chunk.run(round_number)
-            round_number += 1
+        if not chunk.is_done:
+            chunk.run()
         return [chunk.best(example) for example in examples]
 
 
@@ -83,90 +78,101 @@ def check_budget(num_trials: int, trials_per_round: int, startup_trials: int) ->
 
 
 class _Chunk:
-    """Prompts that search together, each with a study of its own."""
+    """Prompts that search together, each with a study of its own.
+
+    Their rows share batches, and only the same batches give the same numbers to the last digit. A chunk that a kill
+    interrupted is therefore searched anew.
+    """
 
     def __init__(self, search: PerPrompt, bench: Workbench, examples: Sequence[Example], setting: Setting) -> None:
         self.plan, self.bench, self.examples, self.setting = search, bench, examples, setting
         self.name = f"search from {examples[0].id}"
-        self.trials: dict[str, list[Trial]] = {example.id: [] for example in examples}
-        ranges, self.fixed = searchable(bench)
-        self.proposers = {example.id: self._proposer(example, ranges) for example in examples}
-        if bench.steers:
-            # What is looked up for a prompt is a piece of work of its own: a restart has to do it again.
-            bench.look_up(examples)
-            setting.note(f"{self.name}: conditions")
+        self.trials = {example.id: setting.store.unfinished_trials.pop(example.id, []) for example in examples}
 
-    def _proposer(self, example: Example, ranges: dict[str, Range]) -> Proposer:
-        seed = stable_seed(self.setting.seed, "search", example.id)
-        return Proposer(ranges, self.plan.sampler, seed, self.plan.num_trials, self.plan.startup_trials)
+    @property
+    def is_done(self) -> bool:
+        """Whether all trials of all prompts stand on the disk."""
+        return all(len(trials) == 1 + self.plan.num_trials for trials in self.trials.values())
 
-    def replay(self) -> int:
-        """Bring every study to where the trials on disk left it; the number of the round to run next.
-
-        A round counts only if all prompts of the chunk have all of its trials: its rows shared batches, and only the
-        same batches give the same numbers again. What a kill left of a round is removed from the disk.
-        """
-        stored = {example.id: self.setting.store.unfinished_trials.pop(example.id, []) for example in self.examples}
-        round_number = -1
-        while self.plan.trials_in(round_number):
-            of_round = {
-                name: [trial for trial in trials if trial.round == round_number] for name, trials in stored.items()
-            }
-            if any(len(trials) != self.plan.trials_in(round_number) for trials in of_round.values()):
-                break
-            for name, trials in of_round.items():
-                self._learn(name, sorted(trials, key=lambda trial: trial.number), replayed=True)
-            round_number += 1
-
-        torn = {(name, t.round) for name, trials in stored.items() for t in trials if t.round >= round_number}
+    def run(self) -> None:
+        """Run the un-steered texts, then all rounds of all prompts."""
+        torn = {(name, trial.round) for name, trials in self.trials.items() for trial in trials}
         self.setting.store.drop_trials(torn)
-        self.setting.advance(sum(map(len, self.trials.values())))
-        return round_number
+        self.trials = {example.id: [] for example in self.examples}
+        self.running: dict[str, list[tuple[Request, Generation]]] = {example.id: [] for example in self.examples}
+        self.written = 0
 
-    def _learn(self, name: str, trials: Sequence[Trial], replayed: bool) -> None:
-        """Tell one prompt's study how the trials of a round came out."""
-        self.trials[name] += trials
-        if trials[0].number == UNSTEERED:
+        self.ranges, self.fixed = searchable(self.bench)
+        self.proposers = {example.id: self._proposer(example) for example in self.examples}
+        if self.bench.steers:
+            # What is looked up for a prompt is a piece of work of its own: a restart has to do it again.
+            self.bench.look_up(self.examples)
+            self.setting.note(f"{self.name}: conditions")
+
+        unsteered = [Request(example, {}, UNSTEERED) for example in self.examples]
+        generations = self.bench.run(unsteered, self._advance)
+        first = self._after(list(zip(unsteered, generations, strict=True)))
+        self.bench.run_on(first, self._after, self._advance)
+
+    def _advance(self) -> None:
+        self.setting.advance(1)
+
+    def _proposer(self, example: Example) -> Proposer:
+        seed = stable_seed(self.setting.seed, "search", example.id)
+        return Proposer(self.ranges, self.plan.sampler, seed, self.plan.num_trials, self.plan.startup_trials)
+
+    def _round_of(self, name: str) -> int:
+        """The round that a prompt is in; before the first one it is that of the un-steered text."""
+        return self.trials[name][-1].round + 1 if self.trials[name] else -1
+
+    def _after(self, finished: Sequence[tuple[Request, Generation]]) -> list[Request]:
+        """What to run next: the following rounds of the prompts whose round is complete with these rows."""
+        for request, generation in finished:
+            self.running[request.example.id].append((request, generation))
+        complete = [
+            example
+            for example in self.examples
+            if (rows := self.running[example.id]) and len(rows) == self.plan.trials_in(self._round_of(example.id))
+        ]
+        self._score(complete)
+        return [request for example in complete for request in self._requests(example)]
+
+    def _score(self, examples: Sequence[Example]) -> None:
+        """Score the rounds of these prompts together, and write them before anybody learns from them."""
+        if not examples:
             return
-        objectives = [trial.objective for trial in trials]
-        if replayed:
-            searched = [
-                {key: value for key, value in trial.generation.parameters.items() if key not in self.fixed}
-                for trial in trials
-            ]
-            self.proposers[name].replay(searched, objectives)
-        else:
-            self.proposers[name].tell(objectives)
-
-    def run(self, round_number: int) -> None:
-        """Run one round of all prompts in one pool, and write it before anybody learns from it."""
-        requests = [request for example in self.examples for request in self._requests(example, round_number)]
-        generations = self.bench.run(requests, lambda: self.setting.advance(1))
-        records = [self.bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
+        rows = [row for example in examples for row in sorted(self.running[example.id], key=lambda row: row[0].trial)]
+        records = [self.bench.record(request.example, generation) for request, generation in rows]
         scored = self.setting.objective.score(records, self.setting.tools)
         trials = [
-            Trial(request.trial, round_number, generation, objective, terms)
-            for request, generation, (objective, terms) in zip(requests, generations, scored, strict=True)
+            Trial(request.trial, self._round_of(request.example.id), generation, objective, terms)
+            for (request, generation), (objective, terms) in zip(rows, scored, strict=True)
         ]
-        self.setting.keep(trials, f"{self.name}: round {round_number}")
-        for example in self.examples:
-            own = [trial for trial in trials if trial.generation.example_id == example.id]
-            self._learn(example.id, own, replayed=False)
+        self.written += 1
+        self.setting.keep(trials, f"{self.name}: part {self.written}")
 
-    def _requests(self, example: Example, round_number: int) -> list[Request]:
-        if round_number < 0:
-            return [Request(example, {}, UNSTEERED)]
-        first = round_number * self.plan.trials_per_round
-        proposals = self.proposers[example.id].ask(self.plan.trials_in(round_number))
+        for example in examples:
+            own = [trial for trial in trials if trial.generation.example_id == example.id]
+            if own[0].number != UNSTEERED:
+                self.proposers[example.id].tell([trial.objective for trial in own])
+            self.trials[example.id] += own
+            self.running[example.id].clear()
+
+    def _requests(self, example: Example) -> list[Request]:
+        """The rows of a prompt's next round; none after its last."""
+        count = self.plan.trials_in(self._round_of(example.id))
+        if not count:
+            return []
+        first = self._round_of(example.id) * self.plan.trials_per_round
         temperature = self.bench.control.temperature
         return [
             Request(example, {**self.fixed, **proposal}, first + offset, temperature)
-            for offset, proposal in enumerate(proposals)
+            for offset, proposal in enumerate(self.proposers[example.id].ask(count))
         ]
 
     def best(self, example: Example) -> Selection:
         """The best trial of a prompt, the first of equals."""
         lowest = UNSTEERED if self.plan.incumbent else 0
-        candidates = [trial for trial in self.trials[example.id] if trial.number >= lowest]
-        chosen = max(candidates, key=lambda trial: trial.objective)
+        trials = sorted(self.trials[example.id], key=lambda trial: trial.number)
+        chosen = max((trial for trial in trials if trial.number >= lowest), key=lambda trial: trial.objective)
         return Selection(chosen.generation, chosen.number, chosen.objective)

@@ -16,8 +16,8 @@ from harness.search.objective import Objective
 from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
 
-CHUNK = 64
-"""Test items whose generations are written together, where nothing else decides it."""
+CHUNK_ROWS = 4
+"""Rows of a chunk for each that runs at once, where nothing else decides it: enough for the batch to stay full."""
 
 Prepared = Mapping[str, Any]
 """What `Search.prepare` decides and `Search.select` is handed back: a parameter set, or one for each group."""
@@ -76,10 +76,13 @@ class Search:
     uses_dev: ClassVar[bool] = False
     """Whether `prepare` is handed the task's dev items."""
 
-    @property
-    def chunk_size(self) -> int:
-        """Test items that `select` is handed at a time; their generations are written together."""
-        return CHUNK
+    def chunk_size(self, rows_at_once: int) -> int:
+        """Test items that `select` is handed at a time; their generations are written together.
+
+        Args:
+            rows_at_once: rows that run at once on this device. A chunk should offer more of them.
+        """
+        return CHUNK_ROWS * rows_at_once
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for settings that cannot work with this method and model. Called before weights load."""

@@ -1,25 +1,36 @@
-"""Attention and key/value storage for batches whose rows have lengths of their own and come and go.
+"""Attention for batches whose rows have lengths of their own and come and go.
 
-Every row owns a *slot*: its keys and values lie at positions 0, 1, 2 … of that slot, so a row never carries another
-row's padding. Prompts enter right-padded (causal attention hides the padding from real tokens, and the next token
-overwrites it); afterwards every row writes at its own position.
+transformers calls `attend` in every layer of a model that the harness holds. What a token may look at is said by a
+`Plan`, made once per forward pass, instead of by a mask that every layer would have to be handed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, Cache
-from transformers.cache_utils import CacheLayerMixin
+from transformers import AttentionInterface
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 IMPLEMENTATION = "harness_slots"
+
+Span = tuple[int, int, int]
+"""Neighbouring rows that read their keys together: the first row, the one behind the last, and how many keys each."""
+
+LONG = 1024
+"""Stored tokens from which on rows of different lengths read their keys in several spans."""
+MOST_SPANS = 8
+WORTHWHILE = 0.8
+"""Share of the keys that spans must not exceed to be worth their extra calls."""
+
+_HARMLESS = frozenset({"position_ids", "cache_position", "past_key_values", "position_embeddings", "use_cache"})
+"""Arguments that transformers hands to attention and that no result depends on here: positions are in the keys."""
 
 
 @dataclass
@@ -31,10 +42,12 @@ class Plan:
             from position 0.
         at: positions of the queries and of all keys, for rows that go on from a shared prompt; a key at a position
             behind the query's is hidden.
+        spans: decoding: which rows read how many of the stored keys; empty means all rows all of them.
     """
 
     lengths: Int[Tensor, "B"] | None = None
     at: tuple[Int[Tensor, "B T"], Int[Tensor, "B W"]] | None = None
+    spans: Sequence[Span] = ()
     _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     def decode_mask(self, window: int, sliding: int | None, like: Tensor) -> Float[Tensor, "B 1 1 W"]:
@@ -71,6 +84,22 @@ class Plan:
         return self._masks[length, sliding]
 
 
+def spans_of(lengths: Sequence[int]) -> tuple[Span, ...]:
+    """Spans in which rows read hardly more keys than they have; none where texts are short or alike.
+
+    Args:
+        lengths: how many tokens each row holds, in slot order.
+    """
+    longest = max(lengths, default=0)
+    if longest < LONG:
+        return ()
+    size = -(-len(lengths) // MOST_SPANS)
+    starts = range(0, len(lengths), size)
+    spans = tuple((at, min(at + size, len(lengths)), max(lengths[at : at + size])) for at in starts)
+    read = sum((stop - start) * window for start, stop, window in spans)
+    return spans if read <= WORTHWHILE * longest * len(lengths) else ()
+
+
 def attend(
     module: nn.Module,
     query: Float[Tensor, "B H T E"],
@@ -81,23 +110,40 @@ def attend(
     softcap: float | None = None,
     sliding_window: int | None = None,
     plan: Plan | None = None,
-    **_unused: Any,
+    **others: Any,
 ) -> tuple[Float[Tensor, "B T H E"], None]:
-    """Attention as transformers calls it, masked by the plan instead of a mask tensor."""
-    if plan is None:
-        raise ValueError("this model is held by the harness; reload it to call it directly")
+    """Attention as transformers calls it, masked by the plan instead of a mask tensor.
+
+    Raises:
+        ValueError: the architecture asks for something that is not computed here, or hands on no plan.
+    """
+    _refuse_unknown(module, attention_mask, plan, others)
+    assert plan is not None
     if plan.lengths is not None:
         out = _decode_attention(query, key, value, plan, scaling, softcap, sliding_window)
+    elif plan.at is not None:
+        out = _masked(query, key, value, plan.continued_mask(sliding_window, query), scaling, softcap)
     else:
-        mask = (
-            plan.continued_mask(sliding_window, query)
-            if plan.at
-            else _causal_mask(query, plan, sliding_window, softcap)
-        )
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        out = _masked(query, key, value, mask, scaling, softcap)
+        out = _masked(query, key, value, _causal_mask(query, plan, sliding_window, softcap), scaling, softcap)
     return out.transpose(1, 2), None
+
+
+def _refuse_unknown(module: nn.Module, mask: Tensor | None, plan: Plan | None, others: Mapping[str, Any]) -> None:
+    kind = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
+    if plan is None:
+        raise ValueError(
+            f"attention of this {kind} model was called without the harness's plan: either the model was called "
+            "directly (it is held by the harness; reload it for that), or its layers do not hand keyword arguments on "
+            "to their attention, and the harness cannot run this architecture"
+        )
+    if mask is not None:
+        raise ValueError(f"{kind} makes an attention mask of its own, which the harness does not compute with")
+    if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
+        raise ValueError(f"{kind} has attention that looks ahead; the harness runs causal language models only")
+    for name, value in others.items():
+        asks_nothing = value is None or value is False or (name == "dropout" and value == 0) or name == "is_causal"
+        if not asks_nothing and name not in _HARMLESS:
+            raise ValueError(f"{kind} gives its attention '{name}', which the harness does not compute with")
 
 
 def _causal_mask(query: Tensor, plan: Plan, sliding_window: int | None, softcap: float | None) -> Tensor | None:
@@ -120,15 +166,33 @@ def _decode_attention(
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
     mask = plan.decode_mask(key.shape[2], sliding_window, query)
-    return _masked(packed, key, value, mask, scaling, softcap).reshape(batch, heads, 1, width)
+    parts = [
+        _masked(
+            packed[first:stop],
+            key[first:stop, :, :window],
+            value[first:stop, :, :window],
+            mask[first:stop, ..., :window],
+            scaling,
+            softcap,
+        )
+        for first, stop, window in plan.spans or ((0, batch, key.shape[2]),)
+    ]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out.reshape(batch, heads, 1, width)
 
 
 def _masked(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
 ) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and (softcap is not None or (mask is not None and query.device.type != "cpu")):
+        # torch's kernels for accelerators that take a mask do not know grouped heads and would fall back to a slow way.
+        groups = query.shape[1] // key.shape[1]
+        key, value, grouped = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), False
     if softcap is None:
+        causal = mask is None and query.shape[2] > 1
         return scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[2] > 1, scale=scaling
+            query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
         )
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
@@ -137,81 +201,3 @@ def _masked(
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
-
-
-class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer: slots x heads x positions x width, allocated on first use."""
-
-    def __init__(self, storage: SlotCache) -> None:
-        super().__init__()
-        self.storage = storage
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate all slots in the dtype and on the device of the first keys."""
-        slots, capacity = self.storage.slots, self.storage.capacity
-        self.keys = key_states.new_zeros((slots, key_states.shape[1], capacity, key_states.shape[3]))
-        self.values = value_states.new_zeros((slots, value_states.shape[1], capacity, value_states.shape[3]))
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store this pass's keys and values; return those that its queries may look at."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        first, count = self.storage.first, key_states.shape[0]
-        if self.storage.positions is None:
-            self.keys[first : first + count, :, : key_states.shape[2]] = key_states
-            self.values[first : first + count, :, : key_states.shape[2]] = value_states
-            return key_states, value_states
-        rows, positions, window = self.storage.rows, self.storage.positions, self.storage.window
-        self.keys[rows, :, positions] = key_states[:, :, 0]
-        self.values[rows, :, positions] = value_states[:, :, 0]
-        return self.keys[:count, :, :window], self.values[:count, :, :window]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Part of transformers' interface; masks come from the plan."""
-        return self.storage.window, 0
-
-    def get_seq_length(self) -> int:
-        """Part of transformers' interface; positions are always given."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """Positions per slot."""
-        return self.storage.capacity
-
-
-class SlotCache(Cache):
-    """Key/value storage in which rows leave and join.
-
-    Args:
-        num_layers: layers of the model.
-        slots: rows that fit at once.
-        capacity: tokens that fit in one slot.
-    """
-
-    def __init__(self, num_layers: int, slots: int, capacity: int) -> None:
-        self.slots = slots
-        self.capacity = capacity
-        self.first = 0
-        self.positions: Tensor | None = None
-        self.rows: Tensor = torch.empty(0, dtype=torch.long)
-        self.window = 0
-        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
-
-    def expect_prompts(self, first: int) -> None:
-        """The next pass brings whole prompts for the slots from ``first`` on."""
-        self.first, self.positions = first, None
-
-    def expect_tokens(self, positions: Int[Tensor, "B"], longest: int) -> None:
-        """The next pass brings one token for each of the first B slots, to be stored at these positions."""
-        self.positions, self.window = positions, longest
-        self.rows = torch.arange(positions.shape[0], device=positions.device)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one slot's content over another's."""
-        for layer in self.layers:
-            if isinstance(layer, SlotLayer) and layer.keys is not None and layer.values is not None:
-                layer.keys[target] = layer.keys[source]
-                layer.values[target] = layer.values[source]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.model_view import TokenStates
 from harness.steering import Intervention, Site, Tokens, Where
-from harness.subject.decode import Tally
 from harness.subject.network import Network, pass_tokens
 from harness.subject.passes import Text, batches, run_pass, steering_of
+from harness.subject.tally import Tally
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from harness.model_view import Forward
 from harness.steering import Intervention, Site, Where
-from harness.subject.decode import Tally
 from harness.subject.logprobs import token_logprobs
 from harness.subject.network import Network, logit_rows
 from harness.subject.passes import Text, run_pass
+from harness.subject.tally import Tally
 
 
 def forward(

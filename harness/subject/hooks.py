@@ -20,12 +20,13 @@ Observer = Callable[[Site, Tensor, Tensor, Where], None]
 class Steering:
     """Keeps an intervention attached to a model inside a ``with`` block.
 
-    The engine sets ``where``, ``carry`` and ``intervention`` before each forward pass; edits return the next carry. The
-    set of sites is fixed on entry, so rows may leave and join without touching a hook.
+    The engine sets ``where``, ``carry`` and ``intervention`` before each forward pass; edits return the next carry.
+    Hooks are attached once, on entry, so rows may leave and join without touching one; only rows with an edit at a new
+    site make the engine `reach` it.
 
     Args:
         blocks: the blocks of the model.
-        intervention: what to apply; may be replaced later by one that acts at the same sites.
+        intervention: what to apply; may be replaced later by one that acts at the same sites or some of them.
         observed: further sites at which only the observer looks on.
         observer: sees every visited site, before and after its edit.
     """
@@ -42,18 +43,26 @@ class Steering:
         self.where: Where | None = None
         self._blocks = blocks
         self._observer = observer
-        self._sites = {*intervention.edits, *intervention.probes, *observed}
-        self._handles: list[RemovableHandle] = []
+        self._first_sites = {*intervention.edits, *intervention.probes, *observed}
+        self._handles: dict[Site, RemovableHandle] = {}
 
     def __enter__(self) -> Self:
         """Attach; a site that the model does not have raises ValueError and leaves nothing behind."""
         try:
-            for site in sorted(self._sites):
-                self._attach(site)
+            self.reach(self._first_sites)
         except BaseException:
             self._detach()
             raise
         return self
+
+    def reach(self, sites: Iterable[Site]) -> None:
+        """Attach hooks at those of the sites that have none yet.
+
+        Raises:
+            ValueError: the model has no such site.
+        """
+        for site in sorted(set(sites) - self._handles.keys()):
+            self._handles[site] = self._attach(site)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -63,15 +72,13 @@ class Steering:
 
     def _detach(self) -> None:
         while self._handles:
-            self._handles.pop().remove()
+            self._handles.popitem()[1].remove()
 
-    def _attach(self, site: Site) -> None:
+    def _attach(self, site: Site) -> RemovableHandle:
         module, at_input = self._blocks.module(site)
         if at_input:
-            handle = module.register_forward_pre_hook(self._input_hook(site), with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(self._output_hook(site))
-        self._handles.append(handle)
+            return module.register_forward_pre_hook(self._input_hook(site), with_kwargs=True)
+        return module.register_forward_hook(self._output_hook(site))
 
     def _output_hook(self, site: Site) -> Callable[[Any, Any, Any], Any]:
         def hook(_module: Any, _args: Any, output: Any) -> Any:
@@ -89,8 +96,21 @@ class Steering:
 
         return hook
 
+    @contextmanager
+    def on(self, where: Where, intervention: Intervention, carry: Carry) -> Iterator[None]:
+        """Steer the forward pass inside the block; afterwards ``carry`` holds what edits learnt.
+
+        Other passes, such as a scorer's between two steps, find the hooks without effect.
+        """
+        self.where, self.intervention, self.carry = where, intervention, carry
+        try:
+            yield
+        finally:
+            self.where = None
+
     def _visit(self, site: Site, h: Tensor) -> Tensor:
-        assert self.where is not None, "a steered forward pass needs to know where it is"
+        if self.where is None:
+            return h
         where = self.where.at(site)
         if site in self.intervention.probes:
             self.carry = self.intervention.probes[site].read(h, where, self.carry)

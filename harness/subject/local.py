@@ -14,11 +14,16 @@ from torch import Tensor
 from harness.model_view import Forward, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
+from harness.subject.batch import Decoded
 from harness.subject.capture import capture, capture_tokens
-from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
+from harness.subject.decode import Decoder
 from harness.subject.forward import forward
 from harness.subject.network import Network
 from harness.subject.passes import Text
+from harness.subject.prefix import memory_of
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -215,8 +220,20 @@ class LocalSubject:
         on_finish: Callable[[int], None] | None = None,
     ) -> list[Decoded]:
         """Batched decoding with per-row edits; prompts are token ids."""
-        decoder = Decoder(self.network, prompts, intervention, sampling, seeds or [0] * len(prompts), self.tally)
+        decoder = self.decoder(sampling)
+        decoder.offer(prompts, intervention, seeds or [0] * len(prompts))
         return decoder.run(self.engine, on_finish)
+
+    def decoder(self, sampling: Sampling) -> Decoder:
+        """An engine without rows, which are to be offered to it."""
+        return Decoder(self.network, [], Intervention(), sampling, [], self.tally)
+
+    def forget_prompts(self) -> None:
+        """Free the states of prompts that are kept, so that what follows does not depend on what was computed before.
+
+        Prompts that are known leave the others to be computed in smaller batches, which can change their last digits.
+        """
+        memory_of(self.network).forget()
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
         """Text of a completion."""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from harness.steering import Layout, Where
 from harness.subject import attention
-from harness.subject.attention import Plan, SlotCache
+from harness.subject.attention import Plan
+from harness.subject.head import keep_logits_exact
 from harness.subject.packing import pack_linears
 from harness.subject.sites import Blocks
 
@@ -84,6 +86,9 @@ class Network:
     ) -> Network:
         """Take over a loaded model: from now on it computes attention and, on a CPU, products the harness's way."""
         model.set_attn_implementation(attention.IMPLEMENTATION)
+        # Its advice on padding, which plans know of, reads token ids back from the device before each pass.
+        model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
+        keep_logits_exact(model)
         pack_linears(model)
         return cls(model, Blocks.of(model, blocks_path), layout, device, stop_ids)
 
@@ -93,7 +98,7 @@ class Network:
         return self.model.get_input_embeddings().weight.dtype
 
     def hidden(
-        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], plan: Plan, cache: SlotCache | None = None
+        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], plan: Plan, cache: Cache | None = None
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the last block and the final norm."""
         return self.model.base_model(
@@ -108,6 +113,12 @@ class Network:
         if cap is not None:
             logits = torch.tanh(logits / cap) * cap
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def stop_mask(self) -> Bool[Tensor, "V"]:
+        """True for the tokens that end a completion."""
+        mask = torch.zeros(self.model.get_output_embeddings().out_features, dtype=torch.bool)
+        mask[[token for token in self.stop_ids if token < len(mask)]] = True
+        return mask.to(self.device)
 
     def cache_bytes_per_token(self) -> int:
         """Size of one token's keys and values in all layers."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from harness.steering import Carry, Intervention, Site, Where
 from harness.subject.attention import Plan
-from harness.subject.decode import Tally
 from harness.subject.hooks import Steering
 from harness.subject.logprobs import token_logprobs
 from harness.subject.network import Network, Padded, logit_rows, pass_tokens
-from harness.subject.prefix import by_prompt, hidden_before_completions
+from harness.subject.prefix import completion_states, memory_of
+from harness.subject.tally import Tally
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -178,17 +178,20 @@ def loglikelihood(
 
 def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) -> list[Float[Tensor, "C"]]:
     """Edits change a prompt's states; without them, texts with the same prompt can share its computation."""
-    found: dict[int, Tensor] = {}
-    lengths = [len(text.ids) for text in texts]
-    for batch in by_prompt([text.prompt for text in texts], pass_tokens(network.device), lengths):
-        chosen = [texts[index] for index in batch]
-        completions = [text.completion for text in chosen]
-        states, tokens = hidden_before_completions(network, [text.prompt for text in chosen], completions)
-        tally.forward_tokens += tokens
-        targets = torch.tensor([token for completion in completions for token in completion], device=network.device)
-        scored = token_logprobs(network.logits, logit_rows(network.device), torch.cat(states), targets)
-        found.update(zip(batch, scored.split([len(completion) for completion in completions]), strict=True))
-    return [found[index] for index in range(len(texts))]
+    found: dict[Text, Tensor] = {}
+    distinct = list(dict.fromkeys(texts))
+    prompts = [text.prompt for text in distinct]
+    for part in memory_of(network).parts(network, prompts, network.layout.num_layers, tally):
+        lengths = [len(distinct[index].ids) for index in part.members]
+        for batch in batches(lengths, pass_tokens(network.device)):
+            chosen = part[batch]
+            completions = [distinct[index].completion for index in chosen.members]
+            states = completion_states(network, chosen, completions, tally)
+            targets = torch.tensor([token for completion in completions for token in completion], device=network.device)
+            scored = token_logprobs(network.logits, logit_rows(network.device), torch.cat(states), targets)
+            parts = scored.split([len(completion) for completion in completions])
+            found.update(zip([distinct[index] for index in chosen.members], parts, strict=True))
+    return [found[text] for text in texts]
 
 
 @torch.no_grad()

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.scoring import Scorer
+from harness.subject.fidelity import demand_fidelity
 from harness.subject.load import Loaded, ModelConfig, ResolvedModel, load_model, resolve
 from harness.subject.local import LocalSubject, SubjectScorer, Template
 from harness.subject.network import Network
+from harness.subject.sites import FAMILIES
 
 
 def open_subject(loaded: Loaded) -> LocalSubject:
-    """Put a loaded model behind the subject's interface."""
+    """Put a loaded model behind the subject's interface.
+
+    Raises:
+        ValueError: the harness does not know the model's architecture, and does not compute it as transformers does.
+    """
     config = loaded.config
     network = Network.of(loaded.model, loaded.layout, loaded.device, loaded.stop_ids, config.blocks_path)
+    if loaded.model.config.model_type not in FAMILIES:
+        demand_fidelity(network)
     return LocalSubject(
         network, loaded.tokenizer, Template(config.prompt_template, config.chat_template), loaded.identity
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench import batching, report
+from bench import batching, gpu, report
 from bench.memory import peak_memory
 from bench.suite import WAYS, Models, side_by_side
 from bench.work import Work, model_config, model_overrides
@@ -32,7 +32,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="a YAML in conf/model, a folder or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", help="float32 or bfloat16; the model's own setting if left out")
-    parser.add_argument("--batch", type=_positive, nargs="+", default=[64, 128], help="rows at once")
+    parser.add_argument("--batch", type=_positive, nargs="+", help="rows at once; 64 and 128, with --gpu 1024")
     parser.add_argument("--new-tokens", type=_positive, default=100)
     parser.add_argument("--repeats", type=_positive, default=3)
     parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1, help="all cores if left out")
@@ -45,6 +45,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     _add_tables(parser)
     options = parser.parse_args(argv)
+    if options.batch is None:
+        options.batch = [1024] if options.gpu else [64, 128]
     if options.new_tokens < 2:
         parser.error("--new-tokens must be at least 2: the first one belongs to the prompt's pass")
     if not asked_tables(options):
@@ -70,6 +72,10 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     )
     tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
     tables.add_argument("--judging", type=_positive, metavar="ANSWERS", help="gradings per second of judge=local")
+    tables.add_argument("--gpu", action="store_true", help="the engine on a GPU, with random weights; see --shapes")
+    tables.add_argument("--shapes", nargs="+", choices=tuple(gpu.SHAPES), default=gpu.LARGE, help="models for --gpu")
+    tables.add_argument("--minutes", type=float, default=8.0, help="time for --gpu in all")
+    tables.add_argument("--no-compile", action="store_true", help="leave compiled decoding out of --gpu")
     tables.add_argument("--memory", action="store_true", help="peak memory of 64 rows x 128 tokens")
 
 
@@ -97,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in asked_tables(options):
         try:
             result[name] = TABLES[name](options, models)
+        except gpu.NoGpuError as error:
+            raise SystemExit(f"--{name}: {error}") from error
         except ModuleNotFoundError as error:
             raise SystemExit(f"--{name} needs the harness with all of its dependencies: {error}") from error
         if options.output is not None:
@@ -175,6 +183,28 @@ def _memory(options: argparse.Namespace, _models: Models) -> dict[str, Any]:
     return figures
 
 
+def _gpu(options: argparse.Namespace, _models: Models) -> dict[str, Any]:
+    minutes = options.minutes / (len(options.shapes) * len(options.batch))
+    dtype = getattr(torch, options.dtype or "bfloat16")
+    figures: dict[str, Any] = {}
+    for rows in options.batch:
+        bench = gpu.Bench(
+            gpu.chosen_device(options.device),
+            rows,
+            options.new_tokens,
+            options.repeats,
+            not options.no_compile,
+            minutes,
+            _say,
+        )
+        for shape in options.shapes:
+            figures[f"{shape}, {rows} rows"] = bench.shape(shape, dtype)
+            _show(
+                f"{shape}, {rows} rows x {options.new_tokens} new tokens", gpu.table(figures[f"{shape}, {rows} rows"])
+            )
+    return figures
+
+
 TABLES: Mapping[str, Callable[[argparse.Namespace, Models], Any]] = {
     "ways": _ways,
     "methods": _methods,
@@ -182,6 +212,7 @@ TABLES: Mapping[str, Callable[[argparse.Namespace, Models], Any]] = {
     "search": _search,
     "batching": _batching,
     "judging": _judging,
+    "gpu": _gpu,
     "memory": _memory,
 }
 

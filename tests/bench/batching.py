@@ -9,8 +9,11 @@ import torch
 
 from bench.suite import Models
 from bench.work import Work
-from harness.subject.decode import NEAR_TIE, Decoded, Decoder, EngineConfig, Sampling
+from harness.subject.batch import Decoded
+from harness.subject.decode import Decoder
 from harness.subject.passes import next_token_logprobs
+from harness.subject.sampling import NEAR_TIE, Sampling
+from harness.subject.sizes import EngineConfig
 
 LARGE, SMALL = 64, 16
 

@@ -15,9 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from bench.timing import Stopwatch, Timing
 from bench.work import Work
 from harness.steering import Intervention
-from harness.subject.decode import Decoder, EngineConfig, Sampling, Tally
+from harness.subject.decode import Decoder
 from harness.subject.network import Network, logit_rows, pass_tokens
 from harness.subject.passes import Text, loglikelihood
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 
 
 def decoded(
@@ -27,12 +30,14 @@ def decoded(
     new_tokens: int,
     watch: Stopwatch,
     at_once: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> Timing:
     """Greedy completions of one length in one pool, ``at_once`` rows (all, if None) together; nothing is scored."""
     tally = Tally(clock=watch.seconds)
     sampling = Sampling(new_tokens, ignore_stop=True)
     decoder = Decoder(network, prompts, intervention, sampling, [0] * len(prompts), tally)
-    rows = decoder.run(EngineConfig(max_rows=at_once or len(prompts), token_budget=10**9))
+    rows = decoder.run(EngineConfig(max_rows=at_once or len(prompts), token_budget=10**9, compile=compiled))
     return Timing(len(prompts), tally.prefill_seconds, tally.decode_seconds, 0.0, tuple(row.token_ids for row in rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,21 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from bench.timing import Stopwatch, Timing
 from bench.work import Work
 from harness.steering import Site
-from harness.subject.load import Loaded
 from harness.subject.sites import Blocks
+
+
+class Plain(Protocol):
+    """A model as transformers loads it."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        ...
 
 
 class _Clock(StoppingCriteria):
@@ -36,7 +49,7 @@ def forget_stops(model: Any) -> None:
 
 
 @torch.inference_mode()
-def generate(loaded: Loaded, prompts: Sequence[list[int]], new_tokens: int, watch: Stopwatch, *, cache: bool) -> Timing:
+def generate(loaded: Plain, prompts: Sequence[list[int]], new_tokens: int, watch: Stopwatch, *, cache: bool) -> Timing:
     """Greedy completions of left-padded prompts in one call of transformers' ``generate``."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=loaded.device)
@@ -56,7 +69,7 @@ def generate(loaded: Loaded, prompts: Sequence[list[int]], new_tokens: int, watc
 
 
 @contextlib.contextmanager
-def hooked(loaded: Loaded, work: Work, row: int) -> Iterator[None]:
+def hooked(loaded: Plain, work: Work, row: int) -> Iterator[None]:
     """One row's edits, as everybody writes them: a forward hook on every block."""
     blocks = Blocks.of(loaded.model)
     shifts = (work.strengths[row] * work.directions).to(loaded.device, loaded.model.dtype)
@@ -78,7 +91,7 @@ def hooked(loaded: Loaded, work: Work, row: int) -> Iterator[None]:
 
 
 def one_by_one(
-    loaded: Loaded, work: Work, rows: Sequence[int], watch: Stopwatch, *, cache: bool, score: bool = True
+    loaded: Plain, work: Work, rows: Sequence[int], watch: Stopwatch, *, cache: bool, score: bool = True
 ) -> Timing:
     """Trials one after the other, each with its own hooks, each scored by itself."""
     total = Timing(0, 0.0, 0.0, 0.0, ())
@@ -93,7 +106,7 @@ def one_by_one(
 
 @torch.inference_mode()
 def scoring(
-    loaded: Loaded, prompts: Sequence[list[int]], completions: Sequence[Sequence[int]], watch: Stopwatch, at_once: int
+    loaded: Plain, prompts: Sequence[list[int]], completions: Sequence[Sequence[int]], watch: Stopwatch, at_once: int
 ) -> float:
     """Seconds that the un-steered model takes to score the completions, with whole logits, as tutorials do."""
     start = watch.now()

@@ -19,8 +19,15 @@ from harness.records.store import GenerationStore
 from harness.scoring import Scorer, Tools
 from harness.search.search import Setting
 from harness.steering import Intervention
-from harness.subject.decode import Decoded, Sampling, Tally
+from harness.subject.batch import Decoded
+from harness.subject.decode import Decoder
+from harness.subject.hooks import Observer
 from harness.subject.local import LocalSubject
+from harness.subject.network import Network
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import CPU_ROWS as AT_ONCE
+from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 
 PREFILL, DECODE, ENGINE = "engine: prompts", "engine: decoding", "engine: between the passes"
 REFERENCES, SCORER, TEXT = "activations read for the method", "scorer's passes", "templates and tokenizer"
@@ -59,6 +66,30 @@ class Ledger:
         self.seconds |= parts
 
 
+class TimedDecoder(Decoder):
+    """The engine, with its work booked; what a search decides between its passes is not the engine's."""
+
+    def __init__(self, network: Network, sampling: Sampling, tally: Tally, ledger: Ledger) -> None:
+        super().__init__(network, [], Intervention(), sampling, [], tally)
+        self.ledger = ledger
+
+    def run(
+        self,
+        engine: EngineConfig,
+        on_finish: Callable[[int], None] | None = None,
+        observer: Observer | None = None,
+        refill: Callable[[], None] | None = None,
+    ) -> list[Decoded]:
+        """As the engine's."""
+
+        def booked() -> None:
+            with self.ledger.part(REST):
+                (refill or (lambda: None))()
+
+        with self.ledger.part(ENGINE):
+            return super().run(engine, on_finish, observer, booked)
+
+
 @dataclass(frozen=True, eq=False)
 class TimedSubject(LocalSubject):
     """The subject, with its work booked by part."""
@@ -85,17 +116,9 @@ class TimedSubject(LocalSubject):
         with self.ledger.part(REFERENCES):
             return super().capture(*args, **options)
 
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        intervention: Intervention,
-        sampling: Sampling,
-        seeds: Sequence[int] | None = None,
-        on_finish: Callable[[int], None] | None = None,
-    ) -> list[Decoded]:
-        """As the subject's."""
-        with self.ledger.part(ENGINE):
-            return super().decode(prompts, intervention, sampling, seeds, on_finish)
+    def decoder(self, sampling: Sampling) -> Decoder:
+        """As the subject's, with its work booked."""
+        return TimedDecoder(self.network, sampling, self.tally, self.ledger)
 
 
 @dataclass(frozen=True)
@@ -153,7 +176,10 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
         ledger.seconds.clear()
         with ledger.part(REST):
             bench.fit()
-            prepared, size = job.search.prepare(bench, [], setting), job.search.chunk_size
+            prepared, size = (
+                job.search.prepare(bench, [], setting),
+                job.search.chunk_size(job.engine.max_rows or AT_ONCE),
+            )
             for start in range(0, len(examples), size):
                 job.search.select(bench, examples[start : start + size], prepared, setting)
                 bench.forget_conditions()

@@ -32,7 +32,6 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["task.max_new_tokens=0"], ["task.max_new_tokens must be a whole number from 1 on", "got 0"]),
         (["search.num_trials=2.5"], ["search.num_trials must be a whole number", "2.5"]),
         (["search.num_trials=-1"], ["search.num_trials must be at least 1", "-1"]),
-        (["search.rows_per_round=0"], ["search.rows_per_round must be at least 1"]),
         (["search.sampler=nosuch"], ["search.sampler must be one of", "tpe", "'nosuch'"]),
         (["method=caa", "method.layer=99"], ["layer must be a whole number from 0 to 3", "99"]),
         (["method=caa", "method.layer=last"], ["method.layer must be a number or a range", "'last'"]),

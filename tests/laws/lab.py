@@ -18,10 +18,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
 from harness.build import Job, build
-from harness.subject.decode import Decoded, EngineConfig, Sampling
+from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
+from harness.subject.sizes import EngineConfig
 from harness.types import Artifact, Intervention, Layout, Parameters, Range
 from harness.workbench import Request, Workbench
 

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.subject.decode import Sampling, Tally
 from harness.subject.hooks import Steering
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
+from harness.subject.sampling import Sampling
 from harness.subject.sites import FAMILIES, Blocks
+from harness.subject.tally import Tally
 from harness.types import Artifact, Carry, Edit, Intervention, Site, Where
 from harness.workbench import Request
 from laws.lab import Lab, cut, early_stops, ids, row_index, workbench_of

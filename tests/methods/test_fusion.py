@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.subject.decode import Sampling
 from harness.subject.local import LocalSubject, Template
+from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.types import Access, Example, Layout, Site, Where
 from methods.fusion import FusionSteering, MeanShift, segment_names

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.subject.decode import Sampling
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.training import Training
 from harness.types import Demonstration, FitData, Intervention, Layout, Site

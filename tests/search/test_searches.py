@@ -4,31 +4,29 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pytest
 from toy_search import Marked
 
 from harness.control import BestOfN
 from harness.records.rows import trial_row
+from harness.records.store import GenerationStore
 from harness.search.dev_split import DevSplit
 from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
 from harness.search.search import Setting
+from harness.subject.sizes import EngineConfig
 from harness.tasks.facts import Facts
 from harness.types import Access, Range, Record
 
-PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)
+PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
 
 
 def rows_of(place: Setting) -> list[dict]:
     return [trial_row(trial) for trial in place.store.trials()]
-
-
-def drop_rounds(place: Setting, first: int) -> None:
-    """Remove this round and all later ones, as if they had never been run."""
-    place.store.drop_trials({(t.generation.example_id, t.round) for t in place.store.trials() if t.round >= first})
 
 
 def parameters_of(rows: list[dict]) -> list[dict]:
@@ -64,17 +62,37 @@ def test_of_equals_the_first_wins(bench: Callable, setting: Callable) -> None:
     assert {s.trial for s in PER_PROMPT.select(subject, examples, {}, setting(Flat()))} == {-1}
 
 
-def test_a_continued_search_asks_for_what_is_missing_and_nothing_else(bench: Callable, setting: Callable) -> None:
+@pytest.mark.parametrize("left", [1, 8, 20])
+def test_what_a_kill_left_of_a_chunk_is_searched_anew(bench: Callable, setting: Callable, left: int) -> None:
     subject = bench()
     examples = subject.task.examples("test")
     PER_PROMPT.select(subject, examples, {}, setting())
-    whole = rows_of(setting())
-    drop_rounds(setting(), 2)
+    whole, path = rows_of(setting()), setting().store.folder / "trials.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:left]))
     again = bench()
     PER_PROMPT.select(again, examples, {}, setting())
-    assert len(again.asked) == 2 * len(examples)
-    assert {request.trial for request in again.asked} == {4, 5}
-    assert sorted(map(str, rows_of(setting()))) == sorted(map(str, whole))
+    assert len(again.asked) == 7 * len(examples)
+    assert rows_of(setting()) == whole
+
+
+def test_a_prompt_goes_on_while_others_are_at_their_round(bench: Callable, setting: Callable, tmp_path: Path) -> None:
+    """Two slots for three prompts with rounds of two rows: some are a round ahead, with the trials they always have."""
+    narrow, wide = bench(), bench()
+    narrow.subject = dataclasses.replace(narrow.subject, engine=EngineConfig(max_rows=2))
+    examples, place = narrow.task.examples("test"), setting()
+    PER_PROMPT.select(narrow, examples, {}, place)
+    rounds = [trial.round for trial in place.store.trials()]
+    assert rounds != sorted(rounds), "prompts waited for one another"
+
+    other = dataclasses.replace(place, store=GenerationStore(tmp_path / "wide"))
+    PER_PROMPT.select(wide, examples, {}, other)
+    assert sorted(map(str, rows_of(other))) == sorted(map(str, rows_of(place)))
+
+
+def test_chunks_offer_more_rows_than_run_at_once() -> None:
+    assert PER_PROMPT.chunk_size(64) * PER_PROMPT.trials_per_round == 2 * 64
+    assert PER_PROMPT.chunk_size(1) == 1
+    assert DEV_SPLIT.chunk_size(64) == Fixed(parameters={}).chunk_size(64) == 4 * 64
 
 
 def test_a_finished_search_runs_nothing(bench: Callable, setting: Callable) -> None:
@@ -261,18 +279,3 @@ def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setti
     assert [row["trial"] for row in rows] == [-1, 0, 1, 2, 3, 4, 5]
     assert all(row["parameters"] == {} for row in rows)
     assert len({tuple(row["token_ids"]) for row in rows}) > 3
-
-
-def test_a_round_that_some_prompts_lack_is_run_again_for_all(bench: Callable, setting: Callable) -> None:
-    """Rows of a round share batches, so only all of them together give the same numbers again."""
-    subject = bench()
-    examples = subject.task.examples("test")
-    PER_PROMPT.select(subject, examples, {}, setting())
-    whole = sorted(map(str, rows_of(setting())))
-    place = setting()
-    last = max(trial.round for trial in place.store.trials())
-    place.store.drop_trials({(examples[1].id, last)})
-    again = bench()
-    PER_PROMPT.select(again, examples, {}, setting())
-    assert len(again.asked) == 2 * len(examples)
-    assert sorted(map(str, rows_of(setting()))) == whole

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from harness.flow import Following
 from harness.types import Evaluator, Generation, Metric, Record, Score, Tools
 from harness.workbench import Request, Workbench
 
@@ -30,7 +31,20 @@ class Watched(Workbench):
     """A workbench that remembers its requests."""
 
     asked: list[Request] = field(default_factory=list)
+    rounds: list[list[Request]] = field(default_factory=list)
 
-    def run(self, requests: list[Request], on_finish: Callable[[], None] | None = None) -> list[Generation]:
+    def run_on(
+        self,
+        requests: Sequence[Request],
+        following: Following | None,
+        on_finish: Callable[[], None] | None = None,
+    ) -> list[Generation]:
         self.asked += requests
-        return super().run(requests, on_finish)
+
+        def watched(finished: Sequence[tuple[Request, Generation]]) -> Sequence[Request]:
+            self.rounds.append([request for request, _ in finished])
+            more = following(finished) if following is not None else []
+            self.asked += more
+            return more
+
+        return super().run_on(requests, watched, on_finish)

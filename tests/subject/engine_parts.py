@@ -7,9 +7,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from harness.subject.decode import Decoded, Decoder, EngineConfig, Sampling, Tally
+from harness.subject.batch import Decoded
+from harness.subject.decode import Decoder
 from harness.subject.load import Loaded
 from harness.subject.network import Network
+from harness.subject.sampling import Sampling
+from harness.subject.sizes import EngineConfig
+from harness.subject.tally import Tally
 from harness.types import Intervention, Site
 from methods.fusion import MeanShift
 

@@ -8,10 +8,11 @@ from engine_parts import ALONE, FEW, PROMPTS, decode, greedy_by_transformers, id
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from harness.subject import tiny
-from harness.subject.attention import Plan, SlotCache, attend
-from harness.subject.decode import Sampling
+from harness.subject.attention import Plan, attend
 from harness.subject.load import Loaded, ModelConfig, layout_of, load_model
 from harness.subject.network import Network
+from harness.subject.sampling import Sampling
+from harness.subject.slots import SlotCache
 from harness.types import Intervention
 
 NARROW: dict[str, dict[str, Any]] = {
@@ -85,7 +86,7 @@ class TestSlots:
 
     def store(self, cache: SlotCache, first: int, rows: int, length: int) -> torch.Tensor:
         keys = torch.randn(rows, 2, length, 4)
-        cache.expect_prompts(first)
+        cache.expect_prompts(torch.arange(first, first + rows))
         cache.layers[0].update(keys, -keys)
         return keys
 
@@ -98,18 +99,12 @@ class TestSlots:
     def test_every_row_writes_at_its_own_position(self, cache: SlotCache) -> None:
         before = self.store(cache, 0, 3, 4)
         new = torch.randn(2, 2, 1, 4)
-        cache.expect_tokens(torch.tensor([4, 1]), longest=5)
+        cache.expect_tokens(torch.arange(2), torch.tensor([4, 1]), window=5)
         keys, values = cache.layers[0].update(new, -new)
         assert keys.shape == (2, 2, 5, 4)
         assert torch.equal(keys[0, :, 4], new[0, :, 0])
         assert torch.equal(values[1, :, 1], -new[1, :, 0])
         assert torch.equal(keys[1, :, 2:4], before[1, :, 2:4])
-
-    def test_moving_copies_a_slot(self, cache: SlotCache) -> None:
-        keys = self.store(cache, 0, 3, 4)
-        cache.move(2, 0)
-        assert torch.equal(cache.layers[0].keys[0, :, :4], keys[2])
-        assert torch.equal(cache.layers[0].values[0, :, :4], -keys[2])
 
     def test_capacity_is_known(self, cache: SlotCache) -> None:
         assert cache.layers[0].get_max_length() == 6

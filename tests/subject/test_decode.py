@@ -21,19 +21,13 @@ from engine_parts import (
     without_cache,
 )
 
-from harness.subject.decode import (
-    NEAR_TIE,
-    Decoder,
-    EngineConfig,
-    Sampling,
-    Tally,
-    best_token,
-    is_looping,
-    rows_that_fit,
-)
+from harness.subject.decode import Decoder
 from harness.subject.load import Loaded, ModelConfig, load_model
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
+from harness.subject.sampling import LOOP_WINDOW, NEAR_TIE, Sampling, best_token, is_looping
+from harness.subject.sizes import EngineConfig, rows_that_fit
+from harness.subject.tally import Tally
 from harness.types import Carry, Edit, Intervention, Probe, Site, Where
 
 GREEDY = Sampling(14)
@@ -277,9 +271,9 @@ class TestNearTies:
 
 class TestLoops:
     def test_short_cycles_are_loops(self) -> None:
-        assert is_looping([9, 9] + [1, 2, 3] * 12)
-        assert not is_looping([1, 2, 3] * 10)
-        assert not is_looping(list(range(40)))
+        rows = [[9, 9] + [1, 2, 3] * 12, [7] * 40, list(range(40)), [*range(9)] * 4]
+        last = torch.tensor([row[-LOOP_WINDOW:] for row in rows])
+        assert is_looping(last).tolist() == [True, True, False, False]
 
     def test_pruned_only_on_request(self, network: Network) -> None:
         for parameter in network.model.parameters():

@@ -12,10 +12,10 @@ from harness.directions import AddVector
 from harness.subject import capture as captures
 from harness.subject import passes
 from harness.subject.capture import capture, capture_tokens
-from harness.subject.decode import Tally
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.passes import Text
 from harness.subject.scorers import open_subject
+from harness.subject.tally import Tally
 from harness.types import Intervention, Site
 
 CONFIG = ModelConfig(kind="tiny", family="llama", dtype="float64", chat_template=False)

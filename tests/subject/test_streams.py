@@ -14,7 +14,7 @@ from engine_parts import hooks_of, one_thread  # noqa: F401
 from torch import Tensor, nn
 
 from harness.subject import tiny
-from harness.subject.load import ModelConfig, load_model, peek
+from harness.subject.load import ModelConfig, load_model, resolve
 from harness.subject.local import LocalSubject
 from harness.subject.scorers import open_subject
 from harness.types import Carry, Edit, Intervention, Site, Stream, Where
@@ -168,7 +168,7 @@ def test_an_edit_acts_there_and_nowhere_else(family: str, stream: Stream) -> Non
 
 @pytest.mark.parametrize("family", PLACES)
 def test_a_stream_that_a_family_lacks_is_refused_before_weights_load(family: str) -> None:
-    layout = peek(config_of(family))[1]
+    layout = resolve(config_of(family)).layout
     present = set(PLACES[family][1])
     assert layout.absent == set(get_args(Stream)) - present
     for stream in layout.absent:
