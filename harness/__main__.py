@@ -22,7 +22,7 @@ from rich.table import Table
 from harness.build import Job, build
 from harness.config import composed, expand, explain
 from harness.records.run import RunRecord
-from harness.sweep import attempt, failed, outcome, published_values, report
+from harness.sweep import attempt, chosen_contrasts, failed, outcome, published_values, report
 
 DEBUG = "HARNESS_DEBUG" in os.environ
 
@@ -44,7 +44,8 @@ def _run(config: DictConfig, settings: Any) -> None:
     overrides = [*settings.overrides.task, *paths]
     in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
     group = _group(overrides) if in_sweep or config.jobs or config.controls != "none" else None
-    published_values(config)  # a mistake in them must not show at the end only
+    published_values(config)  # a mistake in these must not show at the end only
+    chosen_contrasts(config)
     jobs = expand(config, settings.runtime.choices, overrides)
     for chosen in jobs:
         label = " ".join(chosen) or "run"

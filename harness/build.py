@@ -252,7 +252,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> 
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
         labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])},
-        config={name: node for name, node in values.items() if name not in ("jobs", "controls")},
+        config={name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")},
         command=command,
     )
     check(job)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -16,10 +16,11 @@ from harness.build import Job
 from harness.config import first_line
 from harness.progress import console
 from harness.records.tracking import Tracking
+from harness.report.claims import Pairs
 from harness.report.expect import Expectations, check_expectations, held_against
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
-from harness.report.terminal import print_comparison
+from harness.report.terminal import print_comparison, print_paths
 from harness.run import begun_folder, run
 
 
@@ -79,11 +80,23 @@ def published_values(config: DictConfig) -> Expectations:
     return check_expectations({str(label): claims for label, claims in node.items()}, "expect")
 
 
+def chosen_contrasts(config: DictConfig) -> Pairs:
+    """What ``contrasts`` says.
+
+    Raises:
+        ValueError: it is neither auto nor all.
+    """
+    if config.contrasts not in get_args(Pairs):
+        raise ValueError(f"contrasts must be {' or '.join(get_args(Pairs))}, got {config.contrasts}")
+    return config.contrasts
+
+
 def report(config: DictConfig, group: str | None = None) -> list[Path]:
     """Compare what ran, print the tables and write the report; what failed or cannot be compared is listed.
 
     Args:
-        config: ``out`` is where to write, ``expect`` holds published values to hold the results against.
+        config: ``out`` is where to write, ``expect`` holds published values to hold the results against,
+            ``contrasts`` says which methods are tested against each other.
         group: name of the sweep, for tracking.
 
     Returns:
@@ -93,15 +106,14 @@ def report(config: DictConfig, group: str | None = None) -> list[Path]:
     if not runs:
         return []
     out = Path(config.out)
-    comparisons = compare_groups(runs, strict=False)
-    claims = [held_against(comparison, published_values(config)) for comparison in comparisons]
-    written = write_report(comparisons, out, claims)
+    comparisons = compare_groups(runs, pairs=chosen_contrasts(config), strict=False)
+    published = [held_against(comparison, published_values(config)) for comparison in comparisons]
+    written = write_report(comparisons, out, published)
     outcome.tracking.publish_report(out / "report.html", group)
     terminal = Console()
-    for comparison, held in zip(comparisons, claims, strict=True):
-        print_comparison(comparison, held, terminal)
-    for path in written:
-        terminal.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for comparison, values in zip(comparisons, published, strict=True):
+        print_comparison(comparison, values, terminal)
+    print_paths(written, terminal, explain=False)
     return written
 
 
