@@ -88,7 +88,9 @@ def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
         return listed
     steering = [job for job in listed if _steers(job, choices)]
     own = [job for item in listed for job in (item, *(_with_controls(item, choices) if item in steering else ()))]
-    return _unique([*own, *(job for item in steering for job in _unsteered_controls(item))])
+    # No claim can be made without an un-steered run to hold it against.
+    baselines = [] if any(_is_baseline(job, choices) for job in listed) else [_baseline(job) for job in steering]
+    return _unique([*own, *baselines, *(job for item in steering for job in _unsteered_controls(item))])
 
 
 def _joined(overrides: Sequence[str], job: list[str]) -> list[str]:
@@ -117,10 +119,24 @@ def _with_controls(job: list[str], choices: Mapping[str, Any]) -> list[list[str]
     return [[*job, f"control={control}"] for control in fitting]
 
 
+def _is_baseline(job: Sequence[str], choices: Mapping[str, Any]) -> bool:
+    method = _value(job, "method") or str(choices.get("method"))
+    return method == "baseline" and _value(job, "control") in (None, "none")
+
+
+def _baseline(job: Sequence[str]) -> list[str]:
+    return [*_without_steering(job), "method=baseline", "search=fixed"]
+
+
+def _without_steering(job: Sequence[str]) -> list[str]:
+    """What a job sets besides method, search and control; the instruction is part of its prompt."""
+    kept = [item for item in job if re.split("[.@=]", _key(item))[0] not in ("method", "search", "control")]
+    return kept + [f"method.instruction={value}" for value in (_value(job, "method.instruction"),) if value is not None]
+
+
 def _unsteered_controls(job: Sequence[str]) -> list[list[str]]:
     """Controls that do not depend on the method, on the job's own task, model and prompt and with its budget."""
-    kept = [item for item in job if re.split("[.@=]", _key(item))[0] not in ("method", "search", "control")]
-    kept += [f"method.instruction={value}" for value in (_value(job, "method.instruction"),) if value is not None]
+    kept = _without_steering(job)
     budget = [item for item in job if _key(item) == "search.num_trials"]
     searched_for_all = _value(job, "search") in ("dev_split", "fixed", "equal_kl")
     best = [] if searched_for_all else [[*kept, "method=baseline", "search=per_prompt", *budget, "control=best_of_n"]]

@@ -77,12 +77,12 @@ def claims_of(entries: Sequence[Entry], contrasts: Sequence[Contrast], metric: s
     by_name = {entry.name: entry for entry in entries}
     methods = [entry for entry in entries if not entry.control and not entry.is_baseline]
     claims = [_claim(entry, contrasts, metric) for entry in methods]
-    corrected: dict[str, Claim] = {}
+    tested: dict[str, Claim] = {}
     for oracle in (False, True):
         family = [claim for claim in claims if claim.oracle == oracle and not claim.untested]
-        for claim in _corrected(family):
-            corrected[claim.method] = _planned(claim, by_name, ALPHA / len(family))
-    return tuple(corrected.get(claim.method, claim) for claim in claims)
+        for claim in corrected(family):
+            tested[claim.method] = _planned(claim, by_name, ALPHA / len(family))
+    return tuple(tested.get(claim.method, claim) for claim in claims)
 
 
 def _claim(entry: Entry, contrasts: Sequence[Contrast], metric: str) -> Claim:
@@ -107,7 +107,7 @@ def chosen_by_failure(entry: Entry) -> bool:
     return entry.first.record.subset is not None
 
 
-def _corrected(family: Sequence[Claim]) -> list[Claim]:
+def corrected(family: Sequence[Claim]) -> list[Claim]:
     """The claims of one family with p-values, corrected over the family."""
     better, worse = [], []
     for claim in family:
@@ -157,7 +157,7 @@ def tested_pairs(
             if item.kind == "methods" and item.difference.metric == metric and (item.ours in oracles) == oracle
             and (pairs == "all" or {item.ours, item.theirs} <= standing)
         ]  # fmt: skip
-        corrected = holm([contrasts[index].difference.p for index in family])
-        for index, p_holm in zip(family, corrected, strict=True):
+        p_values = holm([contrasts[index].difference.p for index in family])
+        for index, p_holm in zip(family, p_values, strict=True):
             tested[index] = replace(contrasts[index], p_holm=p_holm, exploratory=pairs == "all")
     return tuple(tested)

@@ -54,8 +54,11 @@ def print_comparison(
     console.rule(f"[bold]{escape(comparison.title)}[/] · {len(comparison.examples)} examples")
     console.print(escape(answer(comparison)), highlight=False)
     if comparison.entries:
-        console.print(answer_table(comparison, console))
-        for line in _footnotes(comparison):
+        layout = _layout(comparison, console)
+        console.print()
+        console.print(answer_table(comparison, layout))
+        shown = comparison.headline if "others" in layout else (comparison.primary,)
+        for line in _footnotes(comparison, shown):
             console.print(escape(line), style="dim", highlight=False)
     if explain:
         _explain(comparison, console)
@@ -77,18 +80,18 @@ def print_paths(paths: Sequence[Path], console: Console, *, explain: bool) -> No
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def answer_table(comparison: Comparison, console: Console) -> Table:
-    """Every method with its score, its gain over its fairest opponent and the verdict, as wide as there is room."""
+def _layout(comparison: Comparison, console: Console) -> Sequence[str]:
+    """The richest layout of the answers that fits; names fold where even the poorest does not."""
     room = console.options.update_width(10_000)
-    tables = (_answer_table(comparison, layout) for layout in _LAYOUTS)
-    for table in tables:
-        if Measurement.get(console, room, table).maximum <= console.width:
-            return table
-    return _answer_table(comparison, _LAYOUTS[-1])
+    for layout in _LAYOUTS:
+        if Measurement.get(console, room, answer_table(comparison, layout)).maximum <= console.width:
+            return layout
+    return _LAYOUTS[-1]
 
 
-def _answer_table(comparison: Comparison, layout: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+def answer_table(comparison: Comparison, layout: Sequence[str]) -> Table:
+    """Every method with its score, its gain over its fairest opponent and the verdict."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     others = [name for name in comparison.headline if name != comparison.primary] if "others" in layout else []
     _name_column(table, [entry.name for entry in comparison.entries])
     doubt = " ‡" if is_doubtful(comparison.calibration(comparison.primary)) else ""
@@ -157,17 +160,17 @@ def _drawn(row: Row, rows: Sequence[Row], half: int = 9) -> str:
     return "".join(line)
 
 
-def _footnotes(comparison: Comparison) -> Iterator[str]:
-    """Who graded, what the marks mean, and which cautions there are."""
+def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
+    """Who graded, what the marks of the metrics that are shown mean, and which cautions there are."""
     yield ("‡ " if is_doubtful(comparison.calibration(comparison.primary)) else "") + trust(comparison)
     marks = []
-    if any(entry.optimised_metrics for entry in comparison.entries):
+    if any(entry.optimised_metrics & set(shown) for entry in comparison.entries):
         marks.append("† optimised by a search that knew these answers")
     unscored = [
         f"{estimate.num_unscored} {name} of {entry}"
         for entry, estimates in comparison.estimates.items()
         for name, estimate in estimates.items()
-        if name in comparison.headline and estimate.num_unscored
+        if name in shown and estimate.num_unscored
     ]
     if unscored:
         more = f" and {len(unscored) - 3} more" if len(unscored) > 3 else ""
