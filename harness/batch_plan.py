@@ -54,22 +54,31 @@ def batches_by_tokens(rows: Sequence[int], lengths: Sequence[int], limit: int, *
     return list(filled(_shuffled(rows, *seed), lengths, limit))
 
 
-def passes(batch: Sequence[int], lengths: Sequence[int], limit: int | None) -> tuple[Rows, ...]:
-    """A batch in passes of so many tokens at most, texts of similar length together; None makes one pass."""
+def passes(batch: Sequence[int], lengths: Sequence[int], limit: int | None, padding: float = 1.0) -> tuple[Rows, ...]:
+    """A batch in passes of so many tokens at most, texts of similar length together.
+
+    Args:
+        batch: the examples of a step.
+        lengths: tokens of every example.
+        limit: tokens of a pass, padding included; None makes one pass of the batch.
+        padding: largest share of a pass that may be padding.
+    """
     if limit is None:
         return (tuple(batch),)
-    return tuple(tuple(rows) for rows in filled(sorted(batch, key=lambda row: lengths[row]), lengths, limit))
+    by_length = sorted(batch, key=lambda row: lengths[row])
+    return tuple(tuple(rows) for rows in filled(by_length, lengths, limit, padding))
 
 
-def filled(rows: Iterable[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+def filled(rows: Iterable[int], lengths: Sequence[int], limit: int, padding: float = 1.0) -> Iterator[list[int]]:
     """Rows in their order, in batches whose padded size stays under the limit; a longer row is a batch of its own."""
     batch: list[int] = []
-    longest = 0
+    longest = total = 0
     for row in rows:
-        longest = max(longest, lengths[row])
-        if batch and longest * (len(batch) + 1) > limit:
+        longest, total = max(longest, lengths[row]), total + lengths[row]
+        size = longest * (len(batch) + 1)
+        if batch and (size > limit or size - total > padding * size):
             yield batch
-            batch, longest = [], lengths[row]
+            batch, longest, total = [], lengths[row], lengths[row]
         batch.append(row)
     if batch:
         yield batch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,10 +54,15 @@ SCORING = ("evaluator", "judge", "scorer", "protocol")
 _VALUES: Mapping[str, Any] = {
     "seed": int,
     "out": str,
+    "sweep": str | None,
     "name": str | None,
     "prune_loops": bool,
     "lock_wait": float,
 }
+
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,127}")
+_TAKEN = ("generations", "report.html", "comparison.json", "comparison.csv", "index.csv", "log.txt", "wandb", "figures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +138,18 @@ class Job:
     scoring: Scoring
     seed: int
     out: Path
+    sweep: str | None
     name: str | None
     prune_loops: bool
     lock_wait: float
     labels: Mapping[str, str]
     config: Mapping[str, Any]
-    command: str
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What reproduces the run."""
+        return shlex.join(["python", "-m", "harness", *self.overrides])
 
     @property
     def layout(self) -> Layout:
@@ -221,13 +234,13 @@ class Job:
         }
 
 
-def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> Job:
+def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> Job:
     """Build every plug-in of a run and check that they fit each other.
 
     Args:
         config: the composed configuration.
         choices: which YAML each group was taken from, for labels.
-        command: what reproduces the run.
+        overrides: what it was composed from.
 
     Raises:
         ValueError: a setting is wrong; the message says which, what was found and what is allowed.
@@ -248,12 +261,13 @@ def build(config: DictConfig, choices: Mapping[str, Any], command: str = "") -> 
         ),
         seed=values["seed"],
         out=Path(values["out"]),
+        sweep=values["sweep"],
         name=values["name"],
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
         labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])},
         config={name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")},
-        command=command,
+        overrides=tuple(overrides),
     )
     check(job)
     return job
@@ -267,8 +281,17 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
     """
     values = plain_values(config)
     values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
-    if values["name"] is not None and Path(values["name"]).name != values["name"]:
-        raise ValueError(f"name must be the name of a folder in out, without /, got {values['name']!r}")
+    if values["seed"] < 0 or values["lock_wait"] < 0:
+        negative = "seed" if values["seed"] < 0 else "lock_wait"
+        raise ValueError(f"{negative} must not be below 0, got {values[negative]}")
+    for option in ("name", "sweep"):
+        if (name := values[option]) is not None and not _FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{option} must be a folder's name of letters, digits and . _ = + - that begins with a letter or a "
+                f"digit, got {name!r}"
+            )
+        if name in _TAKEN:
+            raise ValueError(f"{option}={name} is a name that the harness itself uses in out; choose another one")
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -83,14 +84,19 @@ def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
     jobs = OmegaConf.to_container(config.jobs, resolve=True)
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
         raise ValueError("jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]]")
-    listed = [_joined(overrides, list(map(str, job))) for job in jobs] if jobs else [list(overrides)]
+    # A job is one job: what it was expanded from does not stay in it, nor what an experiment's YAML lists.
+    given = [item for item in overrides if _key(item) not in ("jobs", "controls")]
+    if jobs and _value(given, "experiment"):
+        given.append("jobs=[]")
+    listed = [_joined(given, list(map(str, job))) for job in jobs] if jobs else [given]
     if config.controls == "none":
         return listed
+    if _value(given, "experiment"):
+        listed = [[*job, "controls=none"] for job in listed]
     steering = [job for job in listed if _steers(job, choices)]
     own = [job for item in listed for job in (item, *(_with_controls(item, choices) if item in steering else ()))]
-    # No claim can be made without an un-steered run to hold it against.
-    baselines = [] if any(_is_baseline(job, choices) for job in listed) else [_baseline(job) for job in steering]
-    return _unique([*own, *baselines, *(job for item in steering for job in _unsteered_controls(item))])
+    unsteered = [job for item in steering for job in _unsteered_controls(item)]
+    return _unique([*(job for item in steering for job in _baselines(item)), *own, *unsteered])
 
 
 def _joined(overrides: Sequence[str], job: list[str]) -> list[str]:
@@ -119,24 +125,21 @@ def _with_controls(job: list[str], choices: Mapping[str, Any]) -> list[list[str]
     return [[*job, f"control={control}"] for control in fitting]
 
 
-def _is_baseline(job: Sequence[str], choices: Mapping[str, Any]) -> bool:
-    method = _value(job, "method") or str(choices.get("method"))
-    return method == "baseline" and _value(job, "control") in (None, "none")
+def _baselines(job: Sequence[str]) -> list[list[str]]:
+    """The un-steered model on the job's own task, model and prompt."""
+    return [[*_without_method(job), "method=baseline", "search=fixed"]]
 
 
-def _baseline(job: Sequence[str]) -> list[str]:
-    return [*_without_steering(job), "method=baseline", "search=fixed"]
-
-
-def _without_steering(job: Sequence[str]) -> list[str]:
-    """What a job sets besides method, search and control; the instruction is part of its prompt."""
-    kept = [item for item in job if re.split("[.@=]", _key(item))[0] not in ("method", "search", "control")]
-    return kept + [f"method.instruction={value}" for value in (_value(job, "method.instruction"),) if value is not None]
+def _without_method(job: Sequence[str]) -> list[str]:
+    """What a job says about everything but method, search and control; an instruction stays, since it is the prompt."""
+    kept = [item for item in job if re.split("[.@=]", _key(item))[0] not in ("method", "search", "control", "name")]
+    instruction = _value(job, "method.instruction")
+    return kept if instruction is None else [*kept, f"method.instruction={instruction}"]
 
 
 def _unsteered_controls(job: Sequence[str]) -> list[list[str]]:
     """Controls that do not depend on the method, on the job's own task, model and prompt and with its budget."""
-    kept = _without_steering(job)
+    kept = _without_method(job)
     budget = [item for item in job if _key(item) == "search.num_trials"]
     searched_for_all = _value(job, "search") in ("dev_split", "fixed", "equal_kl")
     best = [] if searched_for_all else [[*kept, "method=baseline", "search=per_prompt", *budget, "control=best_of_n"]]
@@ -157,11 +160,68 @@ def swept(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
+def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many: bool) -> list[str]:
+    """The overrides of a job that compose.
+
+    In a sweep, an option of one search says nothing to jobs with another search, and is left out of them:
+    ``-m method=baseline,caa search.dev_examples=8`` concerns the jobs that search on dev items.
+
+    Args:
+        job: its overrides.
+        search_path: ``hydra.searchpath=…``, where further YAMLs lie.
+        one_of_many: whether other jobs may have the option.
+
+    Raises:
+        ValueError: it does not compose; the message names the job if it is one of many.
+    """
+    kept = list(job)
+    while True:
+        try:
+            composed([*kept, *search_path])
+        except ValueError as error:
+            unknown = re.match(r"there is no option (search\.\S+)", str(error))
+            without = [item for item in kept if unknown is None or _key(item) != unknown[1]]
+            if one_of_many and len(without) < len(kept):
+                kept = without
+                continue
+            if one_of_many:
+                raise ValueError(f"job {' '.join(job)}: {error}") from error
+            raise
+        return kept
+
+
+def refuse_lists(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a list where one choice is due: Hydra would merge its YAMLs into one node without a word."""
+    groups = {folder.name for folder in resources.files("conf").iterdir() if folder.is_dir()} - {"evaluator"}
+    for item in overrides:
+        value = item.partition("=")[2].strip()
+        if _key(item) in groups and value.startswith("[") and value.endswith("]"):
+            choices = value.strip("[] ")
+            raise ValueError(f"{_key(item)} takes one choice, got {value}; -m {_key(item)}={choices} runs each of them")
+
+
+def did_you_mean(name: str, overrides: Sequence[str]) -> str:
+    """The option that somebody who wrote ``name`` may have meant, "" if none is close."""
+    parent, _, last = name.rpartition(".")
+    try:
+        config, _choices = composed([item for item in overrides if _key(item) != name])
+        node = OmegaConf.select(config, parent) if parent else config
+    except Exception:  # the other overrides may be wrong too
+        return ""
+    close = difflib.get_close_matches(last, [str(key) for key in node] if isinstance(node, DictConfig) else [], 1)
+    return ".".join(filter(None, (parent, *close))) if close else ""
+
+
 _NOISE = ("full_key:", "object_type=", "reference_type=", "Config search path", "provider=", "See https://")
 
 
-def explain(error: BaseException) -> str:
-    """One readable line for any error, Hydra's own of many lines included."""
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """One readable line for any error, Hydra's own of many lines included.
+
+    Args:
+        error: what went wrong.
+        overrides: the command line, to find the option that was meant.
+    """
     text = str(error) if str(error).strip() else type(error).__name__
     if error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         text += f"\n{error.__cause__}"
@@ -169,7 +229,9 @@ def explain(error: BaseException) -> str:
         return _unknown_choice(*unknown.groups(), text)
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
         name = key[1]
-        return f"there is no option {name} (--cfg job lists all; a new entry of a table is added with +{name}=VALUE)"
+        meant = did_you_mean(name, overrides)
+        hint = f"did you mean {meant}?" if meant else "--cfg job lists all"
+        return f"there is no option {name} ({hint}; a new entry of a table is added with +{name}=VALUE)"
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{ambiguous[1]} gives several values: run each of them with -m, or write [a,b] for a list"
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))

@@ -65,10 +65,51 @@ def principal_direction(sample: Float[Tensor, "N D"]) -> Float[Tensor, "D"]:
     return (components[0] * (spread[0] > 0)).to(sample.dtype)
 
 
+class Moments:
+    """Count, sum and, if asked for, outer products of activations that come in chunks; sums are float64.
+
+    Args:
+        outer: keep the sum of outer products (D x D), for principal directions.
+    """
+
+    def __init__(self, *, outer: bool) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0
+        self.norms: Tensor | float = 0.0
+        """Sum of the lengths."""
+        self.outer: Tensor | float | None = 0.0 if outer else None
+
+    def add(self, sample: Float[Tensor, "M D"]) -> None:
+        """Count further activations."""
+        wide = sample.double()
+        self.count += len(sample)
+        self.total = self.total + wide.sum(0)
+        self.norms = self.norms + wide.norm(dim=1).sum()
+        if self.outer is not None:
+            self.outer = self.outer + wide.T @ wide
+
+    @property
+    def mean(self) -> Float[Tensor, "D"]:
+        """Mean of all activations, in float64."""
+        assert isinstance(self.total, Tensor), "nothing was added"
+        return self.total / self.count
+
+    def principal_direction(self) -> Float[Tensor, "D"]:
+        """As `principal_direction` of everything that was added, in float32."""
+        assert isinstance(self.outer, Tensor), "outer products were not kept"
+        spread = self.outer / self.count - torch.outer(self.mean, self.mean)
+        variances, axes = torch.linalg.eigh(spread)
+        return (axes[:, -1] * (variances[-1] > 0)).float()
+
+
 def pair_differences(sample: Float[Tensor, "N D"], order: Int[Tensor, "N"]) -> Float[Tensor, "M D"]:
-    """Differences of length 1 between random pairs: the i-th of the order and the one half an order further on."""
+    """Differences of length 1 between random pairs: the i-th of the order and the one half an order further on.
+
+    Pairs of equal activations have no direction and are left out.
+    """
     half = len(order) // 2
-    return unit(sample[order[:half]] - sample[order[half : 2 * half]])
+    differences = sample[order[:half]] - sample[order[half : 2 * half]]
+    return unit(differences[differences.norm(dim=1) > 0])
 
 
 def oriented(

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.build import Scoring
 from harness.data import Access
+from harness.progress import phase
 from harness.records.lines import mark_of, replaced, write_lines
 from harness.records.rows import Selected, score_row
 from harness.records.run import SCORES_FILE, Cost, EvaluatorNote, RunRecord
@@ -56,10 +57,11 @@ def evaluate(
     problems: list[str] = []
     units = [record.example.unit for record in records]
     for name, evaluator in evaluators.items():
-        if trials:
-            own_scores = _best_of_trials(name, evaluator, records, trials, tools(evaluator))
-        else:
-            own_scores = evaluator.score(records, tools(evaluator))
+        with phase(f"score {name}"):
+            if trials:
+                own_scores = _best_of_trials(name, evaluator, records, trials, tools(evaluator))
+            else:
+                own_scores = evaluator.score(records, tools(evaluator))
         columns = _columns(name, evaluator, records, own_scores)
         scores += own_scores
         derived |= evaluator.derived(own_scores)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from harness import receipt
 from harness.build import Job
-from harness.data import Example, Parameters
-from harness.progress import progress
+from harness.data import Example
+from harness.progress import phase
+from harness.records.locks import locked
 from harness.records.meter import Meter
 from harness.records.rows import Selected
 from harness.records.run import Cost, Receipt
-from harness.records.store import GenerationStore, locked
+from harness.records.store import GenerationStore
 from harness.scoring import Tools
-from harness.search.search import Setting
+from harness.search.search import Prepared, Setting
 from harness.subject.load import ResolvedModel, load_model
 from harness.subject.local import LocalSubject, Template
 from harness.subject.scorers import open_subject
@@ -32,10 +36,18 @@ def subject_for(job: Job) -> LocalSubject:
     key = _weights_key(job.model)
     if key not in _subjects:
         _subjects.clear()
-        _subjects[key] = open_subject(load_model(job.model))
+        with phase(f"load {job.model.config.label}"):
+            _subjects[key] = open_subject(load_model(job.model))
     opened = _subjects[key]
     template = Template(job.model.config.prompt_template, job.model.config.chat_template)
     return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
+
+
+def forget_subjects() -> None:
+    """Give the memory of loaded models back."""
+    _subjects.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _weights_key(model: ResolvedModel) -> str:
@@ -60,7 +72,7 @@ class Generated:
     selected: tuple[Selected, ...]
     receipt: Receipt | None
     cost: Cost
-    parameters: Parameters
+    parameters: Prepared
 
 
 def generations_folder(job: Job) -> Path:
@@ -75,7 +87,7 @@ def generate(job: Job) -> Generated:
         NotSteeredError: the method should have changed hidden states and did not.
     """
     store = GenerationStore(generations_folder(job))
-    with locked(store.folder, job.lock_wait):
+    with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files:
             _produce(job, store)
@@ -104,37 +116,34 @@ def _produce(job: Job, store: GenerationStore) -> None:
     done = {item.record.example.id for item in store.selected()}
     todo = [example for example in tests if example.id not in done]
 
-    expected = job.search.num_trials_of(len(todo)) + job.search.num_dev_trials_of(len(dev))
-    with progress(title_of(job), expected) as advance:
-        setting = Setting(job.objective, tools, job.seed, store, meter, advance)
-        prepared = job.search.prepare(bench, dev, setting)
+    setting = Setting(job.objective, tools, job.seed, store, meter, lambda _count: None)
+    with phase("search on dev items", job.search.num_dev_trials_of(len(dev)) or None) as advance:
+        prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
         store.save_prepared(prepared)
-        _generate_all(job, bench, todo, prepared, setting)
+    with phase("test items", job.search.num_trials_of(len(todo))) as advance:
+        _generate_all(job, bench, todo, prepared, dataclasses.replace(setting, advance=advance))
     if job.steers and store.receipt is None:
-        _prove(job, bench, store, meter)
-
-
-def title_of(job: Job) -> str:
-    """The job in a few words, for progress bars."""
-    axes = (job.labels["method"], job.labels["control"], job.labels["search"])
-    return " ".join(label for label in axes if label not in ("", "none"))
+        with phase("proof of steering"):
+            _prove(job, bench, store, meter)
 
 
 def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
     if (saved := store.artifact) is not None:
         bench.adopt(saved)
         return
-    workspace = Workspace(store.folder / "training", progress=partial(progress, unit="steps"))
-    fitted = bench.fit(workspace)
+    workspace = Workspace(store.folder / "training", progress=partial(phase, unit="steps"))
+    with phase("fit"):
+        fitted = bench.fit(workspace)
     trained_on = sum(cost.examples for cost in workspace.costs)
-    store.add_work(meter.lap("fit", examples=trained_on or bench.fit_examples))
+    trained_tokens = sum(cost.tokens for cost in workspace.costs)
+    store.add_work(meter.lap("fit", trained_on or bench.fit_examples, trained_tokens))
     if fitted:
         store.save_artifact(fitted)
     # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
     shutil.rmtree(store.folder / "training", ignore_errors=True)
 
 
-def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Parameters, setting: Setting) -> None:
+def _generate_all(job: Job, bench: Workbench, todo: Sequence[Example], prepared: Prepared, setting: Setting) -> None:
     """Chunk by chunk. The chunks are the same after a restart, since each is written whole or not at all."""
     size = job.search.chunk_size
     for start in range(0, len(todo), size):

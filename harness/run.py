@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,29 +13,60 @@ from harness.config import first_line
 from harness.data import Access
 from harness.evaluate import evaluate, score_run, tools_for
 from harness.generate import generate, subject_for
+from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
-from harness.records.store import locked
 from harness.scoring import Record
+
+
+def runs_folder(job: Job) -> Path:
+    """Where the runs of its sweep lie, or all runs that belong to none."""
+    return job.out / job.sweep if job.sweep else job.out
 
 
 def run_folder(job: Job) -> Path:
     """Where the run is written: a readable name and its key, the same for the same settings."""
-    return job.out / (job.name or usual_name(Labels(**job.labels), job.keys.run))
+    if job.name:
+        return runs_folder(job) / job.name
+    return folder_for(runs_folder(job), Labels(**job.labels), job.keys.run, job.overrides)
 
 
-def usual_name(labels: Labels, key: str) -> str:
-    """A run's name if it was given none."""
+def folder_for(parent: Path, labels: Labels, key: str, overrides: Sequence[str] = ()) -> Path:
+    """The folder of a run that was given no name: the one that its key has already, else one named after its labels.
+
+    Args:
+        parent: where runs lie.
+        labels: of the run.
+        key: of the run.
+        overrides: what was set for it; the settings among them become part of the name.
+    """
+    if earlier := sorted(parent.glob(f"*-{key[:8]}/{RUN_FILE}")):
+        return earlier[0].parent
     axes = [labels.shown(axis) for axis in ("task", "model", "method", "search", "control")]
-    return "-".join([*filter(None, axes), f"s{labels.seed}", key[:8]])
+    return parent / "-".join([*filter(None, [*axes, f"s{labels.seed}", _settings_in_name(overrides), key[:8]])])
 
 
-def run(job: Job, sweep: str | None = None) -> tuple[Path, RunRecord]:
+_SHOWN = ("method.", "search.", "control.", "objective", "protocol", "evaluator", "judge", "scorer")
+"""Settings that tell runs of one method and task apart."""
+_LONGEST = 60
+
+
+def _settings_in_name(overrides: Sequence[str]) -> str:
+    """What tells runs of one method apart, such as ``strength_0.3``; "" if nothing fits into a name."""
+    settings = []
+    for item in overrides:
+        name, _, value = item.lstrip("+~").partition("=")
+        short = re.sub(r"[^\w.+-]", "", value)
+        if name.startswith(_SHOWN) and short and len(short) <= _LONGEST // 2:
+            settings.append(f"{name.rsplit('.', 1)[-1]}_{short}")
+    return "-".join(settings)[:_LONGEST].rstrip("-_.")
+
+
+def run(job: Job) -> tuple[Path, RunRecord]:
     """Carry out a job, or read the finished run of an earlier, equal one.
 
     Args:
         job: what to do.
-        sweep: name of the sweep that it belongs to.
 
     Returns:
         The run's folder and its record.
@@ -42,10 +76,10 @@ def run(job: Job, sweep: str | None = None) -> tuple[Path, RunRecord]:
         earlier = earlier_record(folder, job.keys.run)
         if earlier is not None and earlier.status == "done":
             earlier = _with_primary(earlier, job, folder)
-            job.tracking.publish(folder, sweep)
+            job.tracking.publish(folder, job.sweep)
             return folder, earlier
 
-        record = _begun(job, folder, sweep)
+        record = _begun(job, folder)
         record.write(folder)
         try:
             record = _carry_out(job, folder, record)
@@ -53,10 +87,10 @@ def run(job: Job, sweep: str | None = None) -> tuple[Path, RunRecord]:
             # What was generated before the failure can be scored: say where it lies.
             known = RunRecord.read(folder)
             known.model_copy(update={"status": "failed", "error": first_line(error)}).write(folder)
-            job.tracking.publish(folder, sweep)
+            job.tracking.publish(folder, job.sweep)
             raise
         record.write(folder)
-        job.tracking.publish(folder, sweep)
+        job.tracking.publish(folder, job.sweep)
         return folder, record
 
 
@@ -93,7 +127,7 @@ def begun_folder(job: Job) -> Path | None:
     return folder if (folder / RUN_FILE).exists() else None
 
 
-def _begun(job: Job, folder: Path, sweep: str | None) -> RunRecord:
+def _begun(job: Job, folder: Path) -> RunRecord:
     """What is known before anything was done."""
     terms = job.objective.terms if job.search.needs_objective else ()
     optimises = tuple(sorted({term.metric for term in terms}))
@@ -103,7 +137,8 @@ def _begun(job: Job, folder: Path, sweep: str | None) -> RunRecord:
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status="running",
-        sweep=sweep,
+        sweep=job.sweep,
+        overrides=job.overrides,
         config=dict(job.config),
         labels=Labels(**job.labels),
         access=tuple(sorted(job.access)),
@@ -125,7 +160,7 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     records = [item.record for item in generated.selected]
     record = record.model_copy(
         update={
-            "generations": f"../generations/{job.keys.generations}",
+            "generations": os.path.relpath(generated.store.folder, folder),
             "files": generated.store.files,
             "receipt": generated.receipt,
             "parameters": dict(generated.parameters),

@@ -215,9 +215,7 @@ def estimate(
     return Estimate(metric.name, value, low, high, len(values) - missing, missing)
 
 
-def unit_means(
-    metric: Metric, values: Sequence[float | None], units: Sequence[str] | None = None
-) -> dict[str, float]:
+def unit_means(metric: Metric, values: Sequence[float | None], units: Sequence[str] | None = None) -> dict[str, float]:
     """Mean of each unit on the scale on which the metric is averaged; unscored records are left out."""
     names = range(len(values)) if units is None else units
     scaled = [None if value is None else on_scale(metric, value) for value in values]

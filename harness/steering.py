@@ -217,12 +217,14 @@ class Intervention(RowData):
     """Everything that happens to a batch: at most one edit and one probe per site.
 
     ``uses_cache=False`` makes the engine recompute every token at every step, with a fresh carry each time: for edits
-    that depend on the whole sequence so far.
+    that depend on the whole sequence so far. ``gradients=True`` lets edits call autograd while they decode, as for a
+    step along the slope of a scorer; without it the engine runs in inference mode, which is a little faster.
     """
 
     edits: Mapping[Site, Edit] = field(default_factory=dict)
     probes: Mapping[Site, Probe] = field(default_factory=dict)
     uses_cache: bool = True
+    gradients: bool = False
 
 
 @dataclass(frozen=True)

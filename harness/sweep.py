@@ -1,71 +1,94 @@
-"""Several jobs: run each, let none stop the others, compare at the end."""
+"""What becomes of jobs: each is run so that its failure stops no other, and all that ran are compared."""
 
 from __future__ import annotations
 
+import csv
+import os
+import re
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from harness.build import Job
-from harness.config import first_line
-from harness.progress import console
+from harness import launching, progress
+from harness.build import Job, build
+from harness.config import composed, explain, fitting
+from harness.launching import JOBS, Outcome
+from harness.nodes import built
+from harness.records.lines import replaced
+from harness.records.run import RunRecord
 from harness.records.tracking import Tracking
 from harness.report.claims import Pairs
 from harness.report.expect import Expectations, check_expectations, held_against
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
 from harness.report.terminal import print_comparison, print_paths
-from harness.run import begun_folder, run
+from harness.run import begun_folder, run, run_folder, runs_folder
+
+DEBUG = "HARNESS_DEBUG" in os.environ
+INDEX = "index.csv"
 
 
-@dataclass
-class Outcome:
-    """What this process has come to so far."""
+def attempt(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], number: int = 1) -> Outcome:
+    """Build and run one job. Whatever fails is printed in one line and returned, never raised.
 
-    folders: list[Path] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    tracking: Tracking = field(default_factory=Tracking)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.folders.clear()
-        self.failures.clear()
-
-
-outcome = Outcome()
-
-
-def attempt(label: str, build_job: Callable[[], Job], group: str | None = None, debug: bool = False) -> Job | None:
-    """Build and run one job. A failure is kept and printed in one line; the caller goes on."""
-    job = None
+    Args:
+        config: its composed configuration.
+        choices: which YAML each group was taken from.
+        overrides: what it was composed from.
+        number: its place in the sweep, from 1.
+    """
+    total = int(os.environ.get(JOBS, "1"))
+    job: Job | None = None
     try:
-        job = build_job()
-        outcome.tracking = job.tracking
-        folder, record = run(job, group)
+        published_values(config)
+        chosen_contrasts(config)
+        job = build(config, choices, overrides)
+        log = runs_folder(job) / "log.txt"
+        with progress.job(_title(job), number, total, log):
+            folder, record = run(job)
     except Exception as error:  # whatever fails in one job must not stop the others
-        if debug:
+        if DEBUG:
             traceback.print_exc()
-        failed(label, first_line(error))
-        if job is not None and (begun := begun_folder(job)) is not None:
-            outcome.folders.append(begun)
-        return None
-    outcome.folders.append(folder)
+        begun = None if job is None else begun_folder(job)
+        return _failed(overrides, explain(error, overrides), begun, total)
     if record.status != "done":
-        failed(label, record.error or "no reason stored")
-    return job
+        return _failed(overrides, record.error or "no reason stored", folder, total)
+    return Outcome(tuple(overrides), str(folder))
 
 
-def failed(label: str, reason: str) -> None:
-    """Keep a failure for the exit status and print it in one line."""
-    outcome.failures.append(f"{label}: {reason}")
-    console.print("[red]error:[/red]", end=" ")
-    console.print(reason, markup=False, highlight=False, soft_wrap=True)
+def _title(job: Job) -> str:
+    axes = (job.labels["method"], job.labels["search"], job.labels["control"])
+    return " ".join(label for label in axes if label not in ("", "none"))
+
+
+def _failed(overrides: Sequence[str], reason: str, folder: Path | None, total: int) -> Outcome:
+    """The outcome of a failed job, after its one line on stderr."""
+    name = f"job {launching.command_line.label(overrides)}: " if total > 1 else ""
+    progress.console.print("[red]error:[/red]", end=" ")
+    progress.console.print(f"{name}{reason}", markup=False, highlight=False, soft_wrap=True)
+    return Outcome(tuple(overrides), None if folder is None else str(folder), reason)
+
+
+def outcome_on_disk(job: Sequence[str], search_path: Sequence[str], lost: str) -> Outcome:
+    """What came of a job whose process did not answer, from what it left on the disk.
+
+    Args:
+        job: its overrides.
+        search_path: where further YAMLs lie.
+        lost: why its process did not answer, for jobs that left nothing.
+    """
+    try:
+        folder = run_folder(build(*composed([*fitting(job, search_path, one_of_many=False), *search_path]), job))
+        record = RunRecord.read(folder)
+    except Exception:  # it had not come far enough to leave anything that can be read
+        return Outcome(tuple(job), error=lost)
+    if record.status == "done":
+        return Outcome(tuple(job), str(folder))
+    return Outcome(tuple(job), str(folder), record.error or f"did not finish: {lost}")
 
 
 def published_values(config: DictConfig) -> Expectations:
@@ -91,25 +114,27 @@ def chosen_contrasts(config: DictConfig) -> Pairs:
     return config.contrasts
 
 
-def report(config: DictConfig, group: str | None = None) -> list[Path]:
-    """Compare what ran, print the tables and write the report; what failed or cannot be compared is listed.
+def report_sweep(config: DictConfig, outcomes: Sequence[Outcome]) -> list[Path]:
+    """Compare what ran, print the tables, write report and index; what failed or cannot be compared is listed.
 
     Args:
-        config: ``out`` is where to write, ``expect`` holds published values to hold the results against,
+        config: of the sweep; ``out`` and ``sweep`` say where to write, ``expect`` holds published values,
             ``contrasts`` says which methods are tested against each other.
-        group: name of the sweep, for tracking.
+        outcomes: of its jobs.
 
     Returns:
         The files written; none if there is no run.
     """
-    runs = list(dict.fromkeys(outcome.folders))
-    if not runs:
+    folders = [Path(name) for name in dict.fromkeys(outcome.folder for outcome in outcomes) if name is not None]
+    if not folders:
         return []
-    out = Path(config.out)
-    comparisons = compare_groups(runs, pairs=chosen_contrasts(config), strict=False)
+    comparisons = compare_groups(folders, pairs=chosen_contrasts(config), strict=False)
     published = [held_against(comparison, published_values(config)) for comparison in comparisons]
-    written = write_report(comparisons, out, published)
-    outcome.tracking.publish_report(out / "report.html", group)
+    out = Path(config.out, config.sweep or "")
+    written = [*write_report(comparisons, out, published), write_index(folders, outcomes, out / INDEX)]
+    tracking = built(OmegaConf.to_container(config.tracking, resolve=True), Tracking, "tracking")
+    tracking.publish_report(out / "report.html", config.sweep)
+
     terminal = Console()
     for comparison, values in zip(comparisons, published, strict=True):
         print_comparison(comparison, values, terminal)
@@ -117,12 +142,39 @@ def report(config: DictConfig, group: str | None = None) -> list[Path]:
     return written
 
 
-class WriteReport(Callback):
-    """Hydra calls this in the launching process at the end of a multirun."""
+def write_index(folders: Sequence[Path], outcomes: Sequence[Outcome], path: Path) -> Path:
+    """One line for each run of a sweep: when, what, where, and what came out; runs of earlier sessions stay listed."""
+    shared = set.intersection(*(set(outcome.overrides) for outcome in outcomes)) if len(outcomes) > 1 else set()
+    lines: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = {line["folder"]: dict(line) for line in csv.DictReader(file)}
+    for outcome in outcomes:
+        if outcome.folder is None or Path(outcome.folder) not in folders:
+            continue
+        record = RunRecord.read(Path(outcome.folder))
+        differing = " ".join(item for item in outcome.overrides if item not in shared)
+        lines[record.name] = {
+            "created": record.created,
+            "status": record.status,
+            "method": record.labels.shown("method"),
+            "search": record.labels.shown("search"),
+            "control": record.labels.shown("control"),
+            "task": record.labels.shown("task"),
+            "model": record.labels.shown("model"),
+            "seed": record.labels.seed,
+            "overrides": differing,
+            "folder": record.name,
+            **{name: estimate.value for name, estimate in record.estimates.items()},
+        }
+    columns = list(dict.fromkeys(column for line in lines.values() for column in line))
+    with replaced(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({name: _harmless(value) for name, value in line.items()} for line in lines.values())
+    return path
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Compare everything that ran."""
-        try:
-            report(config)
-        except Exception as error:  # Hydra would turn it into a warning and exit status 0
-            failed("report", first_line(error))
+
+def _harmless(cell: Any) -> Any:
+    """A cell that a spreadsheet will not take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+\-@\t]", cell) else cell

@@ -13,6 +13,9 @@ from harness.model_view import Forward, Subject
 from harness.steering import Intervention
 from harness.training import History, Learner, Part, Training, train
 
+CPU_PADDING = 0.1
+"""Share of a pass that may be padding on a CPU."""
+
 
 class TextLearner(Learner):
     """Parameters with one entry per group, learnt from each group's own texts.
@@ -40,7 +43,9 @@ class TextLearner(Learner):
     def learn(self, training: Training, title: str) -> History:
         """Train in place, with checkpoints and progress in the subject's workspace."""
         lengths = [count.total for count in self.counts]
-        plan = training.plan(lengths, [text.group for text in self.texts])
+        # A CPU computes padding as slowly as tokens, and few texts keep it busy; an accelerator wants full passes.
+        padding = CPU_PADDING if self.subject.device.type == "cpu" else 1.0
+        plan = training.plan(lengths, [text.group for text in self.texts], padding)
         return train(self, plan, training, self.subject.workspace, lengths, title)
 
     def groups_of(self, part: Part) -> Int[Tensor, "B"]:

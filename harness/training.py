@@ -133,7 +133,7 @@ class Training:
         if self.patience is not None and not self.dev_share:
             raise ValueError("training.patience needs training.dev_share above 0")
 
-    def plan(self, lengths: Sequence[int], groups: Sequence[str] | None = None) -> Plan:
+    def plan(self, lengths: Sequence[int], groups: Sequence[str] | None = None, padding: float = 1.0) -> Plan:
         """Decide every step.
 
         In an epoch each group's examples come once, in an order of the group's own, in equally many batches for all
@@ -143,6 +143,7 @@ class Training:
         Args:
             lengths: tokens of each example.
             groups: the group of each example; None if there is one.
+            padding: largest share of a pass that may be padding, where ``pass_tokens`` splits batches.
 
         Raises:
             ValueError: there is nothing to learn from.
@@ -163,10 +164,11 @@ class Training:
             else:
                 assert self.batch_size is not None
                 batches = batch_plan.batches_by_count(learnt, groups, self.batch_size, self.seed, epoch)
-            steps += [batch_plan.passes(batch, lengths, self.pass_tokens) for batch in batches]
+            steps += [batch_plan.passes(batch, lengths, self.pass_tokens, padding) for batch in batches]
             epoch_ends.append(len(steps))
 
-        return Plan(tuple(steps), tuple(epoch_ends), batch_plan.passes(dev, lengths, self.pass_tokens) if dev else ())
+        held_out = batch_plan.passes(dev, lengths, self.pass_tokens, padding) if dev else ()
+        return Plan(tuple(steps), tuple(epoch_ends), held_out)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One vector per layer, added to the hidden state: CAA, DiffMean, PCA and LAT."""
+"""One vector per layer from pooled texts, added to the hidden state: CAA, DiffMean, representation engineering."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class SingleVector(Method):
     """Add ``strength * vector[layer]`` to the hidden state, the vector being learnt from contrast pairs.
 
     Source:
-        ``caa``: Rimsky et al. 2024, arXiv 2312.06681. ``diffmean``, ``pca``, ``lat``: baselines of Wu et al. 2025
-        (AxBench), arXiv 2501.17148, section 4; LAT goes back to Zou et al. 2023, arXiv 2310.01405, section 3.
-        Deviations: texts are pooled first and weigh the same, where AxBench weighs tokens; the sign of PCA and
-        LAT, free in the sources, is set so that wanted texts lie further along; LAT pairs wanted and unwanted texts
-        alike, as Zou et al. (AxBench takes wanted ones only: ``sample``), and acts at one layer, where Zou et al. take
-        many; ``normalise`` rescales the vectors.
+        ``caa``: Rimsky et al. 2024, arXiv 2312.06681. ``diffmean``: a baseline of Wu et al. 2025 (AxBench), arXiv
+        2501.17148, section 4; deviations: completions are read alone and texts weigh the same, where AxBench reads
+        prompts too and weighs tokens (`methods.token_vector` does). ``repe``: LAT of Zou et al. 2023, arXiv
+        2310.01405, section 3, the first principal component of normalised differences of random pairs, wanted and
+        unwanted texts alike; deviations: texts are read at their last token without a stimulus template, the vector
+        acts at one layer, where Zou et al. take many, and its sign is set so that wanted texts lie further along.
+        ``normalise`` rescales the vectors.
 
     Parameters:
         layer: whole number from 0; the layer that is steered, free per row.
@@ -63,7 +64,8 @@ class SingleVector(Method):
         ``vector``: groups x layers x width, normalised; ``groups``: their names as JSON bytes.
 
     Fidelity:
-        Checked against the authors' values: mean difference, equal norms, both token rules, PCA, LAT, addition.
+        ``caa``: checked against the authors' values: mean difference, equal norms, both token rules. The others: paper
+        formulas on pooled texts.
     """
 
     requires: ClassVar = frozenset({"pairs"})

@@ -23,8 +23,8 @@ PLUG_INS = [(group, name) for group, name in NODES if group != "experiment"]
 TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
 ROOT_KEYS = {
     "num_trials",
-    "contrasts", "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
-    "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "task", "tracking",
+    "contrasts", "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model",
+    "name", "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "sweep", "task", "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
 
@@ -100,10 +100,13 @@ class TestControls:
     def test_unsteered_ones_have_the_budget_and_the_prompt_of_the_method(self) -> None:
         own = "'model.prompt_template=\"Q: {question}\"'"
         jobs = f"jobs=[['method=baseline','name=b'],['method=segmented',{own},'search.num_trials=5','+method.x=1']]"
-        added = self.jobs(jobs)[2:]
+        unsteered, *rest = self.jobs(jobs)
+        added = rest[2:]
         assert [job[-1] for job in added] == [
             f"control={c}" for c in ("shuffled", "random", "best_of_n", "gold_in_prompt")
         ]
+        assert unsteered[-2:] == ["method=baseline", "search=fixed"]
+        assert 'model.prompt_template="Q: {question}"' in unsteered, "held against the method's own prompt"
         best, gold = (set(job) for job in added[2:])
         assert {"method=baseline", "search=per_prompt", "search.num_trials=5"} <= best
         assert "search.num_trials=5" not in gold
@@ -118,7 +121,14 @@ class TestControls:
 
     def test_what_is_fed_nothing_is_not_shuffled_and_a_tuned_one_needs_no_samples(self) -> None:
         added = [job[-1] for job in self.jobs("jobs=[['method=actadd','search=dev_split']]")]
-        assert added == ["search=dev_split", "control=random", "control=gold_in_prompt"]
+        assert added == ["search=fixed", "search=dev_split", "control=random", "control=gold_in_prompt"]
+
+    def test_a_job_says_nothing_of_the_sweep_that_it_was_expanded_from(self) -> None:
+        expanded = self.jobs("jobs=[['method=caa']]")
+        assert not [item for job in expanded for item in job if item.startswith(("jobs=", "controls="))]
+        config, choices = composed(["experiment=demo"])
+        (first, *_) = expand(config, choices, ["experiment=demo"])
+        assert first == ["experiment=demo", "jobs=[]", "method=baseline"]
 
     def test_the_command_line_wins_over_a_job(self) -> None:
         config, choices = composed(["task.limit=3", "jobs=[['method=baseline','task.limit=9']]"])

@@ -10,7 +10,7 @@ from harness.control import BestOfN, Control, GoldInPrompt, RandomDirection, Sam
 from harness.subject.load import Loaded
 from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
-from harness.types import Access, Example, FitData, Intervention, Layout, Pair, Site, Where
+from harness.types import Access, Demonstration, Example, FitData, Intervention, Layout, Pair, Site, Where
 from harness.workbench import Request, Workbench
 from methods.fusion import FusionSteering, MeanShift
 from methods.single_vector import SingleVector
@@ -61,6 +61,37 @@ def test_shuffled_contrasts_keep_their_texts_and_lose_their_labels() -> None:
     assert [row[:2] for row in found.labelled] == [row[:2] for row in labelled]
     assert found.labelled != labelled
     assert found == Shuffled().fit_data(data, 3)
+
+
+def shown(group: str, kind: str, count: int, wanted: bool) -> list[Demonstration]:
+    return [Demonstration(f"p{group}{i}", f"{kind}{group}{i}", f"concept {group}", wanted, group) for i in range(count)]
+
+
+def test_shuffled_demonstrations_lose_their_group_and_their_side() -> None:
+    demonstrations = tuple(
+        one for group in "ab" for one in (*shown(group, "+", 20, True), *shown(group, "-", 20, False))
+    )
+    found = Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
+    texts = [(one.prompt, one.completion) for one in demonstrations]
+    assert sorted((one.prompt, one.completion) for one in found) == sorted(texts)
+    assert [(one.group, one.concept) for one in found] == [(one.group, one.concept) for one in demonstrations]
+    for group in "ab":
+        own = [one for one in found if one.group == group]
+        assert sum(one.wanted for one in own) == 20
+        for wanted in (True, False):
+            positive = sum(one.completion.startswith("+") for one in own if one.wanted == wanted)
+            assert positive == 10, "half of each kind, so that nothing of the contrast is left"
+        moved = [one for one in own if one.completion.startswith("+") and group not in one.completion]
+        assert 5 <= len(moved) <= 15, "texts come from all groups"
+    assert found == Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
+
+
+def test_shuffled_concepts_without_a_contrast_change_texts_and_stay_wanted() -> None:
+    demonstrations = (*shown("a", "+", 12, True), *shown("b", "+", 12, True))
+    found = Shuffled().fit_data(FitData(demonstrations=demonstrations), 0).demonstrations
+    assert all(one.wanted for one in found)
+    assert sum(one.group in one.completion for one in found) < 20
+    assert [one.concept for one in found] == [one.concept for one in demonstrations]
 
 
 def shift(count: int) -> Intervention:

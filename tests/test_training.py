@@ -94,6 +94,12 @@ def test_passes_and_batches_keep_to_their_tokens() -> None:
     assert PLAIN.plan([500]).steps == (((0,),), ((0,),)), "a text longer than the limit is a pass of its own"
 
 
+def test_passes_with_much_padding_are_split() -> None:
+    lengths = [10, 100, 11, 95, 10, 11]
+    plan = dataclasses.replace(PLAIN, epochs=1, batch_size=6, pass_tokens=1000).plan(lengths, padding=0.1)
+    assert [sorted(lengths[row] for row in rows) for rows in plan.steps[0]] == [[10, 10, 11, 11], [95, 100]]
+
+
 def test_several_passes_are_one_batch() -> None:
     x, y = torch.linspace(-1, 2, 12).tolist(), torch.linspace(0, 5, 12).square().tolist()
     lengths = [1 + row % 4 for row in range(12)]

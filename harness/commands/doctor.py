@@ -93,7 +93,7 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
     broken = False
     for chosen in _jobs(overrides):
         try:
-            jobs.append(build(*composed(chosen)))
+            jobs.append(build(*composed(chosen), chosen))
         except Exception as error:
             broken = True
             yield Finding("settings", "problem", f"{' '.join(chosen)}: {explain(error)}")

@@ -24,11 +24,12 @@ from harness.evaluate import score_run
 from harness.nodes import Packages, built, installed_packages
 from harness.protocol import Protocol
 from harness.records.keys import Keys
+from harness.records.locks import locked
 from harness.records.rows import Selected
 from harness.records.run import Labels, RunRecord, StoredRun, read_run
-from harness.records.store import GenerationStore, locked
+from harness.records.store import GenerationStore
 from harness.records.tracking import Tracking
-from harness.run import earlier_record, usual_name
+from harness.run import earlier_record, folder_for
 from harness.scoring import Judge
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 from harness.subject.scorers import ScorerChoice
@@ -42,9 +43,10 @@ _LOCK_WAIT_SECONDS = 3600.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score every run; exit status 0 if all could be scored, 1 if not, 2 if nothing was tried."""
     given = _parser().parse_args(arguments)
-    runs = [Path(item) for item in given.items if "=" not in item]
-    overrides = [item for item in given.items if "=" in item and not item.startswith(_SEARCH_PATH)]
-    search_path = [item for item in given.items if item.startswith(_SEARCH_PATH)]
+    runs = [Path(item) for item in given.items if "=" not in item or Path(item).is_dir()]
+    settings = [item for item in given.items if Path(item) not in runs]
+    search_path = [item for item in settings if item.startswith(_SEARCH_PATH)]
+    overrides = [item for item in settings if item not in search_path]
     try:
         _check(runs, overrides)
     except ValueError as error:
@@ -124,7 +126,8 @@ def score(path: Path, overrides: Sequence[str], search_path: Sequence[str] = ())
     decided_by = list(old.record.subset.decided_by) if old.record.subset else ["all"]
     counted_by = [*decided_by[:1], scoring.protocol.scored_trials, *decided_by[2:]]
     keys = Keys.of(meta["made_from"], scoring.identity, counted_by)
-    folder = path.parent / (_given_name(overrides) or usual_name(labels, keys.run))
+    name = _given_name(overrides)
+    folder = path.parent / name if name else folder_for(path.parent, labels, keys.run, overrides)
     with locked(folder, _LOCK_WAIT_SECONDS):
         record = earlier_record(folder, keys.run)
         if record is None or record.status != "done":

@@ -20,9 +20,9 @@ class Meter:
         self._forward_tokens = forward_tokens
         self._tokens, self._start = forward_tokens(), perf_counter()
 
-    def lap(self, name: str, examples: int = 0) -> Work:
+    def lap(self, name: str, examples: int = 0, trained_tokens: int = 0) -> Work:
         """What was done since the last lap; the next one begins now."""
         tokens, now = self._forward_tokens(), perf_counter()
-        work = Work(name, tokens - self._tokens, now - self._start, peak_memory_bytes(), examples)
+        work = Work(name, tokens - self._tokens, now - self._start, peak_memory_bytes(), examples, trained_tokens)
         self._tokens, self._start = tokens, now
         return work

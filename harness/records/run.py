@@ -101,7 +101,7 @@ class Cost(_Part):
         forward_tokens: tokens fed through the model.
         seconds: wall time.
         peak_memory_bytes: most memory that any session used.
-        fit_examples, fit_tokens, fit_seconds: the share of fitting the method, counted above too.
+        fit_examples, fit_tokens, fit_seconds: the share of fitting the method; each visit of a training counts.
         judge_calls: requests to a judge; answers from its cache are none.
         judge_cost: US dollars; None if the price is unknown.
     """
@@ -201,6 +201,7 @@ class RunRecord(_Part):
         status: ``done`` once everything is written.
         error: why it failed.
         sweep: name of the sweep that it belongs to.
+        overrides: what the command line set for it.
         config: the composed configuration.
         labels: which YAML each choice was taken from.
         access: what method, search and control were shown besides the question.
@@ -233,6 +234,7 @@ class RunRecord(_Part):
     status: Status
     error: str | None = None
     sweep: str | None = None
+    overrides: tuple[str, ...] = ()
     config: dict[str, Any]
     labels: Labels
     access: tuple[str, ...] = ()

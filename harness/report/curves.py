@@ -58,8 +58,9 @@ def _leaf(key: str) -> str:
 
 @dataclass(frozen=True)
 class Steerability:
-    """How a metric of single units (examples, or clusters of them) follows the strength (Tan et al. 2024,
-    arXiv:2407.12404).
+    """How a metric of single units, examples or clusters of them, follows the strength.
+
+    **Source:** Tan et al. 2024, arXiv:2407.12404.
 
     Args:
         method: name of the method.

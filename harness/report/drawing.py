@@ -25,7 +25,14 @@ FORMATS = ("svg", "png")
 _INCHES_WIDE, _PIXELS_PER_INCH, _DOTS_PER_INCH = 7.0, 100, 200
 _INK, _GRID, _SOFT = "#1b1f26", "#e3e6eb", "#626b78"
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "x": "x"}
-_DASHES = {"solid": "-", "dot": ":", "dash": "--", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 2, 3))}
+_DASHES = {
+    "solid": "-",
+    "dot": ":",
+    "dash": "--",
+    "dashdot": "-.",
+    "longdash": (0, (8, 3)),
+    "longdashdot": (0, (8, 3, 2, 3)),
+}
 _STYLE = {
     "svg.hashsalt": "report",  # the same figure is the same file
     "font.size": 9,
@@ -106,7 +113,9 @@ def _draw_points(axes: Axes, trace: Mapping[str, Any], rows: Sequence[str]) -> N
     if "lines" in trace["mode"]:
         step = {"drawstyle": "steps-post"} if line.get("shape") == "hv" else {}
         style = _DASHES[line.get("dash", "solid")]
-        axes.plot(x, y, color=colour, linestyle=style, linewidth=0.7 * line.get("width", 2), label=_label(trace), **step)
+        axes.plot(
+            x, y, color=colour, linestyle=style, linewidth=0.7 * line.get("width", 2), label=_label(trace), **step
+        )
     if "markers" in trace["mode"]:
         label = None if "lines" in trace["mode"] else _label(trace)
         _draw_markers(axes, x, y, marker, colour, label)

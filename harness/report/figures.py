@@ -145,9 +145,7 @@ def difference_figure(comparison: Comparison, metric: str, oracle: bool) -> Figu
         f"difference in {escape(metric)} (better is {'right' if declared.higher_is_better else 'left'})", declared
     )
     rows = {"autorange": "reversed", "automargin": True, "type": "category"}
-    return _figure(
-        _sided(metric, comparison, oracle), data, 130 + 27 * len(contrasts), xaxis=axis, yaxis=rows
-    )
+    return _figure(_sided(metric, comparison, oracle), data, 130 + 27 * len(contrasts), xaxis=axis, yaxis=rows)
 
 
 def _difference_trace(comparison: Comparison, contrasts: Sequence[Contrast], label: str, colour: str) -> Figure:

@@ -55,9 +55,7 @@ def _group(path: Path, across_models: bool) -> tuple[str, ...]:
     return record.labels.task, subset, "" if across_models else record.labels.model
 
 
-def _compare_or_list(
-    group: Sequence[Path], *, across_models: bool, primary: str | None, pairs: Pairs
-) -> Comparison:
+def _compare_or_list(group: Sequence[Path], *, across_models: bool, primary: str | None, pairs: Pairs) -> Comparison:
     try:
         return compare(group, across_models=across_models, primary=primary, pairs=pairs, strict=False)
     except ValueError as error:

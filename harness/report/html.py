@@ -44,9 +44,7 @@ Drawn = Mapping[str, Sequence[Figure]]
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def render(
-    comparisons: Sequence[Comparison], published: Sequence[Sequence[Published]], drawn: Sequence[Drawn]
-) -> str:
+def render(comparisons: Sequence[Comparison], published: Sequence[Sequence[Published]], drawn: Sequence[Drawn]) -> str:
     """The whole page, from each comparison with published values beside ours and its figures.
 
     Three things keep outputs from running as script: the template escapes everything, the data lie in a JSON block

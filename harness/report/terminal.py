@@ -130,9 +130,7 @@ def _score(comparison: Comparison, entry: Entry, name: str, *, interval: bool) -
     return text + (" †" if name in entry.optimised_metrics else "")
 
 
-def _verdict_cells(
-    comparison: Comparison, row: Row | None, layout: Sequence[str], rows: Sequence[Row]
-) -> list[str]:
+def _verdict_cells(comparison: Comparison, row: Row | None, layout: Sequence[str], rows: Sequence[Row]) -> list[str]:
     if row is None:
         return []
     is_ratio = comparison.metrics[comparison.primary].kind == "geometric"

@@ -1,9 +1,9 @@
-"""One parameter set for all test items, chosen on the dev split."""
+"""One parameter set for all test items, or one for each group, chosen on the dev split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness.control import stable_seed
@@ -12,9 +12,29 @@ from harness.records.rows import Trial
 from harness.scoring import Generation
 from harness.search.per_prompt import check_budget
 from harness.search.proposals import Proposer, Sampler
-from harness.search.search import Search, Selection, Setting, check_positive, run_all, searchable
-from harness.steering import Layout, Method
+from harness.search.search import Prepared, Search, Selection, Setting, check_positive, run_each, searchable
+from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
+
+
+@dataclass
+class _Study:
+    """The search for one parameter set.
+
+    Args:
+        dev: the items it is chosen on.
+        proposer: proposes sets.
+        means: every set tried so far, with its mean objective.
+    """
+
+    dev: Sequence[Example]
+    proposer: Proposer
+    means: list[tuple[Parameters, float]] = field(default_factory=list)
+
+    @property
+    def best(self) -> Parameters:
+        """The set with the highest mean, the first of equals."""
+        return dict(max(self.means, key=lambda pair: pair[1])[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +50,8 @@ class DevSplit(Search):
         sampler: as in `PerPrompt`.
         startup_trials: random trials before the sampler learns.
         dev_examples: dev items to use, at most; None for all.
+        per_group: search for a set of its own for every group (concept, behaviour), on the dev items of that group; the
+            other numbers then hold for each group. All groups search side by side.
     """
 
     needs_objective: ClassVar[bool] = True
@@ -39,6 +61,7 @@ class DevSplit(Search):
     sampler: Sampler
     startup_trials: int
     dev_examples: int | None = None
+    per_group: bool = False
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget or sampler that cannot work."""
@@ -47,61 +70,88 @@ class DevSplit(Search):
             check_positive("dev_examples", self.dev_examples)
 
     def num_dev_trials_of(self, num_dev: int) -> int:
-        """Every parameter set on every dev item that is used."""
-        return self.num_trials * (num_dev if self.dev_examples is None else min(num_dev, self.dev_examples))
+        """Every parameter set on every dev item that is used; with ``per_group`` at most that."""
+        limited = self.dev_examples is not None and not self.per_group
+        return self.num_trials * (min(num_dev, self.dev_examples or 0) if limited else num_dev)
 
-    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
-        """Search the dev split; trials on disk are replayed.
+    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Prepared:
+        """Search the dev split; trials on disk are replayed. Returns the set, or with ``per_group`` one per group.
 
         Raises:
-            ValueError: the task has no dev items.
+            ValueError: the task has no dev items, or none of a group that is tested.
         """
         ranges, fixed = searchable(bench)
         if not ranges:
             return fixed
         if not dev:
             raise ValueError("search=dev_split needs dev items; the task has none (give task.dev_size)")
-        dev = dev[: self.dev_examples]
+        studies = self._studies(bench, dev, ranges, setting)
         if bench.steers:
-            bench.look_up(dev)
+            # A piece of work of its own: a restart has to do it again.
+            bench.look_up([example for study in studies.values() for example in study.dev])
             setting.note("dev search: conditions")
-        seed = stable_seed(setting.seed, "dev_split")
-        proposer = Proposer(ranges, self.sampler, seed, self.num_trials, self.startup_trials)
-        means = self._replay(proposer, setting, set(ranges), len(dev))
-        while len(means) < self.num_trials:
-            count = min(self.trials_per_round, self.num_trials - len(means))
-            sets = [{**fixed, **proposal} for proposal in proposer.ask(count)]
-            values = self._measure(bench, dev, sets, len(means), setting)
-            proposer.tell(values)
-            means += list(zip(sets, values, strict=True))
-        return dict(max(means, key=lambda pair: pair[1])[0])
+        self._replay(studies, set(ranges), setting)
+        while (done := min(len(study.means) for study in studies.values())) < self.num_trials:
+            count = min(self.trials_per_round, self.num_trials - done)
+            sets = {
+                group: [{**fixed, **proposal} for proposal in study.proposer.ask(count)]
+                for group, study in studies.items()
+            }
+            self._measure(bench, studies, sets, done, setting)
+        return {group: study.best for group, study in studies.items()} if self.per_group else studies[""].best
 
-    def _replay(
-        self, proposer: Proposer, setting: Setting, searched: set[str], num_dev: int
-    ) -> list[tuple[Parameters, float]]:
-        """Bring the study to where the trials on disk left it; what a kill left of a round is removed."""
-        rounds: dict[int, dict[int, list[Trial]]] = {}
+    def _studies(
+        self, bench: Workbench, dev: Sequence[Example], ranges: Mapping[str, Range], setting: Setting
+    ) -> dict[str, _Study]:
+        items: dict[str, list[Example]] = {}
+        for example in dev:
+            items.setdefault(example.group if self.per_group else "", []).append(example)
+        if self.per_group:
+            missing = {example.group for example in bench.task.examples("test")} - set(items)
+            if missing:
+                raise ValueError(f"search.per_group needs dev items of every group; there are none of {min(missing)!r}")
+        studies = {}
+        for group, examples in items.items():
+            seed = stable_seed(setting.seed, "dev_split", *([group] if self.per_group else []))
+            proposer = Proposer(ranges, self.sampler, seed, self.num_trials, self.startup_trials)
+            studies[group] = _Study(examples[: self.dev_examples], proposer)
+        return studies
+
+    def _replay(self, studies: Mapping[str, _Study], searched: set[str], setting: Setting) -> None:
+        """Take over the rounds on disk that are whole, and drop what a kill left of another."""
+        group_of = {example.id: group for group, study in studies.items() for example in study.dev}
+        rounds: dict[int, dict[str, dict[int, list[Trial]]]] = {}
         for trial in setting.store.trials():
-            rounds.setdefault(trial.round, {}).setdefault(trial.number, []).append(trial)
+            of_group = rounds.setdefault(trial.round, {}).setdefault(group_of[trial.generation.example_id], {})
+            of_group.setdefault(trial.number, []).append(trial)
+        for first in sorted(rounds):
+            if not all(self._is_whole(rounds[first].get(group, {}), first, s) for group, s in studies.items()):
+                torn = {(t.generation.example_id, t.round) for t in setting.store.trials() if t.round >= first}
+                setting.store.drop_trials(torn)
+                return
+            for group, study in studies.items():
+                sets = [rounds[first][group][number] for number in sorted(rounds[first][group])]
+                values = [sum(trial.objective for trial in trials) / len(study.dev) for trials in sets]
+                parameters = [trials[0].generation.parameters for trials in sets]
+                study.proposer.replay([{name: p[name] for name in searched} for p in parameters], values)
+                study.means += list(zip(parameters, values, strict=True))
 
-        means: list[tuple[Parameters, float]] = []
-        for number in sorted(rounds):
-            sets = [rounds[number][trial] for trial in sorted(rounds[number])]
-            due = min(self.trials_per_round, self.num_trials - number)
-            if len(sets) != due or any(len(trials) != num_dev for trials in sets):
-                torn = [trial for later in range(number, max(rounds) + 1) for trial in _flat(rounds.get(later, {}))]
-                setting.store.drop_trials({(trial.generation.example_id, trial.round) for trial in torn})
-                return means
-            values = [sum(trial.objective for trial in trials) / num_dev for trials in sets]
-            parameters = [trials[0].generation.parameters for trials in sets]
-            proposer.replay([{name: p[name] for name in searched} for p in parameters], values)
-            means += list(zip(parameters, values, strict=True))
-        return means
+    def _is_whole(self, sets: Mapping[int, Sequence[Trial]], first: int, study: _Study) -> bool:
+        expected = min(self.trials_per_round, self.num_trials - first)
+        return len(sets) == expected and all(len(trials) == len(study.dev) for trials in sets.values())
 
     def _measure(
-        self, bench: Workbench, dev: Sequence[Example], sets: Sequence[Parameters], first: int, setting: Setting
-    ) -> list[float]:
-        requests = [Request(e, dict(p), first + i) for i, p in enumerate(sets) for e in dev]
+        self,
+        bench: Workbench,
+        studies: Mapping[str, _Study],
+        sets: Mapping[str, Sequence[Parameters]],
+        first: int,
+        setting: Setting,
+    ) -> None:
+        """Run the sets of a round on the dev items of their group, all in one pool, and tell what they came to."""
+        count = len(next(iter(sets.values())))
+        runs = [(group, i, e) for i in range(count) for group, study in studies.items() for e in study.dev]
+        requests = [Request(example, dict(sets[group][i]), first + i) for group, i, example in runs]
         generations: list[Generation] = bench.run(requests, lambda: setting.advance(1))
         records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = setting.objective.score(records, setting.tools)
@@ -110,15 +160,22 @@ class DevSplit(Search):
             for request, generation, (objective, terms) in zip(requests, generations, scored, strict=True)
         ]
         setting.keep(trials, f"dev search from trial {first}")
-        size = len(dev)
-        return [sum(t.objective for t in trials[i * size : (i + 1) * size]) / size for i in range(len(sets))]
+
+        totals = {group: [0.0] * count for group in studies}
+        for (group, i, _), (objective, _) in zip(runs, scored, strict=True):
+            totals[group][i] += objective
+        for group, study in studies.items():
+            values = [total / len(study.dev) for total in totals[group]]
+            study.proposer.tell(values)
+            study.means += list(zip(sets[group], values, strict=True))
 
     def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+        self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
-        """Run every test item once with the chosen set."""
-        return run_all(bench, examples, prepared, setting)
+        """Run every test item once with the set that was chosen for it."""
+        chosen = [prepared[example.group] if self._has_groups(prepared) else prepared for example in examples]
+        return run_each(bench, examples, chosen, setting)
 
-
-def _flat(by_number: dict[int, list[Trial]]) -> list[Trial]:
-    return [trial for trials in by_number.values() for trial in trials]
+    def _has_groups(self, prepared: Prepared) -> bool:
+        # Without anything to search, there is one set for all groups.
+        return self.per_group and all(isinstance(value, dict) for value in prepared.values())

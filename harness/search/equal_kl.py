@@ -10,7 +10,7 @@ from typing import ClassVar
 from harness.data import Example, Parameters
 from harness.receipt import prompt_end_kl
 from harness.records.lines import read_json, write_json
-from harness.search.search import Search, Selection, Setting, run_all
+from harness.search.search import Prepared, Search, Selection, Setting, run_all
 from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
 
@@ -95,7 +95,7 @@ class EqualKL(Search):
         return {"target_kl": self.target_kl, "factor": factor, "mean_kl": reached, "dev": len(dev), "steps": steps}
 
     def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+        self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
         """Run every test item once with the calibrated set."""
         return run_all(bench, examples, prepared, setting)

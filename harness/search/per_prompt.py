@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.control import stable_seed
-from harness.data import Access, Example, Parameters
+from harness.data import Access, Example
 from harness.records.rows import UNSTEERED, Trial
 from harness.search.proposals import Proposer, Sampler
-from harness.search.search import Search, Selection, Setting, check_positive, searchable
+from harness.search.search import Prepared, Search, Selection, Setting, check_positive, searchable
 from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
 
@@ -63,7 +63,7 @@ class PerPrompt(Search):
         return max(0, min(self.trials_per_round, left))
 
     def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+        self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
         """Search the prompts of one chunk."""
         chunk = _Chunk(self, bench, examples, setting)

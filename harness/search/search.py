@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.data import Access, Example, Parameters
+from harness.progress import Advance
 from harness.records.meter import Meter
 from harness.records.rows import Trial
 from harness.records.store import GenerationStore
@@ -18,8 +19,8 @@ from harness.workbench import Request, Workbench
 CHUNK = 64
 """Test items whose generations are written together, where nothing else decides it."""
 
-Advance = Callable[[int], None]
-"""Reports so many finished trials."""
+Prepared = Mapping[str, Any]
+"""What `Search.prepare` decides and `Search.select` is handed back: a parameter set, or one for each group."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ class Search:
         """Generations that `prepare` makes where the task has so many dev items."""
         return 0
 
-    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
-        """What is decided once for all test items; empty if each is decided on its own."""
+    def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Prepared:
+        """What is decided once, before any test item; empty if each is decided on its own."""
         return {}
 
     def select(
-        self, bench: Workbench, examples: Sequence[Example], prepared: Parameters, setting: Setting
+        self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
         """One selection for each example, in order."""
         raise NotImplementedError
@@ -104,7 +105,17 @@ class Search:
 
 def run_all(bench: Workbench, examples: Sequence[Example], parameters: Parameters, setting: Setting) -> list[Selection]:
     """Every example once with the same parameters."""
-    requests = [Request(example, dict(parameters), 0, bench.control.temperature) for example in examples]
+    return run_each(bench, examples, [parameters] * len(examples), setting)
+
+
+def run_each(
+    bench: Workbench, examples: Sequence[Example], parameters: Sequence[Prepared], setting: Setting
+) -> list[Selection]:
+    """Every example once with parameters of its own."""
+    requests = [
+        Request(example, dict(own), 0, bench.control.temperature)
+        for example, own in zip(examples, parameters, strict=True)
+    ]
     generations = bench.run(requests, lambda: setting.advance(1))
     return [Selection(generation, 0) for generation in generations]
 

@@ -163,14 +163,21 @@ class Decoder:
             try:
                 self._run_once(slots, longest, on_finish, observer)
             except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not self.pool.gradients and _lacks_gradients(error):
+                    raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
                 if not _is_out_of_memory(error) or slots == 1:
                     raise
                 slots //= 2
                 self.tally.batch_shrinks += 1
         return [self.results[index] for index in range(len(self.prompts))]
 
-    @torch.no_grad()  # not inference mode, whose tensors no edit could take a gradient through
     def _run_once(
+        self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
+    ) -> None:
+        with torch.no_grad() if self.pool.gradients else torch.inference_mode():
+            self._run_pool(slots, capacity, on_finish, observer)
+
+    def _run_pool(
         self, slots: int, capacity: int, on_finish: Callable[[int], None] | None, observer: Observer | None
     ) -> None:
         # Longest first: neighbours in the queue then need little padding, and memory peaks at the start.
@@ -342,6 +349,11 @@ def best_token(logits_BV: Float[Tensor, "B V"]) -> tuple[Int[Tensor, "B"], Float
 
 def _uniform_draws(seeds: Sequence[int], sampling: Sampling) -> np.ndarray:
     return np.stack([np.random.default_rng(seed).random(sampling.max_new_tokens) for seed in seeds])
+
+
+def _lacks_gradients(error: Exception) -> bool:
+    """Whether autograd refused to work because of inference mode."""
+    return "inference tensor" in str(error).lower() or "does not require grad" in str(error)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from bench import ours
 from bench.jobs import Jobs, encoded
 from bench.report import grid
 from bench.timing import Stopwatch
-from harness.progress import progress
+from harness.progress import phase
 from harness.records.meter import Meter
 from harness.records.store import GenerationStore
 from harness.scoring import Scorer, Tools
@@ -146,7 +146,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject)
     tools = Tools(scorer=TimedScorer(scorer, ledger), judge=job.scoring.judge)
-    with tempfile.TemporaryDirectory() as folder, progress("search", job.search.num_trials_of(prompts)) as advance:
+    with tempfile.TemporaryDirectory() as folder, phase("search", job.search.num_trials_of(prompts)) as advance:
         store = GenerationStore(Path(folder))
         meter = Meter(lambda: tally.forward_tokens)
         setting = Setting(job.objective, tools, job.seed, store, meter, advance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -23,13 +24,15 @@ class Finished:
     @property
     def error(self) -> str:
         """The one line on stderr."""
-        lines = [line for line in self.err.splitlines() if line.strip()]
         assert self.status != 0, f"exit status 0, stderr: {self.err}"
+        lines = [line for line in self.err.splitlines() if line.strip() and not SIGN_OF_LIFE.match(line)]
         assert len(lines) == 1, f"not one line: {self.err}"
         assert "Traceback" not in self.err + self.out
         return lines[0]
 
 
+SIGN_OF_LIFE = re.compile(r"\d\d:\d\d:\d\d ")
+"""How a line of progress begins."""
 Cli = Callable[..., Finished]
 
 

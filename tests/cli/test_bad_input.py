@@ -48,7 +48,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["evaluator=simpleqa_rubric", "judge=openai"], ["no judge key", "OPENAI_API_KEY", "judge.base_url"]),
         (["evaluator=composite"], ["judge=match", "judge=openai", "judge.base_url", "judge=local"]),
         (["evaluator=choice"], ["choice scores options", "facts has none"]),
-        (["name=a/b"], ["name must be the name of a folder", "'a/b'"]),
+        (["name=a/b"], ["name must be a folder's name", "'a/b'"]),
         (["engine.max_rows=0"], ["engine.max_rows must be at least 1"]),
         (["controls=some"], ["controls must be none or auto"]),
         (["search=equal_kl", "method=baseline"], ["search=equal_kl needs a method with a strength", "Baseline"]),

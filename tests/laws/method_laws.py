@@ -87,7 +87,7 @@ def fits_without_test_questions(lab: Lab) -> None:
     data = lab.job.task.fit_data(lab.job.method.requires)
     asked = {example.question.strip() for split in ("test", "dev") for example in lab.job.task.examples(split)}
     read = {pair.prompt for pair in data.pairs} | {prompt for prompt, _, _ in data.labelled}
-    read |= {*data.source, *data.target, *data.control}
+    read |= {*data.source, *data.target, *data.control} | {shown.prompt for shown in data.demonstrations}
     assert not asked & {text.strip() for text in read}
 
 

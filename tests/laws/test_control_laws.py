@@ -92,6 +92,7 @@ class TestEveryPair:
             assert bool(data.pairs) == ("pairs" in job.method.requires)
             assert bool(data.source) == bool(data.target) == bool(data.control) == ("texts" in job.method.requires)
             assert bool(data.labelled) == ("labelled" in job.method.requires)
+            assert bool(data.demonstrations) == ("demonstrations" in job.method.requires)
 
     @staticmethod
     def _gold_only_where_declared(job: Job, seen: Seen) -> None:
@@ -161,8 +162,8 @@ def test_whole_jobs_run_and_prove_that_they_steered(control: str, tmp_path: Path
     for method in ("caa", "full_layer"):
         job = job_for(method, f"control={control}", "search=fixed", f"out={tmp_path}", "task.max_new_tokens=3")
         made = generate(job)
-        assert len(made.records) == len(job.task.examples("test"))
+        assert len(made.selected) == len(job.task.examples("test"))
         assert (made.receipt is not None) == job.steers
         if made.receipt:
-            assert made.receipt["sites_hit"] > 0
+            assert made.receipt.sites_hit > 0
         assert (Access.GOLD in job.access) == (control == "gold_in_prompt" or (method == "full_layer" and job.steers))

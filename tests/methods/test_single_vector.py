@@ -1,4 +1,4 @@
-"""CAA, DiffMean, PCA and LAT: planted directions, the edit by hand, the authors' values."""
+"""CAA, DiffMean and representation engineering: planted directions, the edit by hand, the authors' values."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ VARIANTS = {
     "caa": SingleVector(),
     "diffmean": SingleVector(extract="answer_mean", tokens="all"),
     "pca": SingleVector(direction="pca", sample="both", tokens="all"),
-    "lat": SingleVector(direction="lat", sample="both", tokens="all"),
+    "repe": SingleVector(direction="lat", sample="both", tokens="all"),
 }
 
 
@@ -147,7 +147,7 @@ def test_wrong_settings_are_refused(changes: dict, message: str) -> None:
 
 def test_too_few_pairs_are_refused(synthetic_subject: type) -> None:
     with pytest.raises(ValueError, match="lat needs more contrast pairs in every group, got 1"):
-        VARIANTS["lat"].fit(synthetic_subject(LAYOUT, planted), FitData(pairs=PAIRS[:1]))
+        VARIANTS["repe"].fit(synthetic_subject(LAYOUT, planted), FitData(pairs=PAIRS[:1]))
 
 
 @pytest.mark.parametrize(("normalise", "name"), [("none", "vectors"), ("groups", "normalized_vectors")])

@@ -81,7 +81,9 @@ def pass_fail_coverage(
             likely = chances > 1e-9
             ends = np.array([tango_interval(int(up), int(down), count) for up, down in zip(ups[likely], downs[likely])])
             held = (ends[:, 0] <= gain - loss + 1e-12) & (gain - loss <= ends[:, 1] + 1e-12)
-            found.append(Coverage("pass/fail, paired", count, f"+{gain:g}/−{loss:g}", float(chances[likely][held].sum())))
+            found.append(
+                Coverage("pass/fail, paired", count, f"+{gain:g}/−{loss:g}", float(chances[likely][held].sum()))
+            )
     return found
 
 
@@ -173,7 +175,9 @@ def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws:
         for metric, truth in ((LOG_ODDS, 0.2), (CORRECT, share)):
             for count in counts:
 
-                def ends(rng: np.random.Generator, n: int = count, m: Metric = metric, how: Any = (content, letters)) -> Any:
+                def ends(
+                    rng: np.random.Generator, n: int = count, m: Metric = metric, how: Any = (content, letters)
+                ) -> Any:
                     plain = _both_orders(rng, n, *how)
                     moved = plain + 0.2 + 0.3 * rng.normal(size=plain.shape) - 0.3 * rng.normal(size=plain.shape)
                     return _difference_by_question(m, moved, plain, draws)
@@ -210,7 +214,9 @@ def _entry(method: str, control: str, columns: Mapping[str, np.ndarray], cluster
         labels=Labels(method=method, control=control, search="fixed"), oracle=method in ("full_layer", "segmented"),
         evaluators={"any": note},
     )  # fmt: skip
-    scores = {name: {item.id: float(v) for item, v in zip(items, values, strict=True)} for name, values in columns.items()}
+    scores = {
+        name: {item.id: float(v) for item, v in zip(items, values, strict=True)} for name, values in columns.items()
+    }
     name = method if control == "none" else f"{method} · {control}"
     return Entry(name, (StoredRun(Path(method), record, scores, selected),), {})
 
@@ -228,9 +234,7 @@ def false_positives(repeats: int, count: int = 60) -> float:
         controls = ("none", "shuffled", "random", "best_of_n")
         plan = [("baseline", "none"), ("prompting", "none"), ("caa", "none")]
         plan += [(method, control) for method in ("full_layer", "segmented") for control in controls]
-        entries = [
-            _entry(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan
-        ]
+        entries = [_entry(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan]
         found += _any_finding(entries, "correct")
     return found / repeats
 

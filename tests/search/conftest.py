@@ -36,7 +36,7 @@ def task() -> Facts:
 def bench(load_tiny: Callable[..., Loaded], task: Facts) -> Callable[..., Watched]:
     """Builds a workbench for a method; one strength from 0 to 1 unless another method is given."""
 
-    def build(method: Method | None = None, control: Control | None = None) -> Watched:
+    def build(method: Method | None = None, control: Control | None = None, task: Facts = task) -> Watched:
         method = method or FusionSteering(segments={"all": (0.0, 1.0)}, log=False)
         found = Watched(open_subject(load_tiny()), task, method, control or Control(), 0)
         found.fit()

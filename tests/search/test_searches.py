@@ -1,6 +1,9 @@
 """Searches over a real workbench on the tiny model, with an objective whose best point is known."""
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
 from toy_search import Marked
@@ -12,7 +15,8 @@ from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
 from harness.search.search import Setting
-from harness.types import Access, Range
+from harness.tasks.facts import Facts
+from harness.types import Access, Range, Record
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2, rows_per_round=4)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
@@ -157,6 +161,83 @@ def test_dev_split_continues_with_the_same_proposals(bench: Callable, setting: C
     assert DEV_SPLIT.prepare(again, dev, setting()) == chosen
     assert parameters_of(rows_of(setting())) == whole
     assert len(again.asked) == 2 * 3
+
+
+PER_GROUP = dataclasses.replace(DEV_SPLIT, per_group=True, dev_examples=None)
+
+
+class Divided(Facts):
+    """Questions in two groups."""
+
+    @cached_property
+    def _examples(self) -> dict:
+        return {
+            split: [dataclasses.replace(e, group="ab"[i % 2]) for i, e in enumerate(found)]
+            for split, found in super()._examples.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedByGroup(Marked):
+    """Group a is best at 0.2, group b at 0.9."""
+
+    def _worth(self, record: Record) -> float:
+        (value,) = record.generation.parameters.values()
+        return 1 - abs(value - {"a": 0.2, "b": 0.9}[record.example.group])
+
+
+@pytest.fixture
+def divided(bench: Callable) -> Callable:
+    return lambda **sizes: bench(task=Divided(limit=3, train_size=8, max_new_tokens=3, **sizes))
+
+
+def test_every_group_gets_a_set_of_its_own(divided: Callable, setting: Callable) -> None:
+    place, subject = setting(MarkedByGroup()), divided(dev_size=5)
+    dev = subject.task.examples("dev")
+    chosen = PER_GROUP.prepare(subject, dev, place)
+    rows = rows_of(place)
+    assert len(rows) == PER_GROUP.num_trials * len(dev) == PER_GROUP.num_dev_trials_of(len(dev))
+    for group, best in (("a", 0.2), ("b", 0.9)):
+        ids = {example.id for example in dev if example.group == group}
+        tried = {row["parameters"]["k_all"] for row in rows if row["example_id"] in ids}
+        assert len(tried) == PER_GROUP.num_trials
+        assert chosen[group] == {"k_all": min(tried, key=lambda value: abs(value - best))}
+    assert chosen["a"] != chosen["b"]
+
+    examples = subject.task.examples("test")
+    found = PER_GROUP.select(subject, examples, chosen, place)
+    for example, selection in zip(examples, found, strict=True):
+        assert selection.generation.parameters == chosen[example.group]
+
+
+@pytest.mark.parametrize("kept", [3, 10, 13, 20])
+def test_a_search_per_group_continues_with_the_same_proposals(divided: Callable, setting: Callable, kept: int) -> None:
+    dev = divided(dev_size=5).task.examples("dev")
+    chosen = PER_GROUP.prepare(divided(dev_size=5), dev, setting(MarkedByGroup()))
+    whole = rows_of(setting())
+    path = setting().store.folder / "trials.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+    again = divided(dev_size=5)
+    assert PER_GROUP.prepare(again, dev, setting(MarkedByGroup())) == chosen
+    assert rows_of(setting()) == whole
+    assert len(again.asked) == 20 - kept // 10 * 10
+
+
+def test_a_group_searches_as_if_it_were_alone(divided: Callable, setting: Callable) -> None:
+    subject = divided(dev_size=5)
+    dev = subject.task.examples("dev")
+    chosen = PER_GROUP.prepare(subject, dev, setting(MarkedByGroup()))
+    limited = dataclasses.replace(PER_GROUP, dev_examples=1)
+    (setting().store.folder / "trials.jsonl").unlink()
+    few = limited.prepare(subject, dev, setting(MarkedByGroup()))
+    assert few == chosen, "the worth of a set is the same on every item here"
+    assert len(rows_of(setting())) == 2 * limited.num_trials
+
+
+def test_a_group_without_dev_items_is_an_error(divided: Callable, setting: Callable) -> None:
+    subject = divided(dev_size=1)
+    with pytest.raises(ValueError, match="dev items of every group; there are none of 'b'"):
+        PER_GROUP.prepare(subject, subject.task.examples("dev"), setting(MarkedByGroup()))
 
 
 def test_what_a_search_sees_is_declared() -> None:

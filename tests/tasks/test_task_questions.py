@@ -101,8 +101,19 @@ def test_fit_data_holds_what_is_required_and_nothing_else():
     facts = Facts(train_size=3)
     assert facts.fit_data(frozenset()) == FitData()
     assert facts.fit_data(frozenset({"pairs"})) == FitData(pairs=tuple(facts.pairs()))
-    with pytest.raises(ValueError, match="task facts offers labelled, pairs; the method needs texts"):
+    with pytest.raises(ValueError, match="task facts offers demonstrations, labelled, pairs; the method needs texts"):
         facts.fit_data(frozenset({"pairs", "texts"}))
+
+
+def test_both_sides_of_a_pair_are_demonstrations():
+    task = Facts(train_size=3)
+    data = task.fit_data(frozenset({"demonstrations"}))
+    assert data.pairs == ()
+    assert [(d.prompt, d.completion, d.wanted, d.group) for d in data.demonstrations] == [
+        (pair.prompt, completion, wanted, pair.group)
+        for pair in task.pairs()
+        for completion, wanted in ((pair.positive, True), (pair.negative, False))
+    ]
 
 
 def test_no_training_rows_left_says_what_to_set(lines):

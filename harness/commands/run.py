@@ -1,0 +1,132 @@
+"""``python -m harness``: one job, or a sweep through whatever launcher Hydra was told to use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from harness import launching
+from harness.config import composed, explain, refuse_lists
+from harness.launching import Outcome
+
+DEBUG = "HARNESS_DEBUG" in os.environ
+
+
+def run_job(config: DictConfig) -> Outcome:
+    """Run the job that a configuration stands for, and return what came of it.
+
+    Nothing is raised: Hydra would put lines of its own around an error.
+    """
+    settings = HydraConfig.get()
+    overrides = [*settings.overrides.task, *launching.search_path_of(settings)]
+    in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
+    if not in_sweep and (config.jobs or config.controls != "none"):
+        launching.command_line.is_sweep = True
+        return Outcome(tuple(overrides))
+
+    from harness.sweep import attempt  # imports torch, which a wrong command line need not wait for
+
+    number = 1 + settings.job.num if in_sweep else 1
+    outcome = attempt(config, settings.runtime.choices, overrides, number)
+    if not in_sweep:
+        launching.command_line.outcomes.append(outcome)
+    return outcome
+
+
+def command_line(main: Callable[[], Any]) -> int:
+    """Run Hydra's command line around ``main``; every failure is one line and a non-zero exit status."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself, in many lines, and exits
+    os.environ.pop(launching.JOBS, None)
+    launching.command_line = launching.CommandLine()
+    launching.register()
+    # Hydra's parser does not find overrides on both sides of its one usual option.
+    sweep = [item for item in sys.argv[1:] if item in ("-m", "--multirun")]
+    sys.argv[1:] = [*sweep[:1], *(item for item in sys.argv[1:] if item not in sweep)]
+    if wrong := _wrong_option():
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    try:
+        refuse_lists(sys.argv[1:])
+        _run_hydra(main)
+    except Exception as error:
+        if DEBUG:
+            raise
+        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    outcomes = launching.command_line.outcomes
+    if len(outcomes) == 1 and outcomes[0].folder is not None and "--multirun" not in sys.argv and not sweep:
+        _print_run(Path(outcomes[0].folder))
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _run_hydra(main: Callable[[], Any]) -> None:
+    """Run ``main``, once more as a sweep if the command line turns out to stand for several jobs.
+
+    Options of one search are kept back if the first composition does not know them: another job of a sweep may.
+    """
+    state = launching.command_line
+    try:
+        main()
+    except Exception as error:
+        options = [item for item in sys.argv[1:] if item.lstrip("+~").startswith("search.")]
+        if not options or "there is no option search." not in explain(error):
+            raise
+        state.kept_back = options
+        sys.argv[1:] = [item for item in sys.argv[1:] if item not in options]
+        if "--multirun" in sys.argv or "-m" in sys.argv:
+            main()
+            return
+        config, _choices = composed([item for item in sys.argv[1:] if "=" in item])
+        if not config.jobs and config.controls == "none":
+            raise
+        state.is_sweep = True
+    if state.is_sweep:
+        sys.argv.insert(1, "--multirun")
+        main()
+
+
+def _wrong_option() -> str | None:
+    """What the parser of options has to say, without its usage text."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
+            get_args_parser().parse_args()
+    except SystemExit as stop:
+        return complaint.getvalue().strip().rpartition("error: ")[2] if stop.code else None
+    return None
+
+
+def _print_run(folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.records.run import RunRecord
+
+    record = RunRecord.read(folder)
+    table = Table("metric", "value", "95 % interval", "scored", "unscored", title=record.name)
+    for name, estimate in record.estimates.items():
+        ends = (estimate.low, estimate.value, estimate.high)
+        low, value, high = ("" if end is None else f"{end:.3f}" for end in ends)
+        interval = f"{low} to {high}" if low or high else ""
+        table.add_row(name, value, interval, str(estimate.num_scored), str(estimate.num_unscored))
+    terminal = Console()
+    terminal.print(table)
+    if record.parameters:
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in record.parameters.items())
+        terminal.print(f"chosen for all test items: {chosen}", highlight=False)
+    kind = "oracle: it was shown the test answers" if record.oracle else "deployable: it was not shown test answers"
+    terminal.print(f"{kind}\nwrote {folder}", highlight=False, soft_wrap=True)
