@@ -63,7 +63,8 @@ def answer(comparison: Comparison) -> str:
     if not comparison.entries:
         return "No run can be counted."
     if not comparison.claims:
-        return f"{comparison.num_units} {_items(comparison)} were answered, and no method was run that could claim anything."
+        number = comparison.num_units
+        return f"{number} {_items(comparison)} were answered, and no method was run that could claim anything."
     sides = [_side(comparison, oracle) for oracle in (False, True)]
     said = "; ".join(filter(None, sides))
     return f"On {comparison.num_units} {_items(comparison)}, in “{comparison.primary}”: {said}."

@@ -168,7 +168,7 @@ def _write_figures(
     written: list[Path] = []
     for comparison, sections in zip(comparisons, drawn, strict=True):
         title = comparison.title if len(comparisons) > 1 else ""
-        for section, figure in ((section, figure) for section in PAPER for figure in sections.get(section, ())):
+        for section, figure in [(name, figure) for name in PAPER for figure in sections.get(name, ())]:
             if figure["metric"] in ("", comparison.primary):
                 name = re.sub(r"\W+", "-", f"{section} {figure['title']} {title}".lower()).strip("-")
                 while directory / f"{name}.svg" in written:  # two comparisons of one title

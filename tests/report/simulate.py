@@ -79,7 +79,9 @@ def pass_fail_coverage(
                 np.stack([ups, downs, count - ups - downs], 1), count, [gain, loss, 1 - gain - loss]
             )
             likely = chances > 1e-9
-            ends = np.array([tango_interval(int(up), int(down), count) for up, down in zip(ups[likely], downs[likely])])
+            ends = np.array(
+                [tango_interval(int(up), int(down), count) for up, down in zip(ups[likely], downs[likely], strict=True)]
+            )
             held = (ends[:, 0] <= gain - loss + 1e-12) & (gain - loss <= ends[:, 1] + 1e-12)
             found.append(
                 Coverage("pass/fail, paired", count, f"+{gain:g}/−{loss:g}", float(chances[likely][held].sum()))
@@ -119,7 +121,8 @@ def sparse_coverage(
     return [
         _simulated(
             what, count, f"{share:g}", slope * share,
-            lambda rng, f=draw, n=count, s=share, low=low: mean_interval(f(rng, n, s), (low, 1.0), draws=draws), repeats,
+            lambda rng, f=draw, n=count, s=share, low=low: mean_interval(f(rng, n, s), (low, 1.0), draws=draws),
+            repeats,
         )
         for what, draw, slope, low in cases for count in counts for share in shares
     ]  # fmt: skip
@@ -146,15 +149,18 @@ def heavy_coverage(repeats: int, counts: Sequence[int] = COUNTS, draws: int = DR
     """Coverage of `mean_interval` on scores with heavy tails."""
     return [
         _simulated(
-            "heavy tails", count, case, mean, lambda rng, f=draw, n=count: mean_interval(f(rng, n), draws=draws), repeats
+            "heavy tails", count, case, mean,
+            lambda rng, f=draw, n=count: mean_interval(f(rng, n), draws=draws), repeats,
         )
         for case, (draw, mean, least) in HEAVY.items() for count in counts if count >= least
     ]  # fmt: skip
 
 
 def _both_orders(rng: np.random.Generator, questions: int, content: float, letters: float) -> np.ndarray:
-    """Log-odds of questions asked in both orders: what the content adds is the same in both, what the letter adds is
-    the opposite. Shape (questions, 2)."""
+    """Log-odds of questions asked in both orders, of shape (questions, 2).
+
+    What the content adds is the same in both orders, what the letter adds is the opposite.
+    """
     own = content * rng.normal(size=(questions, 1))
     letter = letters * rng.normal(size=(questions, 1)) * np.array([1.0, -1.0])
     return own + letter + 0.3 * rng.normal(size=(questions, 2))
@@ -164,7 +170,7 @@ ORDERS = {"content decides": (1.0, 0.1), "letters decide": (0.1, 1.0), "both dec
 
 
 def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws: int = DRAWS) -> list[Coverage]:
-    """Coverage of paired differences of questions that are asked in both orders, by question, as pass/fail and log-odds.
+    """Coverage of paired differences of questions that are asked in both orders, taken by question.
 
     The second method adds 0.2 nats to every item.
     """
@@ -199,7 +205,9 @@ def _difference_by_question(metric: Metric, ours: np.ndarray, theirs: np.ndarray
 # ---- the whole procedure -------------------------------------------------------------------------------------------
 
 
-def _entry(method: str, control: str, columns: Mapping[str, np.ndarray], clusters: Sequence[str] = ()) -> Entry:
+def entry_of(
+    method: str, control: str, columns: Mapping[str, Sequence[float] | np.ndarray], clusters: Sequence[str] = ()
+) -> Entry:
     """An entry of a comparison, from one score per item."""
     size = len(next(iter(columns.values())))
     items = [Example(str(i), "?", cluster=clusters[i] if clusters else "") for i in range(size)]
@@ -234,7 +242,9 @@ def false_positives(repeats: int, count: int = 60) -> float:
         controls = ("none", "shuffled", "random", "best_of_n")
         plan = [("baseline", "none"), ("prompting", "none"), ("caa", "none")]
         plan += [(method, control) for method in ("full_layer", "segmented") for control in controls]
-        entries = [_entry(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan]
+        entries = [
+            entry_of(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan
+        ]
         found += _any_finding(entries, "correct")
     return found / repeats
 
@@ -259,7 +269,7 @@ def clustered_false_positives(repeats: int, questions: int = 28, *, by_question:
         plain = _both_orders(rng, questions, 1.0, 0.1)
         moved = plain + 0.8 * rng.normal(size=(questions, 1))
         sides = [("baseline", plain), ("caa", moved)]
-        entries = [_entry(name, "none", {"correct": side.ravel() > 0}, clusters) for name, side in sides]
+        entries = [entry_of(name, "none", {"correct": side.ravel() > 0}, clusters) for name, side in sides]
         found += _any_finding(entries, "correct")
     return found / repeats
 
