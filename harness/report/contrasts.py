@@ -86,8 +86,8 @@ def planned_contrasts(
         budgets = (ours.trials, theirs.trials)
         unequal = budgets if kind in ("control", "methods") and budgets[0] != budgets[1] else None
         for name, metric in declared.items():
-            sides = (means.get((side.name, name), {}) for side in (ours, theirs))
-            difference = paired_difference(metric, *sides, draws=draws)
+            mine, other = (means.get((side.name, name), {}) for side in (ours, theirs))
+            difference = paired_difference(metric, mine, other, draws=draws)
             if difference is not None:
                 contrasts.append(Contrast(kind, ours.name, theirs.name, difference, unequal))
     return tuple(contrasts)

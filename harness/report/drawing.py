@@ -33,7 +33,7 @@ _DASHES = {
     "longdash": (0, (8, 3)),
     "longdashdot": (0, (8, 3, 2, 3)),
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "report",  # the same figure is the same file
     "font.size": 9,
     "text.color": _INK,
@@ -108,14 +108,13 @@ def _draw_points(axes: Axes, trace: Mapping[str, Any], rows: Sequence[str]) -> N
         if bars := trace.get(f"error_{name}"):
             spread = np.abs(np.asarray([bars["arrayminus"], bars["array"]], dtype=float))
             width = 0.7 * bars["thickness"]
-            axes.errorbar(x, y, **{f"{name}err": spread}, fmt="none", ecolor=colour, elinewidth=width, alpha=0.8)
+            ends = {"x": (spread, None), "y": (None, spread)}[name]
+            axes.errorbar(x, y, xerr=ends[0], yerr=ends[1], fmt="none", ecolor=colour, elinewidth=width, alpha=0.8)
 
     if "lines" in trace["mode"]:
-        step = {"drawstyle": "steps-post"} if line.get("shape") == "hv" else {}
-        style = _DASHES[line.get("dash", "solid")]
-        axes.plot(
-            x, y, color=colour, linestyle=style, linewidth=0.7 * line.get("width", 2), label=_label(trace), **step
-        )
+        steps = "steps-post" if line.get("shape") == "hv" else "default"
+        style, width = _DASHES[line.get("dash", "solid")], 0.7 * line.get("width", 2)
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=width, label=_label(trace), drawstyle=steps)
     if "markers" in trace["mode"]:
         label = None if "lines" in trace["mode"] else _label(trace)
         _draw_markers(axes, x, y, marker, colour, label)

@@ -245,7 +245,7 @@ def _pareto(comparison: Comparison, quality: str, cost: Metric) -> Figure:
         if known:
             data.extend(_pareto_traces(label, known, colour))
     axis = {**_value_axis(cost), "title": {"text": f"{escape(cost.name)} (left is better)"}}
-    names = {"xaxis": axis, "yaxis": {"title": {"text": escape(quality)}}}
+    names: Figure = {"xaxis": axis, "yaxis": {"title": {"text": escape(quality)}}}
     return _figure(f"{quality} against {cost.name}", data, 460, quality, **names)
 
 
@@ -370,6 +370,9 @@ def _breakdown(
         "hovertemplate": "%{y}<br>%{x}<br>%{z:.3f}<extra></extra>", "xgap": 1, "ygap": 1,
         "reversescale": not metric.higher_is_better,
     }  # fmt: skip
-    axes = {"xaxis": {"automargin": True, "type": "category"}, "yaxis": {"automargin": True, "autorange": "reversed"}}
+    axes: Figure = {
+        "xaxis": {"automargin": True, "type": "category"},
+        "yaxis": {"automargin": True, "autorange": "reversed"},
+    }
     title = _sided(f"{name} by {field.replace('_', ' ')}", comparison, oracle)
     return _figure(title, [heat], 150 + 34 * len(shown), **axes)
