@@ -34,11 +34,19 @@ Kind = Literal["package", "hub", "gguf", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 Quantization = Literal["none", "int8", "nf4"]
 
-_NEEDED: dict[str, tuple[str, ...]] = {
+_NEEDED: dict[Kind, tuple[str, ...]] = {
     "package": ("package", "file"),
     "hub": ("id",),
     "gguf": ("path",),
     "tiny": ("family",),
+}
+"""Fields that say which model, by kind."""
+
+_OPTIONAL: dict[Kind, tuple[str, ...]] = {
+    "package": ("sha256",),
+    "hub": ("revision",),
+    "gguf": ("sha256",),
+    "tiny": (),
 }
 
 
@@ -85,11 +93,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that no model could be loaded with."""
+        # Values from a YAML are checked by their types; a configuration made in Python is not.
         for name, allowed in (("kind", Kind), ("dtype", Dtype), ("quantization", Quantization)):
-            _check_choice(f"model.{name}", getattr(self, name), get_args(allowed))
+            if getattr(self, name) not in get_args(allowed):
+                choices = ", ".join(get_args(allowed))
+                raise ValueError(f"model.{name} must be one of {choices}, got {getattr(self, name)!r}")
         missing = [f"model.{name}" for name in _NEEDED[self.kind] if not getattr(self, name)]
         if missing:
             raise ValueError(f"model.kind={self.kind} needs {' and '.join(missing)}")
+        self._refuse_other_kinds_fields()
         if "{question}" not in self.prompt_template:
             raise ValueError(f"model.prompt_template must contain {{question}}, got {self.prompt_template!r}")
         if self.quantization != "none" and self.dtype == "float64":
@@ -97,6 +109,22 @@ class ModelConfig:
         for name, bounds in self.ranges.items():
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ValueError(f"model.ranges.{name} must be [low, high] with 0 < low <= high, got {list(bounds)}")
+
+    def _refuse_other_kinds_fields(self) -> None:
+        """``model.id=NAME`` beside the default model would run the default and call it NAME: refuse it."""
+        used = {*_NEEDED[self.kind], *_OPTIONAL[self.kind]}
+        of_some_kind = {name for fields in (*_NEEDED.values(), *_OPTIONAL.values()) for name in fields}
+        for name in sorted(of_some_kind - used):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            node = {"package": "smollm2", "hub": "hf"}
+            kinds = [kind for kind in _NEEDED if name in (*_NEEDED[kind], *_OPTIONAL[kind])]
+            ways = " or ".join(f"model={node.get(kind, kind)}" for kind in kinds)
+            raise ValueError(
+                f"model.{name}={value} is not used by a model of kind {self.kind} ({self.label}): "
+                f"write {ways} beside it, or leave it out"
+            )
 
     @property
     def label(self) -> str:
@@ -110,11 +138,6 @@ class ModelConfig:
                 return f"tiny-{self.family}"
             case "hub":
                 return str(self.id).rstrip("/").rpartition("/")[2]
-
-
-def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True, eq=False)

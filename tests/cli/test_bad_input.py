@@ -45,6 +45,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["model=gguf", "model.path=absent.gguf"], ["model file not found: absent.gguf"]),
         (["model=hf", "model.id=some/model"], ["cannot fetch some/model from the hub", "give a local folder"]),
         (["model.family=nosuch"], ["model.family must be one of llama"]),
+        (["model.id=some/model"], ["model.id=some/model is not used", "write model=hf"]),
         (["evaluator=simpleqa_rubric", "judge=openai"], ["no judge key", "OPENAI_API_KEY", "judge.base_url"]),
         (["evaluator=composite"], ["judge=match", "judge=openai", "judge.base_url", "judge=local"]),
         (["evaluator=choice"], ["choice scores options", "facts has none"]),

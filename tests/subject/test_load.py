@@ -237,6 +237,20 @@ def test_impossible_settings_are_refused_at_once(options, message):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "tiny", "family": "llama", "id": "own/name"}, r"model\.id=own/name is not used .* write model=hf "),
+        ({"kind": "hub", "id": "own/name", "path": "x.gguf"}, r"model\.path=x\.gguf is not used .* model=gguf"),
+        ({"kind": "gguf", "path": "x.gguf", "revision": "main"}, r"model\.revision=main is not used"),
+        ({"kind": "package", "package": "p", "file": "*", "family": "llama"}, r"model\.family=llama .* model=tiny"),
+    ],
+)
+def test_what_names_another_kind_of_model_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"family": "opt"}, ValueError, r"model\.family must be one of llama, .*got 'opt'"),
@@ -267,7 +281,8 @@ def test_impossible_settings_are_refused_at_once(options, message):
 @pytest.mark.parametrize("action", [resolve, load_model])
 def test_missing_things_are_named_with_what_to_do(action, options, error, message, tiny_config):
     with pytest.raises(error, match=message) as caught:
-        action(dataclasses.replace(tiny_config(), **options))
+        other_kind = {"family": None} if "kind" in options else {}
+        action(dataclasses.replace(tiny_config(), **other_kind, **options))
     assert "\n" not in str(caught.value)
 
 
