@@ -278,7 +278,7 @@ def build(
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
         labels=labels,
-        config={name: node for name, node in values.items() if name not in ("jobs", "controls")},
+        config={name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")},
         overrides=tuple(overrides),
     )
     check(job)

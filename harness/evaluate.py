@@ -55,6 +55,7 @@ def evaluate(
     estimates: dict[str, Estimate] = {}
     derived: dict[str, float] = {}
     problems: list[str] = []
+    units = [record.example.unit for record in records]
     for name, evaluator in evaluators.items():
         with phase(f"score {name}"):
             if trials:
@@ -67,7 +68,7 @@ def evaluate(
 
         for metric in evaluator.metrics:
             column = columns[metric.name]
-            estimates[metric.name] = estimate(metric, [score.value for score in column], seed)
+            estimates[metric.name] = estimate(metric, [score.value for score in column], units, seed)
             problems += _unscored_problem(name, metric, column, evaluator.max_unscored)
     return Evaluation(tuple(scores), estimates, derived, tuple(problems))
 

@@ -90,9 +90,10 @@ class JobSweeper(Sweeper):
         """Launch every job, keep what came of each, and compare all that ran."""
         jobs = self._jobs(arguments)
         # Imported only now, since it imports torch, which a wrong command line need not wait for.
-        from harness.sweep import outcome_on_disk, published_values, report_sweep
+        from harness.sweep import chosen_contrasts, outcome_on_disk, published_values, report_sweep
 
-        published_values(self.config)  # a mistake in them must not show at the end only
+        published_values(self.config)  # a mistake in these must not show at the end only
+        chosen_contrasts(self.config)
         os.environ[JOBS] = str(len(jobs))
         command_line.shared = frozenset.intersection(*map(frozenset, jobs)) if len(jobs) > 1 else frozenset()
         try:

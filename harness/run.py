@@ -75,6 +75,7 @@ def run(job: Job) -> tuple[Path, RunRecord]:
     with locked(folder, job.lock_wait):
         earlier = earlier_record(folder, job.keys.run)
         if earlier is not None and earlier.status == "done":
+            earlier = _with_primary(earlier, job, folder)
             job.tracking.publish(folder, job.sweep)
             return folder, earlier
 
@@ -105,6 +106,16 @@ def earlier_record(folder: Path, key: str) -> RunRecord | None:
     if earlier.key != key:
         raise ValueError(f"name: {folder} holds another run (key {earlier.key}); choose another name")
     return earlier
+
+
+def _with_primary(record: RunRecord, job: Job, folder: Path) -> RunRecord:
+    """A finished run under the job's primary metric, which decides no score and so is no part of its key."""
+    task = record.config["task"]
+    if task.get("primary") == job.task.primary:
+        return record
+    record = record.model_copy(update={"config": {**record.config, "task": {**task, "primary": job.task.primary}}})
+    record.write(folder)
+    return record
 
 
 def begun_folder(job: Job) -> Path | None:

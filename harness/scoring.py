@@ -34,15 +34,30 @@ class Record:
     prompt: str
 
 
+MetricKind = Literal["mean", "proportion", "geometric"]
+
+
 @dataclass(frozen=True)
 class Metric:
-    """What an evaluator reports. ``kind`` decides the interval: a proportion gets Wilson's, a mean a bootstrap."""
+    """What an evaluator reports.
+
+    Args:
+        name: unique among the evaluators of a run.
+        higher_is_better: its direction.
+        low: lowest possible score.
+        high: highest possible score, maybe infinite.
+        kind: decides how scores are averaged and which interval they get: a ``proportion`` of zeros and ones gets
+            Wilson's, a ``mean`` a bootstrap. A ``geometric`` mean is for scores above 0 whose ratios matter, as
+            perplexities: they are averaged, compared and tested as logarithms, and shown as what they were.
+        beside: a metric of the same evaluator that must be read with this one, and stands beside it in every table.
+    """
 
     name: str
     higher_is_better: bool
     low: float
     high: float
-    kind: Literal["mean", "proportion"] = "mean"
+    kind: MetricKind = "mean"
+    beside: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -21,10 +21,11 @@ from harness.nodes import built
 from harness.records.lines import replaced
 from harness.records.run import RunRecord
 from harness.records.tracking import Tracking
+from harness.report.claims import Pairs
 from harness.report.expect import Expectations, check_expectations, held_against
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
-from harness.report.terminal import print_comparison
+from harness.report.terminal import print_comparison, print_paths
 from harness.run import begun_folder, run, run_folder, runs_folder
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -44,6 +45,7 @@ def attempt(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[
     job: Job | None = None
     try:
         published_values(config)
+        chosen_contrasts(config)
         job = build(config, choices, overrides)
         log = runs_folder(job) / "log.txt"
         with progress.job(_title(job), number, total, log):
@@ -101,11 +103,23 @@ def published_values(config: DictConfig) -> Expectations:
     return check_expectations({str(label): claims for label, claims in node.items()}, "expect")
 
 
+def chosen_contrasts(config: DictConfig) -> Pairs:
+    """What ``contrasts`` says.
+
+    Raises:
+        ValueError: it is neither auto nor all.
+    """
+    if config.contrasts not in get_args(Pairs):
+        raise ValueError(f"contrasts must be {' or '.join(get_args(Pairs))}, got {config.contrasts}")
+    return config.contrasts
+
+
 def report_sweep(config: DictConfig, outcomes: Sequence[Outcome]) -> list[Path]:
     """Compare what ran, print the tables, write report and index; what failed or cannot be compared is listed.
 
     Args:
-        config: of the sweep; ``out`` and ``sweep`` say where to write, ``expect`` holds published values.
+        config: of the sweep; ``out`` and ``sweep`` say where to write, ``expect`` holds published values,
+            ``contrasts`` says which methods are tested against each other.
         outcomes: of its jobs.
 
     Returns:
@@ -114,18 +128,17 @@ def report_sweep(config: DictConfig, outcomes: Sequence[Outcome]) -> list[Path]:
     folders = [Path(name) for name in dict.fromkeys(outcome.folder for outcome in outcomes) if name is not None]
     if not folders:
         return []
-    comparisons = compare_groups(folders, strict=False)
-    claims = [held_against(comparison, published_values(config)) for comparison in comparisons]
+    comparisons = compare_groups(folders, pairs=chosen_contrasts(config), strict=False)
+    published = [held_against(comparison, published_values(config)) for comparison in comparisons]
     out = Path(config.out, config.sweep or "")
-    written = [*write_report(comparisons, out, claims), write_index(folders, outcomes, out / INDEX)]
+    written = [*write_report(comparisons, out, published), write_index(folders, outcomes, out / INDEX)]
     tracking = built(OmegaConf.to_container(config.tracking, resolve=True), Tracking, "tracking")
     tracking.publish_report(out / "report.html", config.sweep)
 
     terminal = Console()
-    for comparison, held in zip(comparisons, claims, strict=True):
-        print_comparison(comparison, held, terminal)
-    for path in written:
-        terminal.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for comparison, values in zip(comparisons, published, strict=True):
+        print_comparison(comparison, values, terminal)
+    print_paths(written, terminal, explain=False)
     return written
 
 

@@ -6,14 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
+from harness.report.claims import Pairs
 from harness.report.compare import Comparison
 from harness.report.expect import held_against, read_expectations
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
-from harness.report.terminal import print_comparison
+from harness.report.terminal import print_comparison, print_paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,19 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         comparisons = compare_groups(
-            options.runs, across_models=options.across_models, metrics=options.metric, strict=not options.keep_going
+            options.runs,
+            across_models=options.across_models,
+            primary=options.metric,
+            pairs=options.contrasts,
+            strict=not options.keep_going,
         )
         expectations = read_expectations(options.expect) if options.expect else {}
-        claims = [held_against(comparison, expectations) for comparison in comparisons]
-        written = write_report(comparisons, options.out or _default_directory(options.runs), claims)
+        published = [held_against(comparison, expectations) for comparison in comparisons]
+        written = write_report(comparisons, options.out or _default_directory(options.runs), published)
     except (ValueError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     console = Console()
-    for comparison, held in zip(comparisons, claims, strict=True):
-        print_comparison(comparison, held, console)
-    for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for comparison, values in zip(comparisons, published, strict=True):
+        print_comparison(comparison, values, console, explain=options.explain)
+    print_paths(written, console, explain=options.explain)
     return 1 if _any_failure(comparisons) else 0
 
 
@@ -55,8 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--expect", type=Path, metavar="EXPERIMENT_YAML", help="hold results against published values")
     parser.add_argument("--across-models", action="store_true", help="allow runs on different models")
     parser.add_argument("--keep-going", action="store_true", help="list what cannot be compared, do not refuse")
+    parser.add_argument("--metric", metavar="NAME", help="metric to test (default: the one that the task names)")
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME",
-        help="metric to test, repeatable (default: the first that each evaluator declares)",
+        "--contrasts", choices=get_args(Pairs), default="auto",
+        help="methods to test against each other: those whose claims stand (auto), or all, which is exploratory",
     )  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="print every table, and what they mean in words")
     return parser

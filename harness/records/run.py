@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.data import Example
 from harness.records.lines import FileMark, read_json, read_lines, write_json
 from harness.records.rows import FORMAT, Selected, Trial, score_of, selected_of, trial_of
-from harness.scoring import Estimate, Evaluator, Metric, Score
+from harness.scoring import Estimate, Evaluator, Metric, MetricKind, Score
 
 RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl", "generations.jsonl", "trials.jsonl"
 Status = Literal["running", "done", "failed"]
@@ -53,13 +53,14 @@ class MetricNote(_Part):
     higher_is_better: bool
     low: float | None
     high: float | None
-    kind: Literal["mean", "proportion"] = "mean"
+    kind: MetricKind = "mean"
+    beside: str = ""
 
     def metric(self) -> Metric:
         """The metric."""
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
-        return Metric(self.name, self.higher_is_better, low, high, self.kind)
+        return Metric(self.name, self.higher_is_better, low, high, self.kind, self.beside)
 
 
 class EvaluatorNote(_Part):
@@ -85,6 +86,7 @@ class EvaluatorNote(_Part):
                 low=metric.low if math.isfinite(metric.low) else None,
                 high=metric.high if math.isfinite(metric.high) else None,
                 kind=metric.kind,
+                beside=metric.beside,
             )
             for metric in evaluator.metrics
         )
@@ -323,6 +325,10 @@ class StoredRun:
         scored = {example for column in self.scores.values() for example in column}
         examples = {name: selected.record.example for name, selected in self.selected.items()}
         return {name: example for name, example in examples.items() if name in scored or not scored}
+
+    def unit(self, example: str) -> str:
+        """What intervals and tests draw for an example: its cluster, or itself."""
+        return self.selected[example].record.example.unit if example in self.selected else example
 
     @property
     def generations_folder(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.run import RUN_FILE, StoredRun
+from harness.statistics import mean_of
 
 UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})
 """Controls that replace the steering: they need no proof of it."""
@@ -55,12 +56,13 @@ def truncation(run: StoredRun) -> str | None:
 
 def _disagreement(run: StoredRun) -> str | None:
     """Whether an estimate in run.json is not the mean of the scores beside it."""
-    for metric, estimate in run.record.estimates.items():
-        values = [value for value in run.scores.get(metric, {}).values() if value is not None]
-        if values and estimate.value is not None:
-            mean = sum(values) / len(values)
-            if not math.isclose(mean, estimate.value, rel_tol=1e-6, abs_tol=1e-9):
-                return f"scores were changed: run.json says {metric} = {estimate.value:g}, scores.jsonl gives {mean:g}"
+    for name, metric in run.record.metrics.items():
+        scores = run.scores.get(name, {})
+        mean = mean_of(metric, list(scores.values()), [run.unit(example) for example in scores])
+        stated = run.record.estimates[name].value if name in run.record.estimates else None
+        if mean is None or stated is None or math.isclose(mean, stated, rel_tol=1e-6, abs_tol=1e-9):
+            continue
+        return f"scores were changed: run.json says {name} = {stated:g}, scores.jsonl gives {mean:g}"
     return None
 
 

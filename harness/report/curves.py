@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.report.compare import Comparison, baseline_of
+from harness.report.compare import Comparison
+from harness.report.contrasts import baseline_of
 from harness.report.entries import Entry
 from harness.scoring import Estimate, Metric
-from harness.statistics import estimate, mean_interval
+from harness.statistics import estimate, mean_interval, means_by
 
 LOOP_SHARE = 0.5
 _DRAWS = 2_000
@@ -57,18 +58,22 @@ def _leaf(key: str) -> str:
 
 @dataclass(frozen=True)
 class Steerability:
-    """How a metric of single examples follows the strength (Tan et al. 2024, arXiv:2407.12404).
+    """How a metric of single units, examples or clusters of them, follows the strength.
+
+    **Source:** Tan et al. 2024, arXiv:2407.12404.
 
     Args:
         method: name of the method.
         setting: the setting that differs.
+        oracle: whether the method saw the answers.
         metric: the metric.
-        slope: least-squares slope of an example's metric over the strengths, per unit of strength; mean over examples.
-        anti_steerable: share of examples with a slope on the metric's worse side.
+        slope: least-squares slope of a unit's metric over the strengths, per unit of strength; mean over units.
+        anti_steerable: share of units with a slope on the metric's worse side.
     """
 
     method: str
     setting: str
+    oracle: bool
     metric: str
     slope: Estimate
     anti_steerable: Estimate
@@ -83,7 +88,7 @@ def steerability(comparison: Comparison) -> list[Steerability]:
         for curve, found in points
         if len(found) > 2
         for name in comparison.headline
-        if comparison.metrics[name].kind == "mean"
+        if comparison.metrics[name].kind != "proportion"
     ]
 
 
@@ -93,17 +98,16 @@ def _with_zero(curve: StrengthCurve, baseline: Entry | None) -> list[tuple[float
 
 
 def _steerability(curve: StrengthCurve, found: Sequence[tuple[float, Entry]], metric: Metric) -> Steerability:
-    points = [(strength, entry.scores(metric.name)) for strength, entry in found]
-    shared = set.intersection(*(set(scores) for _, scores in points))
+    points = [(strength, entry.means(metric.name)) for strength, entry in found]
+    shared = set.intersection(*(set(means) for _, means in points))
     offsets = np.array([strength for strength, _ in points])
     offsets -= offsets.mean()
-    slopes = [
-        float(offsets @ [scores[example] for _, scores in points] / (offsets @ offsets)) for example in sorted(shared)
-    ]
+    slopes = [float(offsets @ [means[unit] for _, means in points] / (offsets @ offsets)) for unit in sorted(shared)]
     better = 1 if metric.higher_is_better else -1
     return Steerability(
         curve.method,
         curve.setting,
+        curve.points[0][1].oracle,
         metric.name,
         estimate(Metric(f"slope of {metric.name}", metric.higher_is_better, -np.inf, np.inf), slopes),
         estimate(Metric("anti-steerable", False, 0.0, 1.0, "proportion"), [float(better * s < 0) for s in slopes]),
@@ -137,9 +141,20 @@ def search_curve(entry: Entry) -> SearchCurve | None:
     best_NT = (
         _best_for_all(values_NT) if _same_for_all(by_example, shared) else np.maximum.accumulate(values_NT, axis=1)
     )
-    ends = [mean_interval(column, draws=_DRAWS) for column in best_NT.T]
+    ends = [_ends(column, list(by_example), entry) for column in best_NT.T]
     lows, highs = (tuple(end if math.isfinite(end) else None for end in side) for side in zip(*ends, strict=True))
     return SearchCurve(0 if shared[0] < 0 else 1, tuple(best_NT.mean(0).tolist()), lows, highs)
+
+
+def _ends(values: np.ndarray, examples: Sequence[str], entry: Entry) -> tuple[float, float]:
+    """Interval of a mean objective over units. Dev items may belong together too, but no trial says which do."""
+    tested = entry.first.counted
+    is_clustered = any(example.cluster for example in tested.values())
+    if is_clustered and not tested.keys() >= set(examples):
+        return -math.inf, math.inf
+    units = map(entry.first.unit, examples)
+    means = means_by(zip(units, values.tolist(), strict=True))
+    return mean_interval(list(means.values()), draws=_DRAWS)
 
 
 class _Tried(NamedTuple):

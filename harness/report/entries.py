@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness.records.run import StoredRun
 from harness.scoring import Metric
-from harness.statistics import average_by_example
+from harness.statistics import in_own_unit, means_by, on_scale, unit_means
 
 _SETTINGS = ("method", "search", "control", "objective", "task", "model", "protocol", "prune_loops")
 """Nodes of a configuration that decide what is generated and counted: they tell entries of one method apart."""
@@ -77,10 +78,12 @@ class Entry:
 
     @cached_property
     def _scores(self) -> dict[str, dict[str, float]]:
-        return {
-            metric: average_by_example([pair for run in self.runs for pair in run.scores.get(metric, {}).items()])
-            for metric in self.metrics
-        }
+        found = {}
+        for name, metric in self.metrics.items():
+            scores = [pair for run in self.runs for pair in run.scores.get(name, {}).items()]
+            means = means_by((example, None if s is None else on_scale(metric, s)) for example, s in scores)
+            found[name] = {example: in_own_unit(metric, mean) for example, mean in means.items()}
+        return found
 
     def scores(self, metric: str) -> dict[str, float]:
         """Score by example id, averaged over seeds; unscored examples are left out."""
@@ -89,8 +92,22 @@ class Entry:
     def column(self, metric: str) -> list[float | None]:
         """One value per example over all seeds, None where no seed was scored."""
         scores = self.scores(metric)
-        examples = dict.fromkeys(example for run in self.runs for example in run.scores.get(metric, ()))
-        return [scores.get(example) for example in examples]
+        return [scores.get(example) for example in self._examples(metric)]
+
+    def units_of(self, metric: str) -> list[str]:
+        """To which unit each value of `column` belongs."""
+        return [self.first.unit(example) for example in self._examples(metric)]
+
+    def means(self, metric: str) -> dict[str, float]:
+        """What is compared and tested: the mean of every unit over its examples and seeds, on the metric's scale."""
+        return unit_means(self.metrics[metric], self.column(metric), self.units_of(metric))
+
+    def _examples(self, metric: str) -> list[str]:
+        return list(dict.fromkeys(example for run in self.runs for example in run.scores.get(metric, ())))
+
+    def is_same_method(self, other: Entry) -> bool:
+        """Whether the two differ in nothing but a control or a setting."""
+        return all(self.label(axis) == other.label(axis) for axis in ("method", "search", "model"))
 
 
 def flatten(node: object, prefix: str = "") -> dict[str, Any]:
@@ -226,3 +243,24 @@ def _refuse_difference(
 def _few(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:3])
     return f"{shown} and {len(ids) - 3} more" if len(ids) > 3 else shown or "none"
+
+
+def in_reading_order(entries: Sequence[Entry]) -> list[Entry]:
+    """The baseline first, then as given, but settings of one method side by side and by their size; controls behind."""
+    methods = [entry for entry in entries if not entry.control]
+
+    def place(entry: Entry) -> tuple[bool, int, list[str | float]]:
+        first = next(index for index, other in enumerate(methods) if other.is_same_method(entry))
+        return not entry.is_baseline, first, _by_size(entry.name)
+
+    ordered = sorted(methods, key=place)
+    for control in (entry for entry in entries if entry.control):
+        own = [index for index, entry in enumerate(ordered) if entry.is_same_method(control)]
+        ordered.insert(own[-1] + 1 if own else len(ordered), control)
+    return ordered
+
+
+def _by_size(name: str) -> list[str | float]:
+    """The name in pieces, words and numbers in turn, so that 10 comes after 9 and -1 before 1e-05."""
+    pieces = re.split(r"((?<![\w.])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", name)
+    return [float(piece) if index % 2 else piece for index, piece in enumerate(pieces)]

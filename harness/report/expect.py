@@ -1,4 +1,4 @@
-"""Published values as claims: what was published, what we got, inside the tolerance or outside."""
+"""Published values: what was published, what we got, inside the tolerance or outside."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.report.entries import Entry
 
 
 @dataclass(frozen=True)
-class Claim:
+class Published:
     """One published value held against ours.
 
     Args:
-        label: the run that the claim is about, as written in the experiment.
+        label: the run that the value is about, as written in the experiment.
         metric: metric or derived figure.
         published: published value.
         tolerance: largest accepted distance, in the metric's unit.
@@ -26,6 +26,7 @@ class Claim:
         ours: our value, None if there is no such run or metric.
         verdict: "inside", "outside" or "missing".
         note: why it is missing, "" otherwise.
+        oracle: whether our run saw the answers.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Claim:
     ours: float | None
     verdict: Literal["inside", "outside", "missing"]
     note: str = ""
+    oracle: bool = False
 
 
 Expectations = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -46,7 +48,7 @@ def read_expectations(path: Path) -> Expectations:
     """The ``expect`` node of an experiment.
 
     Raises:
-        ValueError: if the file has no such node or a claim lacks its value, tolerance or source.
+        ValueError: if the file has no such node or an entry of it lacks its value, tolerance or source.
     """
     node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("expect")
     if not isinstance(node, dict) or not node:
@@ -58,40 +60,41 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
     """The same node again.
 
     Raises:
-        ValueError: if it is not what it should be, or a claim lacks its value, tolerance or source.
+        ValueError: if it is not what it should be, or an entry of it lacks its value, tolerance or source.
     """
-    for label, claims in node.items():
-        for metric, claim in (claims if isinstance(claims, Mapping) else {"": None}).items():
-            if not isinstance(claim, Mapping):
+    for label, metrics in node.items():
+        for metric, stated in (metrics if isinstance(metrics, Mapping) else {"": None}).items():
+            if not isinstance(stated, Mapping):
                 raise ValueError(f"{name}.{label} must be a table of metrics, each with value, tolerance and source")
-            lacking = {"value", "tolerance", "source"} - set(claim)
+            lacking = {"value", "tolerance", "source"} - set(stated)
             if lacking:
                 raise ValueError(f"{name}.{label}.{metric} lacks {', '.join(sorted(lacking))}")
             for part in ("value", "tolerance"):
-                if isinstance(claim[part], bool) or not isinstance(claim[part], int | float):
-                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {claim[part]!r}")
+                if isinstance(stated[part], bool) or not isinstance(stated[part], int | float):
+                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {stated[part]!r}")
     return node
 
 
-def held_against(comparison: Comparison, expectations: Expectations) -> list[Claim]:
+def held_against(comparison: Comparison, expectations: Expectations) -> list[Published]:
     """Every published value beside ours, in the order of the file."""
     return [
-        _claim(comparison, label, metric, stated)
-        for label, claims in expectations.items()
-        for metric, stated in claims.items()
+        _held(comparison, label, metric, stated)
+        for label, metrics in expectations.items()
+        for metric, stated in metrics.items()
     ]
 
 
-def _claim(comparison: Comparison, label: str, metric: str, stated: Mapping[str, Any]) -> Claim:
+def _held(comparison: Comparison, label: str, metric: str, stated: Mapping[str, Any]) -> Published:
     entry = matching_entry(comparison, label)
     ours = None if entry is None else measured(comparison, entry, metric)
     published, tolerance = float(stated["value"]), float(stated["tolerance"])
     parts = (label, metric, published, tolerance, str(stated["source"]), ours)
     if entry is None:
-        return Claim(*parts, verdict="missing", note=f"no such run; there are {_listed(comparison)}")
+        return Published(*parts, verdict="missing", note=f"no such run; there are {_listed(comparison)}")
     if ours is None:
-        return Claim(*parts, verdict="missing", note=f"{entry.name} has no metric {metric}")
-    return Claim(*parts, verdict="inside" if abs(ours - published) <= tolerance + 1e-12 else "outside")
+        return Published(*parts, verdict="missing", note=f"{entry.name} has no metric {metric}", oracle=entry.oracle)
+    is_inside = abs(ours - published) <= tolerance + 1e-12
+    return Published(*parts, verdict="inside" if is_inside else "outside", oracle=entry.oracle)
 
 
 def _listed(comparison: Comparison) -> str:

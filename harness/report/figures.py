@@ -1,4 +1,8 @@
-"""Plotly figures as plain data; the page adds its theme. Plotly reads tags in text, so all text is escaped."""
+"""Plotly figures as plain data; the page adds its theme, `drawing` draws them for papers.
+
+Plotly reads tags in text, so all text is escaped. Deployable entries and oracles never share a picture, except where
+quality is held against fluency, where each has its own colour and front.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +14,125 @@ from typing import Any
 
 import numpy as np
 
-from harness.report.compare import Comparison, Contrast
+from harness.report.answer import SIDES, Row, forest
+from harness.report.claims import ALPHA
+from harness.report.compare import Comparison
+from harness.report.contrasts import Contrast
 from harness.report.curves import SearchCurve, categories, chosen_parameters, front, search_curve, strength_curves
 from harness.report.entries import Entry
 from harness.scoring import Estimate, Metric
+from harness.statistics import mean_of
 
 Figure = dict[str, Any]
 PALETTE = ("#3f7cc8", "#d27f2c", "#2c9a72", "#a05fb4", "#cf4a5a", "#1f98a5", "#8b7a2f", "#5b6bd6")
 MUTED = "#8b919c"
+OPEN = "#767d89"
 _DASHES = {"": "solid", "shuffled": "dot", "random": "dash", "best_of_n": "dashdot", "gold_in_prompt": "longdash"}
-_KINDS = {"baseline": ("against baseline", 0), "control": ("against its control", 1), "methods": ("methods", 2)}
+_KINDS = {
+    "baseline": ("against baseline", 0),
+    "control": ("against its control", 1),
+    "ceiling": ("against what could be reached", 3),
+    "methods": ("methods", 2),
+}
+_VERDICTS = {
+    "better": (PALETTE[2], "circle"),
+    "worse": (PALETTE[4], "square"),
+    "not settled": (OPEN, "circle-open"),
+    "not tested": (OPEN, "x"),
+    "ceiling": (PALETTE[3], "diamond-open"),
+}
 
 
 def figures(comparison: Comparison) -> dict[str, list[Figure]]:
     """Every figure of a comparison by section; a section without data is left out. Each has a title to choose it by."""
+    sides = [oracle for oracle in (False, True) if comparison.side(oracle)]
     sections = {
-        "differences": [difference_figure(comparison, metric) for metric in comparison.metrics],
-        "strengths": strength_figures(comparison),
+        "forest": [forest_figure(comparison, oracle) for oracle in sides],
+        "differences": [difference_figure(comparison, name, oracle) for oracle in sides for name in comparison.metrics],
+        "strengths": [figure for oracle in sides for figure in strength_figures(comparison, oracle)],
         "pareto": pareto_figures(comparison),
-        "trials": [trials_figure(comparison)],
-        "chosen": chosen_figures(comparison),
-        "breakdown": breakdown_figures(comparison),
+        "trials": [trials_figure(comparison, oracle) for oracle in sides],
+        "chosen": [figure for oracle in sides for figure in chosen_figures(comparison, oracle)],
+        "breakdown": [figure for oracle in sides for figure in breakdown_figures(comparison, oracle)],
     }
     kept = {name: [figure for figure in found if figure is not None] for name, found in sections.items()}
     return {name: found for name, found in kept.items() if found}
 
 
-def _figure(title: str, data: list[Figure], height: int, **layout: Any) -> Figure:
-    return {"title": title, "data": data, "layout": {"height": height, **layout}}
+def _figure(title: str, data: list[Figure], height: int, metric: str = "", **layout: Any) -> Figure:
+    """A figure, and which metric it is about where a section has one for each."""
+    return {"title": title, "metric": metric, "data": data, "layout": {"height": height, **layout}}
 
 
-def difference_figure(comparison: Comparison, metric: str) -> Figure | None:
-    """Paired differences with intervals, one row per comparison; filled points stand after correction."""
-    contrasts = [
-        c for c in comparison.contrasts
-        if c.difference.metric == metric and not (c.kind == "baseline" and comparison.entry(c.ours).control)
+def _sided(title: str, comparison: Comparison, oracle: bool) -> str:
+    """A title that says whose picture it is, where there are pictures of both."""
+    if not comparison.oracles or not comparison.deployable:
+        return title
+    return f"{title} · {'oracle' if oracle else 'deployable'}"
+
+
+def forest_figure(comparison: Comparison, oracle: bool) -> Figure | None:
+    """Every method's gain over its fairest opponent with its interval and the verdict, one row each."""
+    rows = [row for row in forest(comparison, oracle) if row.gain is not None]
+    if not rows:
+        return None
+    metric = comparison.metrics[comparison.primary]
+    data = [_forest_trace(rows, verdict, metric) for verdict in _VERDICTS if verdict in {row.verdict for row in rows}]
+    places = {"tickvals": list(range(len(rows))), "range": [len(rows) - 0.4, -0.6], "automargin": True}
+    opponents = [f"<b>{escape(row.entry)}</b><br>over {escape(row.opponent)}" for row in rows]
+    verdicts = [f"<b>{escape(row.entry)}</b><br>{escape(row.text)}" for row in rows]
+    notes = [
+        {"x": 1.01, "xref": "paper", "xanchor": "left", "y": place, "text": escape(row.text), "showarrow": False,
+         **({} if _VERDICTS[row.verdict][0] == OPEN else {"font": {"color": _VERDICTS[row.verdict][0]}})}
+        for place, row in enumerate(rows)
     ]  # fmt: skip
+    axes = {
+        "xaxis": _difference_axis(f"gain in {escape(metric.name)}", metric),
+        "yaxis": {"ticktext": opponents, "showgrid": False, "zeroline": False, **places},
+    }
+    figure = _figure(SIDES[oracle], data, 70 + 38 * len(rows), **axes, annotations=notes, showlegend=False,
+                     margin={"l": 20, "r": 190, "t": 5, "b": 45})  # fmt: skip
+    # On a phone there is no room beside the rows: the verdict takes the opponent's place.
+    narrow = {"annotations": [], "margin": {"l": 20, "r": 15, "t": 5, "b": 45}}
+    return {**figure, "narrow": {**narrow, "yaxis": {**axes["yaxis"], "ticktext": verdicts}}}
+
+
+def _forest_trace(rows: Sequence[Row], verdict: str, metric: Metric) -> Figure:
+    colour, symbol = _VERDICTS[verdict]
+    mine = [(place, row.gain, row) for place, row in enumerate(rows) if row.verdict == verdict and row.gain]
+    gains = [_shown(gain, metric) for _, gain, _ in mine]
+    return {
+        "type": "scatter", "mode": "markers", "name": verdict,
+        "x": [gain[0] for gain in gains], "y": [place for place, _, _ in mine],
+        "error_x": _errors(gains, colour),
+        "marker": {"color": colour, "size": 11, "symbol": symbol, "line": {"width": 2, "color": colour}},
+        "customdata": [f"{escape(row.entry)} over {escape(row.opponent)}: {escape(row.text)}" for _, _, row in mine],
+        "hovertemplate": "%{customdata}<br>%{x:+.3f}<extra></extra>",
+    }  # fmt: skip
+
+
+_Interval = tuple[float | None, float | None, float | None]
+
+
+def _shown(values: _Interval, metric: Metric) -> _Interval:
+    """Value, low and high as they are drawn: differences of logarithms as ratios."""
+    if metric.kind != "geometric":
+        return values
+    value, low, high = (None if end is None else math.exp(end) for end in values)
+    return value, low, high
+
+
+def _difference_axis(title: str, metric: Metric) -> Figure:
+    """An axis of differences with a line where there is none; of ratios, on which that line stands at 1."""
+    if metric.kind == "geometric":
+        return {"title": {"text": f"{title} (ratio)"}, "type": "log"}
+    return {"title": {"text": title}, "zeroline": True, "zerolinewidth": 2}
+
+
+def difference_figure(comparison: Comparison, metric: str, oracle: bool) -> Figure | None:
+    """Paired differences with intervals, one row per comparison; filled points stand after correction."""
+    shown = {entry.name for entry in comparison.side(oracle) if not entry.control}
+    contrasts = [c for c in comparison.contrasts if c.difference.metric == metric and c.ours in shown]
     if not contrasts:
         return None
     data = []
@@ -53,29 +140,40 @@ def difference_figure(comparison: Comparison, metric: str) -> Figure | None:
         mine = [contrast for contrast in contrasts if contrast.kind == kind]
         if mine:
             data.append(_difference_trace(comparison, mine, label, PALETTE[tone]))
-    better = "right" if comparison.metrics[metric].higher_is_better else "left"
-    axis = {"title": {"text": f"difference in {escape(metric)} (better is {better})"}, "zeroline": True}
+    declared = comparison.metrics[metric]
+    axis = _difference_axis(
+        f"difference in {escape(metric)} (better is {'right' if declared.higher_is_better else 'left'})", declared
+    )
     rows = {"autorange": "reversed", "automargin": True, "type": "category"}
-    return _figure(metric, data, 130 + 27 * len(contrasts), xaxis=axis, yaxis=rows)
+    return _figure(_sided(metric, comparison, oracle), data, 130 + 27 * len(contrasts), xaxis=axis, yaxis=rows)
 
 
 def _difference_trace(comparison: Comparison, contrasts: Sequence[Contrast], label: str, colour: str) -> Figure:
-    others = [comparison.entry(c.theirs).control if c.kind == "control" else c.theirs for c in contrasts]
-    gaps = [contrast.difference for contrast in contrasts]
+    others = [c.theirs if c.kind == "methods" else comparison.entry(c.theirs).control or c.theirs for c in contrasts]
+    metric = comparison.metrics[contrasts[0].difference.metric]
+    gaps = [_shown((gap.value, gap.low, gap.high), metric) for gap in (contrast.difference for contrast in contrasts)]
     return {
         "type": "scatter", "mode": "markers", "name": label,
-        "x": [gap.value for gap in gaps],
+        "x": [gap[0] for gap in gaps],
         "y": [escape(f"{c.ours} − {other}") for c, other in zip(contrasts, others, strict=True)],
-        "error_x": _errors([(gap.value, gap.low, gap.high) for gap in gaps], colour),
+        "error_x": _errors(gaps, colour),
         "marker": {
             "color": colour, "size": 10, "line": {"width": 2, "color": colour},
-            "symbol": ["circle" if contrast.significant else "circle-open" for contrast in contrasts],
+            "symbol": ["circle" if _stands(comparison, contrast) else "circle-open" for contrast in contrasts],
         },
         "hovertemplate": "%{y}<br>%{x:+.3f}<extra></extra>",
     }  # fmt: skip
 
 
-def _errors(values: Sequence[tuple[float | None, float | None, float | None]], colour: str) -> Figure:
+def _stands(comparison: Comparison, contrast: Contrast) -> bool:
+    """Whether a test settled this difference: that of the claim it is part of, or its own."""
+    if contrast.kind == "methods":
+        return contrast.p_holm is not None and contrast.p_holm <= ALPHA
+    claim = comparison.claim(comparison.entry(contrast.ours))
+    return claim is not None and contrast in claim.opponents and claim.verdict == "better"
+
+
+def _errors(values: Sequence[_Interval], colour: str) -> Figure:
     """Plotly's asymmetric error bars from value, low and high; an open end draws no bar."""
     up = [0 if high is None or value is None else high - value for value, _, high in values]
     down = [0 if low is None or value is None else value - low for value, low, _ in values]
@@ -83,9 +181,9 @@ def _errors(values: Sequence[tuple[float | None, float | None, float | None]], c
             "width": 4}  # fmt: skip
 
 
-def strength_figures(comparison: Comparison) -> list[Figure]:
+def strength_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     """Metric against strength with intervals and the baseline as a line, for every metric."""
-    curves = strength_curves(comparison.entries)
+    curves = strength_curves(comparison.side(oracle))
     if not curves:
         return []
     found = []
@@ -96,9 +194,15 @@ def strength_figures(comparison: Comparison) -> list[Figure]:
             for tone, curve in enumerate(curves)
         ]  # fmt: skip
         setting = escape(curves[0].setting) if len({curve.setting for curve in curves}) == 1 else "strength"
-        axes = {"xaxis": {"title": {"text": setting}}, "yaxis": {"title": {"text": escape(metric)}}}
-        found.append(_figure(metric, [*data, *_baseline_trace(comparison, curves, metric)], 380, **axes))
+        axes = {"xaxis": {"title": {"text": setting}}, "yaxis": _value_axis(comparison.metrics[metric])}
+        data += _baseline_trace(comparison, curves, metric)
+        found.append(_figure(_sided(metric, comparison, oracle), data, 380, metric, **axes))
     return found
+
+
+def _value_axis(metric: Metric) -> Figure:
+    axis: Figure = {"title": {"text": escape(metric.name)}}
+    return {**axis, "type": "log"} if metric.kind == "geometric" else axis
 
 
 def _curve_trace(name: str, x: list[float], estimates: Sequence[Estimate | None], tone: int) -> Figure:
@@ -140,10 +244,9 @@ def _pareto(comparison: Comparison, quality: str, cost: Metric) -> Figure:
         known = [(e, x, y) for e, x, y in placed if x is not None and y is not None and None not in (x.value, y.value)]
         if known:
             data.extend(_pareto_traces(label, known, colour))
-    axis: Figure = {"title": {"text": f"{escape(cost.name)} (left is better)"}}
-    if math.isinf(cost.high):
-        axis["type"] = "log"
-    return _figure(f"{quality} against {cost.name}", data, 460, xaxis=axis, yaxis={"title": {"text": escape(quality)}})
+    axis = {**_value_axis(cost), "title": {"text": f"{escape(cost.name)} (left is better)"}}
+    names: Figure = {"xaxis": axis, "yaxis": {"title": {"text": escape(quality)}}}
+    return _figure(f"{quality} against {cost.name}", data, 460, quality, **names)
 
 
 def _pair(comparison: Comparison, entry: Entry, quality: str, cost: str) -> tuple[Estimate | None, Estimate | None]:
@@ -172,16 +275,16 @@ def _pareto_traces(label: str, known: Sequence[tuple[Entry, Any, Any]], colour: 
     return [points, line]
 
 
-def trials_figure(comparison: Comparison) -> Figure | None:
+def trials_figure(comparison: Comparison, oracle: bool) -> Figure | None:
     """Best objective so far against the number of trials, mean over examples with intervals."""
-    found = [(entry, curve) for entry in comparison.entries if (curve := search_curve(entry)) is not None]
+    found = [(entry, curve) for entry in comparison.side(oracle) if (curve := search_curve(entry)) is not None]
     if not found:
         return None
     families = list(dict.fromkeys(_family(entry) for entry, _ in found))
     tones = {family: PALETTE[index % len(PALETTE)] for index, family in enumerate(families)}
     data = [_search_trace(entry, curve, tones[_family(entry)]) for entry, curve in found]
     axes = {"xaxis": {"title": {"text": "trials per example"}}, "yaxis": {"title": {"text": "best objective so far"}}}
-    return _figure("objective", data, 440, **axes)
+    return _figure(_sided("objective", comparison, oracle), data, 440, **axes)
 
 
 def _family(entry: Entry) -> tuple[str, str]:
@@ -199,11 +302,11 @@ def _search_trace(entry: Entry, curve: SearchCurve, colour: str) -> Figure:
     }  # fmt: skip
 
 
-def chosen_figures(comparison: Comparison) -> list[Figure]:
+def chosen_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     """How often each strength was chosen, per parameter (a layer or segment), shares of examples."""
     rows = {
         f"{entry.name} · {name}": values
-        for entry in comparison.entries
+        for entry in comparison.side(oracle)
         if not entry.control
         for name, values in chosen_parameters(entry).items()
     }
@@ -212,7 +315,7 @@ def chosen_figures(comparison: Comparison) -> list[Figure]:
     found = []
     for title, chosen in (("strengths", strengths), ("layers", layers)):
         if chosen:
-            found.append(_histogram_map(title, chosen))
+            found.append(_histogram_map(_sided(title, comparison, oracle), chosen))
     return found
 
 
@@ -240,31 +343,36 @@ def _edges(values: np.ndarray, count: int = 12) -> np.ndarray:
     return edges
 
 
-def breakdown_figures(comparison: Comparison) -> list[Figure]:
+def breakdown_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     """Mean of each headline metric by topic, answer type or group."""
     found = []
     for field in ("topic", "answer_type", "group"):
         groups = categories(comparison, field)
         if groups:
-            found.extend(_breakdown(comparison, field, groups, metric) for metric in comparison.headline)
+            found.extend(_breakdown(comparison, field, groups, metric, oracle) for metric in comparison.headline)
     return found
 
 
-def _breakdown(comparison: Comparison, field: str, groups: Mapping[str, Sequence[str]], metric: str) -> Figure:
-    shown = [entry for entry in comparison.entries if not entry.control]
-    means = [[_mean(entry.scores(metric), ids) for ids in groups.values()] for entry in shown]
+def _breakdown(
+    comparison: Comparison, field: str, groups: Mapping[str, Sequence[str]], name: str, oracle: bool
+) -> Figure:
+    shown = [entry for entry in comparison.side(oracle) if not entry.control]
+    metric = comparison.metrics[name]
+    means = [
+        [mean_of(metric, [entry.scores(name).get(example) for example in ids]) for ids in groups.values()]
+        for entry in shown
+    ]
     heat = {
         "type": "heatmap", "z": means, "y": [escape(entry.name) for entry in shown],
-        "x": [escape(f"{name} ({len(ids)})") for name, ids in groups.items()],
+        "x": [escape(f"{group} ({len(ids)})") for group, ids in groups.items()],
         "text": [["" if value is None else f"{value:.2f}" for value in row] for row in means],
-        "texttemplate": "%{text}", "colorbar": {"title": {"text": escape(metric)}, "thickness": 12},
+        "texttemplate": "%{text}", "colorbar": {"title": {"text": escape(name)}, "thickness": 12},
         "hovertemplate": "%{y}<br>%{x}<br>%{z:.3f}<extra></extra>", "xgap": 1, "ygap": 1,
-        "reversescale": not comparison.metrics[metric].higher_is_better,
+        "reversescale": not metric.higher_is_better,
     }  # fmt: skip
-    axes = {"xaxis": {"automargin": True, "type": "category"}, "yaxis": {"automargin": True, "autorange": "reversed"}}
-    return _figure(f"{metric} by {field.replace('_', ' ')}", [heat], 150 + 34 * len(shown), **axes)
-
-
-def _mean(scores: Mapping[str, float], ids: Sequence[str]) -> float | None:
-    values = [scores[example] for example in ids if example in scores]
-    return sum(values) / len(values) if values else None
+    axes: Figure = {
+        "xaxis": {"automargin": True, "type": "category"},
+        "yaxis": {"automargin": True, "autorange": "reversed"},
+    }
+    title = _sided(f"{name} by {field.replace('_', ' ')}", comparison, oracle)
+    return _figure(title, [heat], 150 + 34 * len(shown), **axes)

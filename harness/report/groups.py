@@ -6,19 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.run import RunRecord
+from harness.report.claims import Pairs
 from harness.report.compare import Comparison, Failure, compare, listing
 from harness.report.countable import run_folders
 
 
 def compare_groups(
-    paths: Sequence[Path], *, across_models: bool = False, metrics: Sequence[str] = (), strict: bool = True
+    paths: Sequence[Path],
+    *,
+    across_models: bool = False,
+    primary: str | None = None,
+    pairs: Pairs = "auto",
+    strict: bool = True,
 ) -> list[Comparison]:
     """Compare runs that were named one by one with each other, those found in a sweep's directory per task and model.
 
     Args:
         paths: run directories, or directories that hold some.
         across_models: compare over models as well.
-        metrics: metrics to test; by default the first one that each evaluator declares.
+        primary: the metric to test; by default the one that the task names.
+        pairs: which methods to test against each other: "auto", those whose claims stand, or "all".
         strict: refuse what cannot be compared; otherwise compare per task and model, and list the rest as not counted.
 
     Raises:
@@ -28,7 +35,7 @@ def compare_groups(
     named = all(path in found for path in paths)
     groups = [found] if named and strict else group_paths(found, across_models)
     attempt = compare if strict else _compare_or_list
-    return [attempt(group, across_models=across_models, metrics=metrics) for group in groups]
+    return [attempt(group, across_models=across_models, primary=primary, pairs=pairs) for group in groups]
 
 
 def group_paths(paths: Sequence[Path], across_models: bool = False) -> list[list[Path]]:
@@ -48,8 +55,8 @@ def _group(path: Path, across_models: bool) -> tuple[str, ...]:
     return record.labels.task, subset, "" if across_models else record.labels.model
 
 
-def _compare_or_list(group: Sequence[Path], *, across_models: bool, metrics: Sequence[str]) -> Comparison:
+def _compare_or_list(group: Sequence[Path], *, across_models: bool, primary: str | None, pairs: Pairs) -> Comparison:
     try:
-        return compare(group, across_models=across_models, metrics=metrics, strict=False)
+        return compare(group, across_models=across_models, primary=primary, pairs=pairs, strict=False)
     except ValueError as error:
         return listing([Failure(path.name, path, f"cannot be compared: {error}") for path in group])

@@ -17,20 +17,35 @@ from plotly.offline import get_plotlyjs
 
 from harness.data import Example
 from harness.records.rows import Selected
-from harness.report.compare import Comparison, Contrast
+from harness.report.answer import SIDES, answer, trust
+from harness.report.compare import Comparison
+from harness.report.contrasts import Contrast
 from harness.report.curves import is_degenerate, steerability
 from harness.report.entries import Entry, flatten
-from harness.report.expect import Claim
-from harness.report.figures import figures
+from harness.report.expect import Published
+from harness.report.figures import Figure
 from harness.report.summary import summary
-from harness.report.wording import finite, is_doubtful, metric_label, number, p_text, signed, trust_text
+from harness.report.wording import (
+    finite,
+    is_doubtful,
+    metric_label,
+    number,
+    p_text,
+    signed,
+    trust_text,
+    verdict_text,
+)
 from harness.scoring import Estimate
+from harness.statistics import on_scale
+
+Drawn = Mapping[str, Sequence[Figure]]
+"""Figures by section."""
 
 _JSON_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def render(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]]) -> str:
-    """The whole page.
+def render(comparisons: Sequence[Comparison], published: Sequence[Sequence[Published]], drawn: Sequence[Drawn]) -> str:
+    """The whole page, from each comparison with published values beside ours and its figures.
 
     Three things keep outputs from running as script: the template escapes everything, the data lie in a JSON block
     without any ``<``, and the content security policy allows only the scripts whose hashes it names.
@@ -43,26 +58,30 @@ def render(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]])
         "label": metric_label,
         "size": _size,
         "trust": trust_text,
+        "verdict": verdict_text,
     }
     environment.globals |= {
         "flatten": flatten,
         "bar": _bar,
         "kinds": _KINDS,
         "contrasts": contrasts_of,
+        "sides": SIDES,
         "doubtful": is_doubtful,
     }
     scripts = [_script(get_plotlyjs()), _script(_resource("report.js"))]
-    data = [payload(comparison) for comparison in comparisons]
+    data = [payload(comparison, own) for comparison, own in zip(comparisons, drawn, strict=True)]
     return environment.from_string(_resource("report.html")).render(
         pages=[
             {
                 "comparison": comparison,
-                "claims": held,
+                "answer": answer(comparison),
+                "trust": trust(comparison),
+                "published": values,
                 "findings": summary(comparison),
-                "sections": item["figures"],
+                "sections": own,
                 "steerability": steerability(comparison),
             }
-            for comparison, held, item in zip(comparisons, claims, data, strict=True)
+            for comparison, values, own in zip(comparisons, published, drawn, strict=True)
         ],
         policy=_policy(scripts),
         scripts=[Markup(script) for script in scripts],
@@ -72,9 +91,10 @@ def render(comparisons: Sequence[Comparison], claims: Sequence[Sequence[Claim]])
 
 
 _KINDS: Mapping[str, str] = {
-    "baseline": "Against the un-steered baseline",
-    "control": "Methods against their controls",
-    "methods": "Method against method",
+    "baseline": "against the un-steered model",
+    "control": "against controls",
+    "ceiling": "against what could be reached",
+    "methods": "method against method",
 }
 
 
@@ -109,14 +129,14 @@ def embedded_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def payload(comparison: Comparison) -> dict[str, Any]:
+def payload(comparison: Comparison, drawn: Drawn) -> dict[str, Any]:
     """What the page's script needs: figures, and every example with every entry's output."""
     return {
         "title": comparison.title,
         "baseline": comparison.baseline.name if comparison.baseline else None,
-        "headline": list(comparison.headline),
+        "primary": comparison.primary,
         "metrics": {name: metric.higher_is_better for name, metric in comparison.metrics.items()},
-        "figures": figures(comparison),
+        "figures": drawn,
         "examples": [_example(example) for example in comparison.examples.values()],
         "entries": [_outputs(entry, list(comparison.examples)) for entry in comparison.entries],
     }
@@ -157,15 +177,18 @@ def _output(
     }
 
 
-def _bar(comparison: Comparison, entries: Sequence[Entry], metric: str, estimate: Estimate) -> dict[str, float] | None:
+def _bar(comparison: Comparison, entries: Sequence[Entry], name: str, estimate: Estimate) -> dict[str, float] | None:
     """Where an interval lies between the lowest and highest end in its column, in percent."""
-    every = [comparison.estimates[entry.name].get(metric) for entry in comparison.entries]
-    ends = [end for item in every if item for end in (item.low, item.high) if end is not None]
+    metric = comparison.metrics[name]
+    column = [comparison.estimates[entry.name].get(name) for entry in entries]
+    ends = [on_scale(metric, end) for item in column if item for end in (item.low, item.high) if end is not None]
     if estimate.low is None or estimate.high is None or estimate.value is None or max(ends) == min(ends):
         return None
     low, high = min(ends), max(ends)
-    place = [100 * (value - low) / (high - low) for value in (estimate.low, estimate.high, estimate.value)]
-    return {"left": place[0], "width": max(place[1] - place[0], 0.8), "middle": place[2]}
+    left, right, middle = (
+        100 * (on_scale(metric, value) - low) / (high - low) for value in (estimate.low, estimate.high, estimate.value)
+    )
+    return {"left": left, "width": max(right - left, 0.8), "middle": middle}
 
 
 def _size(value: Any) -> str:
@@ -178,6 +201,8 @@ def _size(value: Any) -> str:
     return f"{value:g}"
 
 
-def contrasts_of(comparison: Comparison, kind: str) -> list[Contrast]:
-    """The tested contrasts of one kind."""
-    return [contrast for contrast in comparison.contrasts if contrast.kind == kind and contrast.p_holm is not None]
+def contrasts_of(comparison: Comparison, kind: str, oracle: bool) -> list[Contrast]:
+    """The contrasts of one kind and access on the headline metrics; controls are held against nothing."""
+    names = {entry.name for entry in comparison.side(oracle) if not entry.control}
+    contrasts = [item for item in comparison.contrasts if item.kind == kind and item.ours in names]
+    return [contrast for contrast in contrasts if contrast.difference.metric in comparison.headline]

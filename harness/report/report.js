@@ -16,8 +16,9 @@
   // ---- figures -------------------------------------------------------------------------------------------------
 
   const drawn = new Map();
+  const NARROW = 620;  // pixels; below, a figure's own layout for phones is taken, if it has one
 
-  const themed = (figure) => {
+  const themed = (figure, isNarrow) => {
     const axis = { gridcolor: colour("line"), zerolinecolor: colour("soft"), linecolor: colour("line") };
     const layout = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
@@ -26,6 +27,7 @@
       hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("ink") } },
       legend: { orientation: "h", yanchor: "bottom", y: 1.0, x: 0 },
       ...figure.layout,
+      ...(isNarrow ? figure.narrow : {}),
     };
     for (const name of ["xaxis", "yaxis"]) {
       layout[name] = { ...axis, ...layout[name] };
@@ -41,27 +43,65 @@
 
   const draw = (host, figure) => {
     drawn.set(host, figure);
-    const [traces, layout] = themed(figure);
+    const [traces, layout] = themed(figure, host.clientWidth < NARROW);
     Plotly.react(host, traces, layout, { responsive: true, displaylogo: false, displayModeBar: false });
   };
 
-  const openPlot = (box, found) => {
-    const host = element("div");
-    if (found.length > 1) {
-      const choice = element("div", "plot-choice");
-      found.forEach((figure, index) => {
-        const button = element("button", "", figure.title);
-        button.type = "button";
-        button.setAttribute("aria-pressed", String(index === 0));
-        button.addEventListener("click", () => {
-          for (const other of choice.children) other.setAttribute("aria-pressed", String(other === button));
-          draw(host, figure);
-        });
-        choice.append(button);
-      });
-      box.append(choice);
+  // Papers are white, whatever theme the page is in.
+  const download = (host, section, format) => {
+    const figure = drawn.get(host);
+    const root = document.documentElement;
+    const chosen = root.dataset.theme;
+    root.dataset.theme = "light";
+    const [data, layout] = themed(figure, false);
+    if (chosen) root.dataset.theme = chosen; else delete root.dataset.theme;
+    const name = `${section} ${figure.title}`.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/-$/, "");
+    const size = { width: 900, height: layout.height, scale: format === "png" ? 3 : 1 };
+    const page = { ...layout, paper_bgcolor: "#ffffff", width: size.width };
+    return Plotly.downloadImage({ data, layout: page }, { format, filename: name, ...size });
+  };
+
+  const button = (text, act, title) => {
+    const node = element("button", "", text);
+    node.type = "button";
+    if (title) node.title = title;
+    node.addEventListener("click", act);
+    return node;
+  };
+
+  const plotHost = (box, section) => {
+    const host = element("div", "host");
+    const row = element("div", "take");
+    for (const format of ["svg", "png"]) {
+      const save = () => download(host, section, format);
+      row.append(button(format.toUpperCase(), save, `Save this figure as ${format.toUpperCase()}`));
     }
-    box.append(host);
+    box.append(row, host);
+    return host;
+  };
+
+  const openPlot = (box, found) => {
+    const section = box.dataset.section;
+    if ("all" in box.dataset) {
+      for (const figure of found) {
+        const panel = element("figure", "panel");
+        panel.append(element("figcaption", "", figure.title));
+        box.append(panel);
+        draw(plotHost(panel, section), figure);
+      }
+      return;
+    }
+    const choice = element("div", "plot-choice");
+    if (found.length > 1) box.append(choice);
+    const host = plotHost(box, section);
+    found.forEach((figure, index) => {
+      const tab = button(figure.title, () => {
+        for (const other of choice.children) other.setAttribute("aria-pressed", String(other === tab));
+        draw(host, figure);
+      });
+      tab.setAttribute("aria-pressed", String(index === 0));
+      choice.append(tab);
+    });
     draw(host, found[0]);
   };
 
@@ -107,7 +147,7 @@
       this.part = (name) => root.querySelector(`[data-${name}]`);
       this.fill(this.part("left"), page.entries.map((entry) => entry.name), page.baseline);
       this.fill(this.part("right"), page.entries.map((entry) => entry.name), this.firstMethod());
-      this.fill(this.part("metric"), Object.keys(page.metrics), page.headline[0]);
+      this.fill(this.part("metric"), Object.keys(page.metrics), page.primary);
       for (const name of ["left", "right", "metric", "filter", "search"]) {
         this.part(name).addEventListener("input", () => this.restart());
       }
@@ -122,7 +162,8 @@
 
     fill(select, names, chosen) {
       for (const name of names) {
-        const option = element("option", "", name);
+        const known = this.page.entries.find((entry) => entry.name === name);
+        const option = element("option", "", known && known.oracle ? `${name} (oracle)` : name);
         option.value = name;
         option.selected = name === chosen;
         select.append(option);
@@ -218,6 +259,9 @@
   };
 
   const redraw = () => drawn.forEach((figure, host) => draw(host, figure));
+
+  // Plotly fits a figure's width by itself; only the border between the two layouts needs a new drawing.
+  matchMedia(`(max-width: ${NARROW}px)`).addEventListener("change", redraw);
 
   document.getElementById("theme").addEventListener("click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";

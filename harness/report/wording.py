@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report.compare import Contrast
+from harness.report.claims import Claim
 from harness.report.paired import Difference
 from harness.scoring import Estimate, Metric
 
@@ -37,29 +37,59 @@ def number(value: float | None) -> str:
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """Value with its interval, and how many examples were unscored."""
+    """Value with its interval."""
     if estimate is None or estimate.value is None:
         return "—"
-    unscored = f" ({estimate.num_unscored} unscored)" if estimate.num_unscored else ""
-    return f"{number(estimate.value)} [{_end(estimate.low)}, {_end(estimate.high)}]{unscored}"
+    return f"{number(estimate.value)} {_interval(estimate.low, estimate.high)}"
+
+
+def gain_text(gain: tuple[float, float | None, float | None], is_ratio: bool) -> str:
+    """A difference with its interval, short: two digits, or a ratio where logarithms were compared."""
+    value, low, high = gain
+    if is_ratio:
+        return f"×{math.exp(value):.2f} {_interval(*(end if end is None else math.exp(end) for end in (low, high)))}"
+    return f"{value:+.{_digits(value)}f} {_interval(low, high)}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return f"[{_end(low)}, {_end(high)}]"
 
 
 def _end(value: float | None) -> str:
     """An end of an interval: two digits are enough."""
-    return number(value) if value is None or abs(value) >= 1000 else f"{value:.{2 if abs(value) < 10 else 0}f}"
+    return number(value) if value is None or abs(value) >= 1000 else f"{value:.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    return 2 if abs(value) < 10 else 0
 
 
 def signed(gap: Difference) -> str:
-    """A difference with its sign and interval."""
+    """A difference with its interval: with its sign, or as a ratio where logarithms were compared."""
+    if gap.is_ratio:
+        ratio, low, high = (None if end is None else math.exp(end) for end in (gap.value, gap.low, gap.high))
+        return f"×{number(ratio)} [{number(low)}, {number(high)}]"
     plus = "+" if gap.value > 0 else ""
     return f"{plus}{number(gap.value)} [{number(gap.low)}, {number(gap.high)}]"
 
 
-def p_text(contrast: Contrast) -> str:
-    """Corrected p-value, or a dash where nothing was tested."""
-    if contrast.p_holm is None:
+def p_text(p: float | None) -> str:
+    """A p-value, or a dash where nothing was tested."""
+    if p is None:
         return "—"
-    return "< 0.001" if contrast.p_holm < 0.001 else f"{contrast.p_holm:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict_text(claim: Claim) -> str:
+    """What became of a claim, with how many units would settle what is not settled."""
+    if claim.untested:
+        return f"not tested: {claim.untested}"
+    return f"not settled: {claim.needed:,} needed" if claim.needed else claim.verdict
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words as in a sentence: "a, b and c"."""
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
 
 def finite(value: Any) -> Any:

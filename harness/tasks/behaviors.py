@@ -42,7 +42,8 @@ class Behaviors(Task):
 
     Args:
         behavior: only items of this behaviour; None for all.
-        both_orders: ask every dev and test item twice, the second time with the options in reverse.
+        both_orders: ask every dev and test item twice, the second time with the options in reverse; the two are one
+            cluster, for a model that prefers a letter answers them in opposite ways.
     """
 
     name: ClassVar[str] = "behaviors"
@@ -91,12 +92,13 @@ class Behaviors(Task):
             raise ValueError(f"{self.origin}: row {index + 1}: two options are the same: {options}")
         options.sort(key=lambda option: order(f"{question}\n{option}", self.seed))
         name = str(row.get("id") or f"{row['behavior']}-{index:04d}")
-        made = [self._example(name, row, options, split)]
         if self.both_orders or split == "train":
-            made.append(self._example(f"{name}-reversed", row, options[::-1], split))
-        return made
+            orders = {name: options, f"{name}-reversed": options[::-1]}
+            cluster = name if self.both_orders else ""
+            return [self._example(own, row, listed, split, cluster) for own, listed in orders.items()]
+        return [self._example(name, row, options, split)]
 
-    def _example(self, name: str, row: Row, options: list[str], split: Split) -> Example:
+    def _example(self, name: str, row: Row, options: list[str], split: Split, cluster: str = "") -> Example:
         question, matching, other = (row[column].strip() for column in self.columns[:3])
         letters = tuple(f"({letter})" for letter in _LETTERS[: len(options)])
         target = options.index(matching)
@@ -109,6 +111,7 @@ class Behaviors(Task):
             target=target,
             group=str(row["behavior"]),
             split=split,
+            cluster=cluster,
             metadata={"question": question, "matching": matching, "not_matching": other},
         )
 

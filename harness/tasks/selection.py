@@ -15,16 +15,26 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Numbered(NamedTuple):
-    """A row with its position in the file, from 0, and what it asks."""
+    """A row with its position among those that are asked, from 0, and what it asks."""
 
     index: int
     row: Row
     question: str
 
     @property
-    def same(self) -> str:
-        """Equal for questions that differ in case and white space alone."""
+    def place(self) -> str:
+        """What decides its place in a random order: the question without regard to case and white space."""
         return " ".join(self.question.casefold().split())
+
+    @property
+    def same(self) -> str:
+        """Equal for questions of the same letters and digits, whatever stands between them."""
+        return letters_and_digits(self.question)
+
+
+def letters_and_digits(text: str) -> str:
+    """A text's letters and digits alone, in lower case; the text itself, if it has none."""
+    return "".join(character for character in text.casefold() if character.isalnum()) or text.strip()
 
 
 def parse_range(rows: str) -> slice:
@@ -68,7 +78,7 @@ def divide(
     """Split rows that come in one piece: test rows in file order, dev and train rows from all others.
 
     The other rows are ordered by the SHA-256 of their question, and rows whose question also stands among the test rows
-    are left out, so that no question is both learned from and asked.
+    (in the same letters and digits) are left out, so that no question is both learned from and asked.
 
     Args:
         rows: every row.
@@ -80,7 +90,7 @@ def divide(
     test = chosen(rows, span, limit)
     taken = {item.index for item in test}
     others = _asking_else([item for item in rows if item.index not in taken], test)
-    others.sort(key=lambda item: (order(item.same, seed), item.index))
+    others.sort(key=lambda item: (order(item.place, seed), item.index))
     dev = others[: len(others) // 2 if sizes[0] is None else sizes[0]]
     train = _asking_else(others[len(dev) :], dev)
     return {"test": test, "dev": dev, "train": train[: sizes[1]]}
@@ -106,3 +116,28 @@ def by_column(
         "dev": found["dev"][: sizes[0]],
         "train": found["train"][: sizes[1]],
     }
+
+
+def refuse_shared_questions(rows: Sequence[Row], column: str, origin: str) -> None:
+    """Raise ValueError if rows that name their split ask one question in two splits, naming these rows.
+
+    Args:
+        rows: rows as they stand in the file; those without the column or a split are passed over.
+        column: the column that holds the question.
+        origin: the file, for the message.
+    """
+    asked: dict[str, dict[str, list[int]]] = {}
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row.get(column), str) and row.get("split") in SPLITS:
+            splits = asked.setdefault(letters_and_digits(row[column]), {})
+            splits.setdefault(row["split"], []).append(number)
+
+    shared = [splits for splits in asked.values() if len(splits) > 1]
+    if shared:
+        named = [f"row {numbers[0]} ({split})" for split, numbers in shared[0].items()]
+        question = rows[next(iter(shared[0].values()))[0] - 1][column]
+        more = f"; {len(shared)} questions in all" if len(shared) > 1 else ""
+        raise ValueError(
+            f"{origin}: {' and '.join(named)} ask the same question, {question[:60]!r}{more}; what is tested must not "
+            "be learned from, so each question belongs to one split"
+        )

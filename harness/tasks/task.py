@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import ClassVar, Literal, get_args
 from harness.data import Demonstration, Example, FitData, Offer, Pair, Split
 from harness.records.keys import described
 from harness.tasks.rows import Row, check_columns, file_rows
-from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range
+from harness.tasks.selection import SPLITS, Numbered, by_column, divide, parse_range, refuse_shared_questions
 
 Kind = Literal["generate", "choice", "both"]
 Role = Literal["source", "target", "control"]
@@ -32,7 +33,9 @@ class Task:
     """A set of questions. Subclasses say how to read rows and how a row becomes examples.
 
     Rows that name their split keep it; all other rows are split by `harness.tasks.selection.divide`. Everything that a
-    method fits on comes from the training split. Bump ``version`` by hand whenever the examples made from a row change.
+    method fits on comes from the training split. Rows that belong together (the questions about one document, the
+    prompts of one concept) may name what they belong to in a column ``cluster``: it is what intervals and tests draw.
+    Bump ``version`` by hand whenever the examples made from a row change.
 
     Args:
         path: a file (CSV, JSON Lines, JSON) or an http(s) URL of one; None is the task's own source.
@@ -42,6 +45,7 @@ class Task:
         train_size: at most so many training rows. None: all that are left.
         seed: seed of the split and of every other choice made here.
         max_new_tokens: length limit of a completion, in tokens.
+        primary: the one metric that is tested; "" is the first one that is scored. All others get intervals alone.
     """
 
     name: ClassVar[str]
@@ -61,6 +65,7 @@ class Task:
     train_size: int | None = None
     seed: int = 0
     max_new_tokens: int = 32
+    primary: str = ""
 
     def source(self) -> list[Row]:
         """Rows of the task's own source, used without ``path``."""
@@ -190,7 +195,8 @@ class Task:
 
     @cached_property
     def _splits(self) -> dict[Split, list[Numbered]]:
-        rows = self.convert(file_rows(self.path) if self.path else self.source())
+        given = file_rows(self.path) if self.path else self.source()
+        rows = self.convert(given)
         if not rows:
             raise ValueError(f"{self.origin} holds no rows")
         check_columns(rows, self.columns, self.origin)
@@ -198,15 +204,23 @@ class Task:
         sizes = (self.dev_size, self.train_size)
         if any("split" in row for row in rows):
             check_columns(rows, ("split",), self.origin)
+            refuse_shared_questions(given, self.asks, self.origin)  # by the rows' numbers in the file
+            refuse_shared_questions(rows, self.asks, self.origin)  # forms that hold the question under another name
             return by_column(numbered, span=self.rows, limit=self.limit, sizes=sizes, origin=self.origin)
         return divide(numbered, span=self.rows, limit=self.limit, sizes=sizes, seed=self.seed)
 
     @cached_property
     def _examples(self) -> dict[Split, list[Example]]:
         return {
-            split: [example for index, row, _ in found for example in self.build(row, index, split)]
+            split: [example for item in found for example in self._clustered(item, split)]
             for split, found in self._splits.items()
         }
+
+    def _clustered(self, item: Numbered, split: Split) -> list[Example]:
+        """The row's examples, in the cluster that it names."""
+        made = self.build(item.row, item.index, split)
+        cluster = str(item.row.get("cluster") or "")
+        return [dataclasses.replace(example, cluster=cluster) for example in made] if cluster else made
 
     def _why_empty(self, split: Split) -> str:
         settings = ", ".join(

@@ -38,7 +38,11 @@ METRICS = {
         Metric("correct", True, 0.0, 1.0, "proportion"),
         Metric("incorrect", False, 0.0, 1.0, "proportion"),
     ],
-    "perplexity": [Metric("perplexity", False, 1.0, float("inf")), Metric("repetition", False, 0.0, 1.0)],
+    "perplexity": [
+        Metric("perplexity", False, 1.0, float("inf"), "geometric", beside="broken"),
+        Metric("broken", False, 0.0, 1.0, "proportion"),
+        Metric("repetition", False, 0.0, 1.0),
+    ],
 }
 
 
@@ -141,6 +145,7 @@ def _scores(
             "correct": float(hit),
             "incorrect": float(not hit),
             "perplexity": float(np.exp(rng.normal(3.2, 0.5))),
+            "broken": float("the the" in output),
             "repetition": 0.8 if "the the" in output else 0.02,
         }
         scores += [Score(example.id, metric, value) for metric, value in values.items()]
@@ -181,7 +186,7 @@ def _record(run: Path, store: GenerationStore, scores: Sequence[Score], made: Ma
         "method": {"_target_": f"methods.{method}", **strength},
         "search": {"kind": search, "num_trials": made["trials"]},
         "control": {"kind": control},
-        "task": {"name": "facts"},
+        "task": {"name": "facts", "primary": "correct"},
         "model": {"name": "tiny"},
     }
     searched = SearchNote(access=("gold",) if oracle else (), optimises=("overlap",)) if made["trials"] else None
@@ -236,6 +241,7 @@ def _evaluator(name: str) -> EvaluatorNote:
             low=metric.low,
             high=None if metric.high == float("inf") else metric.high,
             kind=metric.kind,
+            beside=metric.beside,
         )
         for metric in METRICS[name]
     )

@@ -33,7 +33,7 @@ HOSTILE = (
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sweep")
     write_sweep(directory, count=40, text=lambda index, text: HOSTILE + text if index == 3 else text)
-    return write_report(compare_groups([directory]), directory)[-1]
+    return write_report(compare_groups([directory]), directory)[2]
 
 
 @pytest.fixture(scope="module")

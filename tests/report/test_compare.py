@@ -9,13 +9,13 @@ import pytest
 from sample_runs import questions, reseal, rewrite, write_run, write_sweep
 
 from harness.records.run import read_run
+from harness.report.answer import answer
 from harness.report.compare import compare
 from harness.report.countable import run_folders
 from harness.report.curves import steerability
 from harness.report.entries import Entry
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
-from harness.report.paired import holm
 from harness.report.summary import summary
 
 UNMOVED = {"relative_change": 0.0, "tokens_prompt": 9, "tokens_completion": 9}
@@ -64,11 +64,11 @@ def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> No
         reseal(run)
         figures = {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}
         rewrite(run, estimates={"overlap": {"metric": "overlap", **figures}})
-    found = compare(list(runs.values()), metrics=["overlap"])
+    found = compare(list(runs.values()), primary="overlap")
     (item,) = steerability(found)
     assert item.slope.value == pytest.approx(0.025)
     assert item.anti_steerable.value == 0.25
-    page = write_report([found], tmp_path / "out")[-1].read_text()
+    page = write_report([found], tmp_path / "out")[2].read_text()
     assert "Anti-steerable" in page
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"][0]["steerability"]
 
@@ -97,18 +97,29 @@ def test_what_is_compared_with_what(sweep: list[Path]) -> None:
     assert ("caa (strength=1.0)", "caa (strength=2.0)") not in kinds
 
 
-def test_holm_counts_every_test_of_the_comparison_and_no_other(sweep: list[Path]) -> None:
+def test_one_metric_is_tested_the_one_that_the_task_names(sweep: list[Path]) -> None:
     found = compare(sweep)
-    tested = [c for c in found.contrasts if c.p_holm is not None]
-    assert {c.difference.metric for c in tested} == {"overlap", "correct", "perplexity"} == set(found.headline)
-    assert [c.p_holm for c in tested] == holm([c.difference.p for c in tested])
-    assert all(c.untested for c in found.contrasts if c.p_holm is None)
+    assert found.primary == "correct"
+    assert found.headline == ("correct", "overlap", "perplexity")
+    claimed = {contrast.difference.metric for claim in found.claims for contrast in claim.opponents}
+    assert claimed == {"correct"}
+    assert {c.difference.metric for c in found.contrasts if c.p_holm is not None} <= {"correct"}
 
 
-def test_metrics_to_test_can_be_chosen(sweep: list[Path]) -> None:
-    assert compare(sweep, metrics=["repetition"]).headline == ("repetition",)
+def test_another_metric_to_test_can_be_chosen_and_is_pointed_out(sweep: list[Path]) -> None:
+    found = compare(sweep, primary="repetition")
+    assert found.headline[0] == found.primary == "repetition"
+    assert "repetition tested, not correct" in [notice.label for notice in found.notices]
     with pytest.raises(ValueError, match=r"no run has the metric sparkle; there are overlap, correct"):
-        compare(sweep, metrics=["sparkle"])
+        compare(sweep, primary="sparkle")
+
+
+def test_runs_that_name_different_metrics_to_test_need_a_choice(pair: list[Path]) -> None:
+    config = json.loads((pair[1] / "run.json").read_text())["config"]
+    rewrite(pair[1], config=config | {"task": config["task"] | {"primary": "overlap"}})
+    with pytest.raises(ValueError, match=r"name different metrics to test, correct, overlap; choose one with --metric"):
+        compare(pair)
+    assert compare(pair, primary="overlap").primary == "overlap"
 
 
 def test_a_real_effect_is_found_and_said(tmp_path: Path) -> None:
@@ -117,11 +128,11 @@ def test_a_real_effect_is_found_and_said(tmp_path: Path) -> None:
         write_run(tmp_path, "caa", strength=1.0, skill=0.7, count=100),
     ]
     found = compare(runs)
-    contrast = found.contrast("caa", "baseline", "correct")
-    assert contrast is not None
-    assert contrast.significant
+    (claim,) = found.claims
+    assert (claim.method, claim.verdict) == ("caa", "better")
+    assert answer(found) == "On 100 questions, in “correct”: caa is better than the un-steered model."
     text = next(finding.text for finding in summary(found) if finding.subject == "caa")
-    assert "Correct: better than baseline" in text
+    assert "Better (p < 0.001, after Holm < 0.001)." in text
 
 
 def test_other_examples_are_refused(tmp_path: Path) -> None:
@@ -208,7 +219,7 @@ def test_a_torn_last_line_is_noticed_and_a_broken_middle_named(pair: list[Path])
     path = pair[1] / "scores.jsonl"
     whole = path.read_text()
     path.write_text(whole[:-20])
-    with pytest.raises(ValueError, match="it holds 199 lines, 200 were written"):
+    with pytest.raises(ValueError, match="it holds 239 lines, 240 were written"):
         compare(pair)
     path.write_text("{oops\n" + whole)
     with pytest.raises(ValueError, match=r"scores.jsonl, line 1, is damaged \(not valid JSON"):
@@ -292,8 +303,10 @@ def test_no_p_value_against_a_baseline_that_had_to_fail(pair: list[Path]) -> Non
     for run in pair:
         rewrite(run, subset={"name": "baseline_incorrect", "decided_by": [], "ids": [], "of": 40})
     found = compare(pair)
-    assert {c.p_holm for c in found.contrasts if c.kind == "baseline"} == {None}
-    assert any("0 by construction" in notice for notice in found.notices)
+    (claim,) = found.claims
+    assert claim.p is None
+    assert claim.untested == "the baseline was bound to lose, and no control was run"
+    assert any("0 by construction" in notice.text for notice in found.notices)
 
 
 def test_a_subset_may_generate_more_than_it_scores(pair: list[Path]) -> None:
@@ -315,7 +328,7 @@ def test_unequal_budgets_are_pointed_out(tmp_path: Path) -> None:
     ]
     found = compare(runs)
     assert {contrast.unequal_budget for contrast in found.contrasts} == {(640, 320)}
-    assert any(notice.startswith("Unequal budgets: segmented used 640 trials") for notice in found.notices)
+    assert any(notice.text.startswith("Unequal budgets: segmented used 640 trials") for notice in found.notices)
 
 
 def test_a_control_without_method_speaks_for_all_methods_that_saw_as_much(tmp_path: Path) -> None:
@@ -391,8 +404,10 @@ def test_entries_average_seeds(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path, "baseline", seed=seed)) for seed in range(2)]
     entry = Entry("baseline", tuple(runs), {})
     example = questions(1)[0].id
-    assert entry.scores("perplexity")[example] == pytest.approx(
-        sum(run.scores["perplexity"][example] for run in runs) / 2
+    first, second = (run.scores["perplexity"][example] for run in runs)
+    assert entry.scores("perplexity")[example] == pytest.approx((first * second) ** 0.5)
+    assert entry.scores("repetition")[example] == pytest.approx(
+        sum(run.scores["repetition"][example] for run in runs) / 2
     )
 
 

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from simulate import agreements, false_positives
+from simulate import LEAST_COVERAGE, agreements, false_positives, pass_fail_coverage
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
-from harness.report.paired import detectable_effect, holm, mcnemar_p, mcnemar_power, paired_difference, sign_flip_p
-from harness.types import Metric
+from harness.report.paired import holm, mcnemar_p, paired_difference, sign_flip_p, tango_interval
+from harness.scoring import Metric
 
 CORRECT = Metric("correct", True, 0.0, 1.0, "proportion")
 PERPLEXITY = Metric("perplexity", False, 1.0, math.inf)
@@ -50,15 +51,15 @@ def test_a_tiny_p_is_resolved_but_never_zero() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
+    assert holm([0.01, 0.04, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06)]
     assert holm([0.5, 0.001, 0.4]) == [pytest.approx(0.8), pytest.approx(0.003), pytest.approx(0.8)]
     assert holm([0.9, 0.6]) == [1.0, 1.0]
 
 
-def test_holm_leaves_what_was_not_tested() -> None:
+def test_holm_is_statsmodels() -> None:
+    for p_values in np.random.default_rng(0).random((20, 7)) ** 3:
+        assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([]) == []
-    assert holm([None, None]) == [None, None]
-    assert holm([None, 0.2]) == [None, pytest.approx(0.2)]
 
 
 def test_gains_and_losses_follow_the_metrics_direction() -> None:
@@ -79,6 +80,59 @@ def test_pass_or_fail_is_tested_by_mcnemar() -> None:
     assert (found.test, found.p) == ("mcnemar", mcnemar_p(8, 1))
 
 
+def test_one_sided_p_values_are_halves_that_add_up_around_the_middle() -> None:
+    """Three gains in three changes: 1 in 8 by luck, whichever side is asked about."""
+    ours = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    theirs = dict.fromkeys(ours, 0.0)
+    up, down = paired_difference(CORRECT, ours, theirs), paired_difference(CORRECT, theirs, ours)
+    assert up is not None
+    assert down is not None
+    assert (up.p, up.p_better, down.p_better) == (pytest.approx(0.25), pytest.approx(0.125), 1.0)
+
+
+def test_the_gain_of_a_metric_to_be_lowered_is_turned() -> None:
+    theirs = {str(index): 20.0 + index for index in range(30)}
+    ours = {name: value - 2 - int(name) % 3 for name, value in theirs.items()}
+    found = paired_difference(PERPLEXITY, ours, theirs)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == -found.gain[0] == pytest.approx(-3.0)
+    assert found.gain[1:] == (-found.high, -found.low)
+
+
+@pytest.mark.parametrize(("more", "fewer", "count"), [(0, 0, 20), (3, 1, 14), (9, 5, 44), (20, 0, 20), (1, 0, 30)])
+def test_tangos_ends_are_where_the_score_test_just_does_not_reject(more: int, fewer: int, count: int) -> None:
+    """The nuisance share is found by maximising the likelihood on a grid, not by the formula under test."""
+    for end in tango_interval(more, fewer, count):
+        if abs(end) == 1:
+            continue
+        shares = np.linspace(max(0, -end), (1 - end) / 2, 200_001)[1:-1]
+        chances = np.array([shares + end, shares, 1 - 2 * shares - end])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(np.array([[more], [fewer], [count - more - fewer]]) == 0, 0, np.log(chances))
+            likelihood = np.array([more, fewer, count - more - fewer]) @ logs
+        share = shares[np.argmax(likelihood)]
+        z = (more - fewer - count * end) / math.sqrt(count * (2 * share + end - end**2))
+        assert abs(z) == pytest.approx(stats.norm.ppf(0.975), abs=2e-3)
+
+
+def test_tango_without_any_change_is_as_wide_as_the_score_interval_of_a_share_of_zero() -> None:
+    """Nothing changed in 20 pairs: z²/(n + z²) on either side, as Wilson's end for 0 of 20."""
+    limit = 3.841459 / (20 + 3.841459)
+    assert tango_interval(0, 0, 20) == pytest.approx((-limit, limit), abs=1e-5)
+
+
+def test_pass_fail_differences_cover() -> None:
+    assert min(item.coverage for item in pass_fail_coverage(counts=(20, 50))) >= LEAST_COVERAGE
+
+
+@pytest.mark.parametrize(("more", "fewer", "count"), [(3, 2, 4), (-1, 0, 3), (0, 0, 0)])
+def test_impossible_changes_are_refused(more: int, fewer: int, count: int) -> None:
+    with pytest.raises(ValueError, match="need at least as many pairs"):
+        tango_interval(more, fewer, count)
+
+
 def test_averages_over_seeds_are_not_tested_by_mcnemar() -> None:
     found = paired_difference(CORRECT, {"a": 0.5, "b": 1.0}, {"a": 0.0, "b": 1.0})
     assert found is not None
@@ -87,32 +141,6 @@ def test_averages_over_seeds_are_not_tested_by_mcnemar() -> None:
 
 def test_nothing_in_common_is_no_difference() -> None:
     assert paired_difference(CORRECT, {"a": 1.0}, {"b": 1.0}) is None
-
-
-def test_detectable_pass_rate_is_found_four_times_in_five() -> None:
-    gaps = np.array([1.0] * 30 + [-1.0] * 12 + [0.0] * 108)
-    effect = detectable_effect(gaps, binary=True)
-    assert effect is not None
-    changed, rng = 42 / 150, np.random.default_rng(0)
-    drawn = rng.multinomial(150, [(changed + effect) / 2, (changed - effect) / 2, 1 - changed], size=2000)
-    assert np.mean([mcnemar_p(int(up), int(down)) <= 0.05 for up, down, _ in drawn]) == pytest.approx(0.8, abs=0.03)
-
-
-def test_power_under_no_effect_is_at_most_alpha() -> None:
-    assert mcnemar_power(200, changed=0.3, effect=0.0) <= 0.05
-
-
-def test_detectable_mean_by_the_textbook() -> None:
-    gaps = np.random.default_rng(0).normal(0, 2.0, size=100)
-    wanted = (1.959964 + 0.841621) * gaps.std(ddof=1) / 10
-    assert detectable_effect(gaps, binary=False) == pytest.approx(wanted, rel=1e-5)
-    assert detectable_effect([0.3, 0.3], binary=False) is None
-    assert detectable_effect([1.0, 0.0, 0.0], binary=True) is None
-
-
-def test_stricter_levels_detect_less() -> None:
-    gaps = np.array([1.0] * 20 + [0.0] * 80)
-    assert detectable_effect(gaps, binary=True, alpha=0.001) > detectable_effect(gaps, binary=True)
 
 
 def test_independent_implementations_agree() -> None:

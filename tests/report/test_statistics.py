@@ -5,14 +5,25 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from simulate import COUNTS, LEAST_COVERAGE, mean_coverage, proportion_coverage
+from simulate import (
+    COUNTS,
+    FINE_SHARES,
+    LEAST_COVERAGE,
+    SHARES,
+    WORST_SHARE,
+    cluster_coverage,
+    heavy_coverage,
+    proportion_coverage,
+    sparse_coverage,
+)
+from simulate import main as simulate
 
-from harness.statistics import average_by_example, estimate, mean_interval, wilson_interval
-from harness.types import Metric
+from harness.scoring import Metric
+from harness.statistics import estimate, mean_interval, means_by, unit_means, wilson_interval
 
 OVERLAP = Metric("overlap", True, 0.0, 1.0)
 CORRECT = Metric("correct", True, 0.0, 1.0, "proportion")
-PERPLEXITY = Metric("perplexity", False, 1.0, math.inf)
+PERPLEXITY = Metric("perplexity", False, 1.0, math.inf, "geometric")
 
 
 @pytest.mark.parametrize(("passes", "count"), [(0, 12), (4, 260), (34, 260), (130, 260), (260, 260)])
@@ -34,12 +45,25 @@ def test_impossible_proportions_are_refused(passes: int, count: int) -> None:
 
 
 def test_proportions_cover_over_the_whole_grid() -> None:
-    assert min(item.coverage for item in proportion_coverage(COUNTS)) >= LEAST_COVERAGE
+    assert min(item.coverage for item in proportion_coverage(COUNTS, SHARES)) >= LEAST_COVERAGE
+    assert min(item.coverage for item in proportion_coverage(COUNTS[:3], FINE_SHARES)) >= WORST_SHARE
 
 
 def test_sparse_means_and_differences_cover() -> None:
-    worst = min(mean_coverage(200, counts=(50,), shares=(0.05, 0.3), draws=1000), key=lambda item: item.coverage)
+    worst = min(sparse_coverage(200, counts=(50,), shares=(0.05, 0.3), draws=1000), key=lambda item: item.coverage)
     assert worst.coverage >= LEAST_COVERAGE, worst
+
+
+def test_heavy_tails_and_clusters_cover() -> None:
+    for grid in (heavy_coverage(200, counts=(50,), draws=1000), cluster_coverage(200, counts=(50,), draws=1000)):
+        worst = min(grid, key=lambda item: item.coverage)
+        assert worst.coverage >= LEAST_COVERAGE - 0.02, worst  # of 200 data sets each
+
+
+@pytest.mark.slow
+def test_the_whole_simulation_keeps_its_promises() -> None:
+    """Coverage, false claims, power and agreement with other implementations, at fewer repeats than by hand."""
+    assert simulate(["--repeats", "400", "--comparisons", "60"]) == 0
 
 
 def test_percentile_bootstrap_would_not_cover() -> None:
@@ -105,18 +129,38 @@ def test_estimate_takes_wilson_for_zeros_and_ones_only() -> None:
 
 
 def test_an_end_that_nothing_bounds_is_none() -> None:
-    found = estimate(PERPLEXITY, [3.0, 3.0])
+    ratio = Metric("ratio", False, 1.0, math.inf)
+    found = estimate(ratio, [3.0, 3.0])
     assert found.low is not None
     assert found.high is None
 
 
 def test_seeds_are_averaged_within_their_example() -> None:
     pairs = [("a", 1.0), ("b", 0.0), ("a", 0.0), ("b", None), ("c", None)]
-    assert average_by_example(pairs) == {"a": 0.5, "b": 0.0}
+    assert means_by(pairs) == {"a": 0.5, "b": 0.0}
+
+
+def test_a_perplexity_is_a_geometric_mean() -> None:
+    """Of 4 and 9, 3 and 12 it is 6, and its interval is that of the logarithms."""
+    found = estimate(PERPLEXITY, [4.0, 9.0, 3.0, 12.0, None])
+    ends = mean_interval([math.log(value) for value in (4, 9, 3, 12)], (0.0, math.inf))
+    assert found.value == pytest.approx(6.0)
+    assert found.low == pytest.approx(math.exp(ends.low))
+    assert found.high == pytest.approx(math.exp(ends.high))
+    assert (found.num_scored, found.num_unscored) == (4, 1)
+
+
+def test_items_of_one_unit_are_averaged_before_the_interval() -> None:
+    """Four items that say the same thing twice are two units, with the interval of two."""
+    values, units = [1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]
+    found = estimate(CORRECT, values, units)
+    assert (found.value, found.num_scored) == (0.5, 4)
+    assert (found.low, found.high) == wilson_interval(1, 2)
+    assert unit_means(CORRECT, [1.0, 0.0, None, 1.0], units) == {"a": 0.5, "b": 1.0}
 
 
 def test_more_seeds_are_not_more_examples() -> None:
     """Ten copies of the same answers must leave the interval as wide as it was."""
     scores = [(str(index), float(value)) for index, value in enumerate(np.random.default_rng(0).random(30))]
-    once, copied = average_by_example(scores), average_by_example(scores * 10)
+    once, copied = means_by(scores), means_by(scores * 10)
     assert mean_interval(list(once.values())) == pytest.approx(mean_interval(list(copied.values())))

@@ -52,10 +52,11 @@ def comparison(sweep: Path) -> Comparison:
     return compare(sorted(file.parent for file in sweep.glob("*/run.json")))
 
 
-def test_a_sweep_writes_three_files_although_a_job_failed(small: Path, tmp_path: Path) -> None:
+def test_a_sweep_writes_its_files_although_a_job_failed(small: Path, tmp_path: Path) -> None:
     runs = sorted(file.parent for file in small.glob("*/run.json"))
     written = write_report(compare_groups(runs, strict=False), tmp_path)
-    assert [path.name for path in written] == ["comparison.json", "comparison.csv", "report.html"]
+    assert [path.name for path in written[:3]] == ["comparison.json", "comparison.csv", "report.html"]
+    assert {path.parent.name for path in written[3:]} == {"figures"}
     found = json.loads(written[0].read_text())["comparisons"][0]
     assert [item["reason"] for item in found["failures"]] == ["failed: RuntimeError: disk full"]
     assert {entry["name"]: entry["oracle"] for entry in found["entries"]}["segmented"] is True
@@ -66,7 +67,7 @@ def test_a_sweep_writes_three_files_although_a_job_failed(small: Path, tmp_path:
 def test_the_csv_has_one_row_per_entry_and_metric(small: Path, tmp_path: Path) -> None:
     assert main([str(small), "--out", str(tmp_path)]) == 1, "a failed run shows in the exit status"
     rows = list(csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines()))
-    assert len({(row["entry"], row["metric"]) for row in rows}) == len(rows) == 3 * 5
+    assert len({(row["entry"], row["metric"]) for row in rows}) == len(rows) == 3 * 6
     marked = {row["entry"] for row in rows if row["optimised_against_gold"] == "True"}
     assert marked == {"segmented", "segmented · shuffled"}
 
@@ -109,12 +110,13 @@ def test_claims_must_be_complete(tmp_path: Path, content: str) -> None:
 
 
 def test_the_command_prints_tables_and_paths(small: Path, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(small), "--out", str(experiment.parent), "--expect", str(experiment)]) == 1
+    command = [str(small), "--out", str(experiment.parent), "--expect", str(experiment), "--explain"]
+    assert main(command) == 1
     printed = capsys.readouterr().out
     for text in (
         "Deployable",
         "Oracle",
-        "Against the controls",
+        "claims in correct",
         "Published values",
         "inside",
         "outside",
@@ -136,7 +138,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 
 def test_every_figure_is_valid_plotly(comparison: Comparison) -> None:
     found = figures(comparison)
-    assert set(found) == {"differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
+    assert set(found) == {"forest", "differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
     for section in found.values():
         for figure in section:
             go.Figure(data=figure["data"], layout=figure["layout"])
@@ -209,7 +211,7 @@ def test_embedded_json_cannot_leave_its_element() -> None:
 
 
 def test_the_page_is_one_file_that_allows_its_own_scripts_only(comparison: Comparison) -> None:
-    page = render([comparison], [()])
+    page = render([comparison], [()], [figures(comparison)])
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     allowed = policy[1].replace("&#39;", "'")
@@ -225,13 +227,13 @@ def test_the_page_is_one_file_that_allows_its_own_scripts_only(comparison: Compa
 
 
 def test_the_page_says_what_the_files_say(comparison: Comparison) -> None:
-    page = render([comparison], [held_against(comparison, {})])
-    for text in ("What it says", "Deployable", "Oracle", "Proof of steering", "Not counted", "disk full"):
+    page = render([comparison], [held_against(comparison, {})], [figures(comparison)])
+    for text in ("In words", "Deployable", "Oracle", "Proof of steering", "Not counted", "disk full"):
         assert text in page
     assert "python -m harness method=segmented search=per_prompt control=shuffled" in page
 
 
 def test_a_page_without_any_result_still_opens(tmp_path: Path) -> None:
     run = write_run(tmp_path, "caa", status="failed", error="<b>no</b> memory")
-    page = write_report(compare_groups([run], strict=False), tmp_path / "out")[-1].read_text()
+    page = write_report(compare_groups([run], strict=False), tmp_path / "out")[2].read_text()
     assert "&lt;b&gt;no&lt;/b&gt; memory" in page

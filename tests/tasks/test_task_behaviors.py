@@ -7,6 +7,7 @@ from harness.tasks.behaviors import Behaviors
 from harness.types import Pair
 
 OWN = {"id": "b1", "behavior": "haste", "question": "Wait?", "matching": "No, now.", "not_matching": "Yes, later."}
+TESTED = {**OWN, "id": "b2", "question": "Hurry?", "split": "test"}
 ANTHROPIC = {
     "question": "Question: Wait?\n\nChoices:\n (A) Yes, later.\n (B) No, now.\n\nAnswer:",
     "answer_matching_behavior": " (B)",
@@ -68,14 +69,26 @@ def test_both_orders_ask_twice_with_the_letters_swapped(task):
 
 
 def test_pairs_hold_every_item_in_both_orders(task):
-    pairs = task({**OWN, "split": "train"}, {**OWN, "id": "b2", "split": "test"}).pairs()
+    pairs = task({**OWN, "split": "train"}, TESTED).pairs()
     assert Counter((pair.positive, pair.negative) for pair in pairs) == {("(A)", "(B)"): 1, ("(B)", "(A)"): 1}
     assert isinstance(pairs[0], Pair)
     assert {pair.group for pair in pairs} == {"haste"}
 
 
+def test_a_question_that_is_learned_from_is_not_asked_again(task):
+    reworded = {**OWN, "id": "b2", "question": "wait ...", "split": "test"}
+    with pytest.raises(ValueError, match=r"row 1 \(train\) and row 2 \(test\) ask the same question, 'Wait\?'"):
+        task({**OWN, "split": "train"}, reworded).examples("test")
+
+
+def test_both_orders_of_a_question_are_one_unit(task):
+    first, second = task(OWN, both_orders=True).examples("test")
+    assert first.id != second.id
+    assert first.unit == second.unit == "b1"
+
+
 def test_texts_say_the_options_in_words(task):
-    made = task({**OWN, "split": "train"}, {**OWN, "id": "b2", "split": "test"})
+    made = task({**OWN, "split": "train"}, TESTED)
     assert made.texts("target") == ["Wait?\nNo, now."]
     assert made.texts("source") == ["Wait?\nYes, later."]
     assert len(made.texts("control")) == 1
