@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-Head = Callable[[Float[Tensor, "M D"]], Float[Tensor, "M V"]]
+Head = Callable[[Tensor], Tensor]
+"""From states (M D) to logits (M V)."""
 
 
 def token_logprobs(
