@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from harness.build import Job, build
 from harness.config import composed, explain, fitting
 from harness.launching import JOBS, Outcome
 from harness.nodes import built
-from harness.records.lines import replaced
+from harness.records.lines import plain_cell, replaced
 from harness.records.run import RunRecord
 from harness.records.tracking import Tracking
 from harness.report.claims import Pairs
@@ -171,10 +170,5 @@ def write_index(folders: Sequence[Path], outcomes: Sequence[Outcome], path: Path
     with replaced(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({name: _harmless(value) for name, value in line.items()} for line in lines.values())
+        writer.writerows({name: plain_cell(value) for name, value in line.items()} for line in lines.values())
     return path
-
-
-def _harmless(cell: Any) -> Any:
-    """A cell that a spreadsheet will not take for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+\-@\t]", cell) else cell

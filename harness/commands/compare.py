@@ -21,13 +21,15 @@ from harness.report.terminal import print_comparison, print_paths
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print and write; exit status 0 unless runs cannot be compared (2) or some are not counted (1)."""
     options = _parser().parse_args(arguments)
+    # In a folder of many runs one that is damaged must not hide the others; whoever names runs means each of them.
+    named = all((path / "run.json").is_file() for path in options.runs)
     try:
         comparisons = compare_groups(
             options.runs,
             across_models=options.across_models,
             primary=options.metric,
             pairs=options.contrasts,
-            strict=not options.keep_going,
+            strict=named and not options.keep_going,
         )
         expectations = read_expectations(options.expect) if options.expect else {}
         published = [held_against(comparison, expectations) for comparison in comparisons]
@@ -59,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="where to write (default: the sweep's directory, or comparison/)")
     parser.add_argument("--expect", type=Path, metavar="EXPERIMENT_YAML", help="hold results against published values")
     parser.add_argument("--across-models", action="store_true", help="allow runs on different models")
-    parser.add_argument("--keep-going", action="store_true", help="list what cannot be compared, do not refuse")
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="list what cannot be compared, do not refuse",
+    )
     parser.add_argument("--metric", metavar="NAME", help="metric to test (default: the one that the task names)")
     parser.add_argument(
         "--contrasts", choices=get_args(Pairs), default="auto",

@@ -20,6 +20,11 @@ RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl
 Status = Literal["running", "done", "failed"]
 
 
+def printable(text: str) -> str:
+    """Text from somebody's file, safe to print: what steers a terminal or breaks a line becomes a blank."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class _Part(BaseModel):
     """A part of ``run.json``. Names that a later version may have added are left out when read."""
 
@@ -41,8 +46,8 @@ class Labels(_Part):
     seed: str = ""
 
     def shown(self, axis: str) -> str:
-        """The label of one axis, "" if it does not apply."""
-        label = str(getattr(self, axis))
+        """The label of one axis, "" if it does not apply; always one line that steers no terminal."""
+        label = printable(str(getattr(self, axis)))
         return "" if label == "none" else label
 
 
@@ -356,16 +361,36 @@ def read_run(folder: Path) -> StoredRun:
         ValueError: there is no valid ``run.json``, or a file is damaged or not what it was when the run was done.
     """
     record = RunRecord.read(folder)
+    for name in ("task", "evaluator", "scorer"):
+        if not isinstance(record.config.get(name) or {}, Mapping):
+            raise ValueError(f"{folder / RUN_FILE}: config.{name} must be a table, got {record.config[name]!r}")
+    return StoredRun(folder, record, _scores(folder, record), _selected(folder, record))
+
+
+def _scores(folder: Path, record: RunRecord) -> dict[str, dict[str, float | None]]:
     scores: dict[str, dict[str, float | None]] = {}
     for row in read_lines(folder / SCORES_FILE, record.files.get(SCORES_FILE)):
-        scores.setdefault(row["metric"], {})[row["example_id"]] = row["value"]
-
-    selected: dict[str, Selected] = {}
-    if record.generations is not None:
-        lines = read_lines(folder / record.generations / GENERATIONS_FILE, record.files.get(GENERATIONS_FILE))
         try:
-            chosen = [selected_of(row) for row in lines]
+            metric, example, value = row["metric"], row["example_id"], row["value"]
+            if value is not None and not isinstance(value, int | float):
+                raise TypeError(f"value is {value!r}")
+            scores.setdefault(metric, {})[example] = value
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}: a line of {SCORES_FILE} is not a score ({error!r})") from error
+    return scores
+
+
+def _selected(folder: Path, record: RunRecord) -> dict[str, Selected]:
+    if record.generations is None:
+        return {}
+    selected: dict[str, Selected] = {}
+    for row in read_lines(folder / record.generations / GENERATIONS_FILE, record.files.get(GENERATIONS_FILE)):
+        try:
+            chosen = selected_of(row)
+            for name in ("example_id", "question", "text"):
+                if not isinstance(row[name], str):
+                    raise TypeError(f"{name} is {row[name]!r}")
+            selected[chosen.record.example.id] = chosen
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder}: a line of {GENERATIONS_FILE} is not a generation ({error!r})") from error
-        selected = {item.record.example.id: item for item in chosen}
-    return StoredRun(folder, record, scores, selected)
+    return selected

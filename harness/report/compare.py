@@ -206,7 +206,8 @@ def _firsts(entries: Sequence[Entry], declared: Mapping[str, Metric]) -> list[st
 
 def _title(runs: Sequence[StoredRun]) -> str:
     labels = [run.record.labels for run in runs]
-    return " · ".join(sorted({f"{label.task or 'task'} on {label.model or 'model'}" for label in labels}))
+    named = {(label.shown("task") or "task", label.shown("model") or "model") for label in labels}
+    return " · ".join(sorted(f"{task} on {model}" for task, model in named))
 
 
 def _estimates(entry: Entry, declared: Mapping[str, Metric]) -> dict[str, Estimate]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -130,18 +131,15 @@ def search_curve(entry: Entry) -> SearchCurve | None:
     A search per example keeps the best of each example; one that tries the same parameters on all examples keeps the
     set with the best mean. Trial -1, the un-steered text, stands at 0 trials.
     """
-    by_example: dict[str, dict[int, _Tried]] = defaultdict(dict)
-    for row in entry.first.trial_rows():
-        # Texts and token ids stay on disk: a large search has gigabytes of them.
-        by_example[row["example_id"]][row["trial"]] = _Tried(row["objective"], tuple(row["parameters"].items()))
-    shared = sorted(set.intersection(*map(set, by_example.values()))) if by_example else []
+    tried = _tried(entry.first.trial_rows())
+    shared = sorted(set.intersection(*(set(trials.numbers) for trials in tried.values()))) if tried else []
     if len(shared) < 2:
         return None
-    values_NT = np.array([[trials[number].objective for number in shared] for trials in by_example.values()])
-    best_NT = (
-        _best_for_all(values_NT) if _same_for_all(by_example, shared) else np.maximum.accumulate(values_NT, axis=1)
-    )
-    ends = [_ends(column, list(by_example), entry) for column in best_NT.T]
+    objectives_NT, settings_NT = (_at(tried, shared, column) for column in ("objectives", "settings"))
+    # Samples of the un-steered model have no parameters to be the same.
+    is_for_all = len(tried) > 1 and (settings_NT != hash(())).any() and (settings_NT == settings_NT[0]).all()
+    best_NT = _best_for_all(objectives_NT) if is_for_all else np.maximum.accumulate(objectives_NT, axis=1)
+    ends = [_ends(column, list(tried), entry) for column in best_NT.T]
     lows, highs = (tuple(end if math.isfinite(end) else None for end in side) for side in zip(*ends, strict=True))
     return SearchCurve(0 if shared[0] < 0 else 1, tuple(best_NT.mean(0).tolist()), lows, highs)
 
@@ -158,16 +156,40 @@ def _ends(values: np.ndarray, examples: Sequence[str], entry: Entry) -> tuple[fl
 
 
 class _Tried(NamedTuple):
-    """What a search curve needs of a trial."""
+    """What a search curve needs of an example's trials: numbers alone, since there may be a million of them.
 
-    objective: float
-    parameters: tuple[tuple[str, float], ...]
+    Args:
+        numbers: of the trials.
+        objectives: of each.
+        settings: hash of each one's parameters.
+    """
+
+    numbers: array[int]
+    objectives: array[float]
+    settings: array[int]
 
 
-def _same_for_all(by_example: Mapping[str, Mapping[int, _Tried]], shared: Sequence[int]) -> bool:
-    tried = [[trials[number].parameters for number in shared] for trials in by_example.values()]
-    # Samples of the un-steered model have no parameters to be the same.
-    return len(tried) > 1 and any(tried[0]) and all(parameters == tried[0] for parameters in tried)
+def _tried(rows: Iterable[Mapping[str, Any]]) -> dict[str, _Tried]:
+    """Trials by example. Texts and token ids stay on disk: a large search has gigabytes of them."""
+    tried: dict[str, _Tried] = {}
+    for row in rows:
+        if row["example_id"] not in tried:
+            tried[row["example_id"]] = _Tried(array("q"), array("d"), array("q"))
+        trials = tried[row["example_id"]]
+        trials.numbers.append(row["trial"])
+        trials.objectives.append(row["objective"])
+        trials.settings.append(hash(tuple(row["parameters"].items())))
+    return tried
+
+
+def _at(tried: Mapping[str, _Tried], numbers: Sequence[int], column: str) -> np.ndarray:
+    """A column of every example at these trials, of shape (examples, trials)."""
+    rows = []
+    for trials in tried.values():
+        values = np.array(getattr(trials, column))
+        order = np.argsort(trials.numbers)
+        rows.append(values[order[np.searchsorted(np.array(trials.numbers)[order], numbers)]])
+    return np.array(rows)
 
 
 def _best_for_all(values_NT: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.records.run import StoredRun
+from harness.records.run import StoredRun, printable
 from harness.scoring import Metric
 from harness.statistics import in_own_unit, means_by, on_scale, unit_means
 
@@ -179,7 +179,7 @@ def _distinction(
     own = settings_of_each[index]
     namesakes = [other for other, name in zip(settings_of_each, names, strict=True) if name == names[index]]
     differing = [key for key in own if len({str(other.get(key)) for other in namesakes}) > 1]
-    spelt = ", ".join(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing)
+    spelt = printable(", ".join(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing))
     return spelt or runs[index].record.entry[:8]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.records.lines import replaced, write_json
+from harness.records.lines import plain_cell, replaced, write_json
 from harness.report.answer import answer, trust
 from harness.report.claims import Claim
 from harness.report.compare import Comparison
@@ -151,7 +151,7 @@ def write_report(
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for comparison in comparisons:
-            writer.writerows(rows(comparison))
+            writer.writerows({name: plain_cell(value) for name, value in row.items()} for row in rows(comparison))
     with replaced(page_path) as draft:
         draft.write_text(render(comparisons, held, drawn), encoding="utf-8")
     return [json_path, csv_path, page_path, *_write_figures(comparisons, drawn, directory / "figures")]

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from harness.records.run import printable
 from harness.report.answer import SIDES, Row, answer, forest, trust
 from harness.report.claims import Claim
 from harness.report.compare import Comparison
@@ -65,7 +66,7 @@ def print_comparison(
     if published:
         console.print(published_table(published))
     for line in _failures(comparison):
-        console.print(f"[bold red]not counted[/] {escape(line)}", highlight=False)
+        console.print(f"[bold red]not counted[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def print_paths(paths: Sequence[Path], console: Console, *, explain: bool) -> None:
@@ -182,7 +183,7 @@ def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
 
 def _failures(comparison: Comparison) -> Iterator[str]:
     for failure in comparison.failures[:_FAILURES_NAMED]:
-        yield f"{failure.name}: {failure.reason}"
+        yield printable(f"{failure.name}: {failure.reason}")
     if len(comparison.failures) > _FAILURES_NAMED:
         yield f"and {len(comparison.failures) - _FAILURES_NAMED} more runs, see the report"
 

@@ -45,6 +45,22 @@ def test_enumeration_and_draws_agree_with_scipy() -> None:
     assert sign_flip_p(gaps) == pytest.approx(theirs, abs=0.01)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.08])
+def test_many_differences_take_the_normal_distribution_that_draws_would_give(
+    shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = np.random.default_rng(1).normal(shift, 1.0, size=2_500)
+    normal = sign_flip_p(gaps)
+    monkeypatch.setattr("harness.report.paired._NORMAL_FROM", 10_000)
+    assert normal == pytest.approx(sign_flip_p(gaps), abs=0.015)
+
+
+def test_one_difference_that_outweighs_all_others_is_drawn() -> None:
+    """The sign of the large one decides, so half of all swaps are as far out; a normal distribution would say 0.32."""
+    gaps = np.concatenate([[1.0], np.full(1_500, 1e-6), np.full(1_500, -1e-6)])
+    assert sign_flip_p(gaps) == pytest.approx(0.5, abs=0.03)
+
+
 def test_a_tiny_p_is_resolved_but_never_zero() -> None:
     p = sign_flip_p(np.full(40, 0.3) + np.random.default_rng(0).normal(0, 0.01, 40))
     assert 0 < p < 1 / 10_000
