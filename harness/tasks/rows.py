@@ -164,3 +164,11 @@ def text_of(row: Row, column: str, origin: str, number: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{origin}: row {number}: {column} must be a text that is not empty, got {value!r}")
     return value.strip()
+
+
+def label_of(row: Row, column: str, allowed: Sequence[int], origin: str, number: int) -> int:
+    """The whole number in one cell, which must be one of those allowed; files may write it as a text."""
+    value = row[column]
+    if isinstance(value, bool) or str(value).strip() not in map(str, allowed):
+        raise ValueError(f"{origin}: row {number}: {column} must be {', '.join(map(str, allowed))}, got {value!r}")
+    return int(value)
