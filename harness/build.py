@@ -318,7 +318,7 @@ def check(job: Job) -> None:
         job.task.fit_data(job.method.requires)
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
-    _check_choices(job)
+    _check_evaluators(job)
     if job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
@@ -329,10 +329,23 @@ def _check_protocol(job: Job) -> None:
         raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
 
 
-def _check_choices(job: Job) -> None:
-    of_options = [name for name, evaluator in job.scoring.evaluators.items() if evaluator.choices]
-    if of_options and job.task.kind == "generate":
-        raise ValueError(f"evaluator {of_options[0]} scores options; task {job.task.name} has none")
+def _check_evaluators(job: Job) -> None:
+    """Raise unless the task has what evaluators and objective look at."""
+    evaluators = {f"evaluator {name}": evaluator for name, evaluator in job.scoring.evaluators.items()}
+    if job.search.needs_objective:
+        evaluators |= {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
+
+    examples = job.task.examples("test")
+    for name, evaluator in evaluators.items():
+        if evaluator.choices and job.task.kind == "generate":
+            raise ValueError(f"{name} scores options; task {job.task.name} has none")
+        if not evaluator.choices and job.task.kind == "choice":
+            raise ValueError(
+                f"{name} scores what was written; task {job.task.name} compares options and writes nothing"
+            )
+        if evaluator.gold and not any(example.answer for example in examples):
+            raise ValueError(f"{name} compares with right answers; the items of task {job.task.name} have none")
+        evaluator.check(examples)
 
 
 def check_scoring(scoring: Scoring, judge_label: str) -> None:

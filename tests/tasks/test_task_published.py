@@ -1,4 +1,4 @@
-"""Data sets of yes or no and of two options: BoolQ, COPA, WinoGrande, and what all tasks with a sample share."""
+"""Published data sets with right answers, and what all tasks with a sample share."""
 
 import json
 
@@ -7,6 +7,7 @@ from laws.lab import class_of, job_of
 
 from harness.tasks.boolq import BoolQ
 from harness.tasks.copa import COPA
+from harness.tasks.gsm8k import GSM8K
 from harness.tasks.published import SampledTask
 from harness.tasks.winogrande import WinoGrande
 from harness.types import Pair
@@ -20,7 +21,8 @@ COPA_ROW = {
     "label": 0,
 }
 WINO = {"sentence": "The cup hit the wall and the _ broke.", "option1": "cup", "option2": "wall", "answer": "1"}
-SAMPLED = ("boolq", "copa", "winogrande")
+SAMPLED = ("boolq", "copa", "winogrande", "gsm8k")
+GSM = {"question": "How many?", "answer": "3 x 4 = <<3*4=12>>12 eggs.\n#### 12"}
 
 
 @pytest.fixture
@@ -66,6 +68,22 @@ def test_winogrande_fills_the_blank_and_goes_on(file):
     assert (example.target, example.answer) == (1, " wall broke.")
 
 
+def test_gsm8k_takes_the_final_number_as_gold_and_cuts_the_calculator(file):
+    (example,) = GSM8K(path=file({**GSM, "answer": "2,000 - 1 = <<2000-1=1999>>1,999\n#### 1,999"})).examples("test")
+    assert example.answer == "1,999"
+    assert example.metadata["solution"] == "2,000 - 1 = 1,999\n#### 1,999"
+    assert example.question.startswith("How many?\n\nWork it out step by step.")
+
+
+def test_gsm8k_learns_from_its_own_solution_against_that_of_another_item(file):
+    rows = [{**GSM, "split": "train"}, {"question": "And?", "answer": "It is 7.\n#### 7", "split": "train"}]
+    same = {"question": "Again?", "answer": "That is 12.\n#### 12", "split": "train"}
+    pairs = GSM8K(path=file(*rows, same, {**GSM, "question": "Test?", "split": "test"})).pairs()
+    wrong = {pair.positive: pair.negative for pair in pairs}
+    assert wrong["3 x 4 = 12 eggs.\n#### 12"] == "It is 7.\n#### 7"  # the other 12 is no wrong answer
+    assert wrong["It is 7.\n#### 7"] == "That is 12.\n#### 12"  # the nearer of two in length
+
+
 @pytest.mark.parametrize(
     ("task", "row", "message"),
     [
@@ -74,6 +92,8 @@ def test_winogrande_fills_the_blank_and_goes_on(file):
         (COPA, {**COPA_ROW, "question": "why"}, "row 1: question must be cause or effect, got 'why'"),
         (COPA, {**COPA_ROW, "label": 2}, "row 1: label must be 0, 1, got 2"),
         (COPA, {**COPA_ROW, "label": True}, "row 1: label must be 0, 1, got True"),
+        (GSM8K, {**GSM, "answer": "12"}, "row 1: answer must end in #### and a number, got '12'"),
+        (GSM8K, {**GSM, "answer": "12 #### twelve"}, "must end in #### and a number"),
         (WinoGrande, {**WINO, "answer": ""}, "row 1: answer must be 1, 2, got ''"),
         (WinoGrande, {**WINO, "sentence": "The cup broke."}, "must hold one _ and something before it"),
         (WinoGrande, {**WINO, "sentence": "_ and _ broke."}, "must hold one _ and something before it"),
