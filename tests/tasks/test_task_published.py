@@ -21,7 +21,7 @@ COPA_ROW = {
     "label": 0,
 }
 WINO = {"sentence": "The cup hit the wall and the _ broke.", "option1": "cup", "option2": "wall", "answer": "1"}
-SAMPLED = ("boolq", "copa", "winogrande", "gsm8k")
+SAMPLED = ("boolq", "copa", "winogrande", "gsm8k", "harmful")
 GSM = {"question": "How many?", "answer": "3 x 4 = <<3*4=12>>12 eggs.\n#### 12"}
 
 
