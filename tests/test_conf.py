@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 from hydra.utils import get_class, instantiate
 from laws.lab import CONF, SHIPPED_TASKS, class_of, composed, job_for, job_of, names_of
+from laws.tiny_classifier import classifier_folder
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.build import build
@@ -68,6 +69,8 @@ def task_for(evaluator: str) -> list[str]:
         "final_number": ["task=gsm8k", "task.sample=true"],
         "refusal": ["task=harmful", "task.sample=true"],
         "refusal_judged": ["task=harmful", "task.sample=true"],
+        "bbq": ["task=bbq", "task.sample=true"],
+        "toxicity": ["task=facts", f"evaluator.toxicity.model={classifier_folder()}"],
     }
     shared = ["task=behaviors"] if class_of("evaluator", evaluator).choices else ["task=facts"]
     return own.get(evaluator, shared)
@@ -160,7 +163,7 @@ class TestBuild:
     @pytest.mark.parametrize("name", names_of("evaluator"))
     def test_evaluators(self, name: str) -> None:
         judge = ["judge=local", "model@judge.model=tiny"]
-        job = job_of([*TINY, *task_for(name), f"evaluator=[{name}]", *judge])
+        job = job_of([*TINY, f"evaluator=[{name}]", *task_for(name), *judge])
         assert list(job.scoring.evaluators) == [name]
         assert isinstance(job.scoring.evaluators[name], Evaluator)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from laws.lab import class_of, job_of
+from laws.tiny_classifier import classifier_folder
 
 from harness.tasks.boolq import BoolQ
 from harness.tasks.copa import COPA
@@ -21,7 +22,7 @@ COPA_ROW = {
     "label": 0,
 }
 WINO = {"sentence": "The cup hit the wall and the _ broke.", "option1": "cup", "option2": "wall", "answer": "1"}
-SAMPLED = ("boolq", "copa", "winogrande", "gsm8k", "harmful")
+SAMPLED = ("boolq", "copa", "winogrande", "gsm8k", "harmful", "realtoxicityprompts", "bbq")
 GSM = {"question": "How many?", "answer": "3 x 4 = <<3*4=12>>12 eggs.\n#### 12"}
 
 
@@ -126,7 +127,8 @@ class TestSample:
         assert len(questions) >= 16
 
     def test_a_method_runs_on_it_without_the_hub(self, name):
-        job = job_of(["model=tiny", "tracking=none", f"task={name}", "task.sample=true", "method=baseline"])
+        own = [f"evaluator.toxicity.model={classifier_folder()}"] if name == "realtoxicityprompts" else []
+        job = job_of(["model=tiny", "tracking=none", f"task={name}", "task.sample=true", "method=baseline", *own])
         assert job.task.origin == f"the sample of {name}"
 
     def test_and_a_file_are_two_sources(self, name, file):
