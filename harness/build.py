@@ -248,6 +248,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
     values = checked_values(config)
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     model = resolve(parts.pop("model"))
+    own_name = {"task": parts["task"].name} if "name" in vars(parts["task"]) else {}  # tasks that the user names
     job = Job(
         **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
         model=model,
@@ -265,7 +266,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
         name=values["name"],
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
-        labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])},
+        labels={axis: str(choices.get(axis, "")) for axis in LABELLED} | own_name | {"seed": str(values["seed"])},
         config={name: node for name, node in values.items() if name not in ("jobs", "controls")},
         overrides=tuple(overrides),
     )
