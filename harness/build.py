@@ -23,7 +23,9 @@ from harness.records.tracking import Tracking
 from harness.scoring import Evaluator, Judge
 from harness.search.fixed import Fixed
 from harness.search.objective import Objective
+from harness.search.per_prompt import PerPrompt
 from harness.search.search import Search
+from harness.side_effects import NotMeasured, Suite
 from harness.steering import Layout, Method
 from harness.subject.decode import EngineConfig
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
@@ -42,6 +44,7 @@ PARTS: Mapping[str, type] = {
     "protocol": Protocol,
     "tracking": Tracking,
     "engine": EngineConfig,
+    "side_effects": NotMeasured,
 }
 """What may stand in each node of the root."""
 
@@ -145,6 +148,8 @@ class Job:
     labels: Mapping[str, str]
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
+    chosen_by: Job | None = None
+    """The job whose fitted tensors and parameters this one takes over; it fits and searches nothing itself."""
 
     @property
     def command(self) -> str:
@@ -187,6 +192,28 @@ class Job:
             labels={**self.labels, "method": "baseline", "control": "none", "search": "fixed"},
         )
 
+    def elsewhere(self, suite: Suite) -> Job:
+        """What this job fitted and chose, on the prompts of a suite.
+
+        Raises:
+            ValueError: it chooses parameters for each test item, so there are none for others.
+        """
+        if self.steers and isinstance(self.search, PerPrompt):
+            raise ValueError(
+                "side_effects needs parameters that hold for other prompts too; search=per_prompt chooses them for "
+                "each test item (search=dev_split, fixed and equal_kl choose for all)"
+            )
+        evaluators = self.config["side_effects"]["evaluators"]
+        return dataclasses.replace(
+            self,
+            task=suite.task,
+            scoring=dataclasses.replace(self.scoring, evaluators=suite.evaluators, protocol=Protocol()),
+            name=f"{self.name}-{suite.task.name}" if self.name else None,
+            labels={**self.labels, "task": suite.task.name, "protocol": "standard"},
+            config={**self.config, "evaluator": evaluators},  # what scoring again starts from
+            chosen_by=self,
+        )
+
     @cached_property
     def keys(self) -> Keys:
         """What makes another job the same as this one."""
@@ -203,6 +230,9 @@ class Job:
 
     def _made_from(self) -> dict[str, Any]:
         """Everything that the generations depend on."""
+        if self.chosen_by is not None:
+            task = {"fingerprint": self.task.fingerprint(["test"]), "max_new_tokens": self.task.max_new_tokens}
+            return {"chosen_by": self.chosen_by.keys.generations, "task": task, "seed": self.seed}
         config = self.model.config
         needs = self.objective.needs if self.search.needs_objective else frozenset()
         fits = self.steers and bool(self.method.requires)
@@ -248,6 +278,7 @@ def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
     values = checked_values(config)
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     model = resolve(parts.pop("model"))
+    suite = parts["side_effects"]
     own_name = {"task": parts["task"].name} if "name" in vars(parts["task"]) else {}  # tasks that the user names
     job = Job(
         **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
@@ -271,6 +302,11 @@ def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
         overrides=tuple(overrides),
     )
     check(job)
+    if isinstance(suite, Suite) and suite.measure:
+        job = job.elsewhere(suite)
+        job.task.check()
+        check_scoring(job.scoring, job.labels["judge"])
+        _check_evaluators(job)
     return job
 
 
@@ -333,7 +369,7 @@ def _check_protocol(job: Job) -> None:
 def _check_evaluators(job: Job) -> None:
     """Raise unless the task has what evaluators and objective look at."""
     evaluators = {f"evaluator {name}": evaluator for name, evaluator in job.scoring.evaluators.items()}
-    if job.search.needs_objective:
+    if job.search.needs_objective and job.chosen_by is None:
         evaluators |= {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
 
     examples = job.task.examples("test")

@@ -25,7 +25,8 @@ TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
 ROOT_KEYS = {
     "num_trials",
     "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method", "model", "name",
-    "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "sweep", "task", "tracking",
+    "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "side_effects", "sweep", "task",
+    "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""
 
