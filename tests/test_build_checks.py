@@ -39,3 +39,8 @@ def test_final_numbers_need_golds_with_numbers(tmp_path):
     rows.write_text('{"question": "Who?", "answer": "Ada"}\n')
     with pytest.raises(ValueError, match="final_number: no gold holds a number; the first is 'Ada'"):
         job_of(["model=tiny", "tracking=none", f"task.path={rows}", "method=baseline", "evaluator=[final_number]"])
+
+
+def test_a_prompt_template_shows_no_answer():
+    with pytest.raises(ValueError, match=r"model\.prompt_template must not contain \{answer\}"):
+        job_of([*TINY, "method=baseline", "model.prompt_template='{question} {answer}'"])

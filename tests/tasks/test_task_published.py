@@ -140,3 +140,8 @@ def test_the_wrong_option_is_right_as_often_in_each_place():
     for task in (BoolQ, COPA, WinoGrande):
         targets = [item.target for item in task(sample=True).examples("test")]
         assert 0.3 <= sum(targets) / len(targets) <= 0.7, task.name
+
+
+def test_half_a_character_is_named(file):
+    with pytest.raises(ValueError, match=r"row 1: passage holds half a character, '.ud83d' at position 3"):
+        BoolQ(path=file({**BOOLQ, "passage": "so \ud83d it is"})).check()
