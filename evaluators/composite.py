@@ -37,6 +37,7 @@ class Composite(Evaluator):
     """
 
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
+    gold: ClassVar[bool] = True
 
     overlap: Evaluator
     single_score: bool = False

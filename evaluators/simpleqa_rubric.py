@@ -44,6 +44,7 @@ class SimpleQARubric(Evaluator):
         Metric("not_attempted", higher_is_better=False, low=0, high=1, kind="proportion"),
     )
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
+    gold: ClassVar[bool] = True
 
     rubric: Literal["simpleqa", "simpleqa_verified"] = "simpleqa"
     max_unscored: float = 0.2

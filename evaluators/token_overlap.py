@@ -47,6 +47,8 @@ class TokenOverlap(Evaluator):
         Metric("contains_gold", higher_is_better=True, low=0, high=1, kind="proportion"),
     )
 
+    gold: ClassVar[bool] = True
+
     scored_text: Literal["completion", "full"] = "completion"
     tokens: Literal["squad", "nltk"] = "squad"
     max_unscored: float = 1.0

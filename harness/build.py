@@ -23,7 +23,9 @@ from harness.records.tracking import Tracking
 from harness.scoring import Evaluator, Judge
 from harness.search.fixed import Fixed
 from harness.search.objective import Objective
+from harness.search.per_prompt import PerPrompt
 from harness.search.search import Search
+from harness.side_effects import NotMeasured, Suite
 from harness.steering import Layout, Method
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 from harness.subject.scorers import ScorerChoice
@@ -42,6 +44,7 @@ PARTS: Mapping[str, type] = {
     "protocol": Protocol,
     "tracking": Tracking,
     "engine": EngineConfig,
+    "side_effects": NotMeasured,
 }
 """What may stand in each node of the root."""
 
@@ -145,6 +148,8 @@ class Job:
     labels: Mapping[str, str]
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
+    chosen_by: Job | None = None
+    """The job whose fitted tensors and parameters this one takes over; it fits and searches nothing itself."""
 
     @property
     def command(self) -> str:
@@ -187,6 +192,28 @@ class Job:
             labels={**self.labels, "method": "baseline", "control": "none", "search": "fixed"},
         )
 
+    def elsewhere(self, suite: Suite) -> Job:
+        """What this job fitted and chose, on the prompts of a suite.
+
+        Raises:
+            ValueError: it chooses parameters for each test item, so there are none for others.
+        """
+        if self.steers and isinstance(self.search, PerPrompt):
+            raise ValueError(
+                "side_effects needs parameters that hold for other prompts too; search=per_prompt chooses them for "
+                "each test item (search=dev_split, fixed and equal_kl choose for all)"
+            )
+        evaluators = self.config["side_effects"]["evaluators"]
+        return dataclasses.replace(
+            self,
+            task=suite.task,
+            scoring=dataclasses.replace(self.scoring, evaluators=suite.evaluators, protocol=Protocol()),
+            name=f"{self.name}-{suite.task.name}" if self.name else None,
+            labels={**self.labels, "task": suite.task.name, "protocol": "standard"},
+            config={**self.config, "evaluator": evaluators},  # what scoring again starts from
+            chosen_by=self,
+        )
+
     @cached_property
     def keys(self) -> Keys:
         """What makes another job the same as this one."""
@@ -203,6 +230,9 @@ class Job:
 
     def _made_from(self) -> dict[str, Any]:
         """Everything that the generations depend on."""
+        if self.chosen_by is not None:
+            task = {"fingerprint": self.task.fingerprint(["test"]), "max_new_tokens": self.task.max_new_tokens}
+            return {"chosen_by": self.chosen_by.keys.generations, "task": task, "seed": self.seed}
         config = self.model.config
         needs = self.objective.needs if self.search.needs_objective else frozenset()
         fits = self.steers and bool(self.method.requires)
@@ -260,6 +290,9 @@ def build(
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     named = parts.pop("model")
     model = model or resolve(named)
+    suite = parts["side_effects"]
+    if "name" in vars(parts["task"]):  # tasks that the user names
+        labels["task"] = parts["task"].name
     job = Job(
         **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
         model=model,
@@ -282,6 +315,11 @@ def build(
         overrides=tuple(overrides),
     )
     check(job)
+    if isinstance(suite, Suite) and suite.measure:
+        job = job.elsewhere(suite)
+        job.task.check()
+        check_scoring(job.scoring, job.labels["judge"])
+        _check_evaluators(job)
     return job
 
 
@@ -330,7 +368,7 @@ def check(job: Job) -> None:
         job.task.fit_data(job.method.requires)
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
-    _check_choices(job)
+    _check_evaluators(job)
     if job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
@@ -341,10 +379,23 @@ def _check_protocol(job: Job) -> None:
         raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
 
 
-def _check_choices(job: Job) -> None:
-    of_options = [name for name, evaluator in job.scoring.evaluators.items() if evaluator.choices]
-    if of_options and job.task.kind == "generate":
-        raise ValueError(f"evaluator {of_options[0]} scores options; task {job.task.name} has none")
+def _check_evaluators(job: Job) -> None:
+    """Raise unless the task has what evaluators and objective look at."""
+    evaluators = {f"evaluator {name}": evaluator for name, evaluator in job.scoring.evaluators.items()}
+    if job.search.needs_objective and job.chosen_by is None:
+        evaluators |= {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
+
+    examples = job.task.examples("test")
+    for name, evaluator in evaluators.items():
+        if evaluator.choices and job.task.kind == "generate":
+            raise ValueError(f"{name} scores options; task {job.task.name} has none")
+        if not evaluator.choices and job.task.kind == "choice":
+            raise ValueError(
+                f"{name} scores what was written; task {job.task.name} compares options and writes nothing"
+            )
+        if evaluator.gold and not any(example.answer for example in examples):
+            raise ValueError(f"{name} compares with right answers; the items of task {job.task.name} have none")
+        evaluator.check(examples)
 
 
 def check_scoring(scoring: Scoring, judge_label: str) -> None:

@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
+_PER_ITEM_CONTROLS = ("gold_in_prompt", "best_of_n")
+"""Controls that are about the answers of the task's own items."""
 """Methods that are fed neither data nor answers."""
 
 
@@ -79,6 +81,33 @@ def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
     Raises:
         ValueError: ``jobs`` or ``controls`` is not what it should be.
     """
+    jobs = _with_controls_and_jobs(config, choices, overrides)
+    return [each for job in jobs for each in _with_side_effects(job)] if _measures_side_effects(config) else jobs
+
+
+def is_several(config: DictConfig) -> bool:
+    """Whether a configuration stands for several jobs."""
+    return bool(config.jobs) or config.controls != "none" or _measures_side_effects(config)
+
+
+def _measures_side_effects(config: DictConfig) -> bool:
+    """Whether each job is to get a second one; that one itself gets none."""
+    return config.side_effects.get("measure") is False
+
+
+def _with_side_effects(job: list[str]) -> list[list[str]]:
+    """The job, and with it the one that measures its side effects, if what it chooses holds for other prompts."""
+    _config, choices = composed(job)
+    own = [*(item for item in job if _key(item).partition(".")[0] != "side_effects"), "side_effects=none"]
+    if choices["search"] == "per_prompt" or choices["control"] in _PER_ITEM_CONTROLS:
+        return [own]
+    return [own, [*job, "side_effects.measure=true"]]
+
+
+def _with_controls_and_jobs(
+    config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]
+) -> list[list[str]]:
+    """The jobs of ``jobs`` and the controls that ``controls=auto`` adds."""
     if config.controls not in ("none", "auto"):
         raise ValueError(f"controls must be none or auto, got {config.controls}")
     jobs = OmegaConf.to_container(config.jobs, resolve=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,21 +94,28 @@ def generate(job: Job) -> Generated:
     Raises:
         NotSteeredError: the method should have changed hidden states and did not.
     """
+    source = None if job.chosen_by is None else generate(job.chosen_by)
     store = GenerationStore(generations_folder(job))
     with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files:
-            _produce(job, store)
+            _produce(job, store, source)
             store.seal()
         by_id = {item.record.example.id: item for item in store.selected()}
         selected = tuple(by_id[example.id] for example in job.task.examples("test"))
         return Generated(store, selected, store.receipt, store.cost(), store.prepared)
 
 
-def _produce(job: Job, store: GenerationStore) -> None:
-    """Everything that is still missing, each piece written as soon as it is done."""
+def _produce(job: Job, store: GenerationStore, source: Generated | None) -> None:
+    """Everything that is still missing, each piece written as soon as it is done.
+
+    Args:
+        job: what to do.
+        store: where to write.
+        source: whose fitted tensors and parameters to take over; None to fit and search.
+    """
     tests = job.task.examples("test")
-    dev = job.task.examples("dev") if job.search.uses_dev else []
+    dev = job.task.examples("dev") if job.search.uses_dev and source is None else []
 
     subject = subject_for(job)
     bench = Workbench(subject, job.task, job.method, job.control, job.seed, job.prune_loops)
@@ -116,19 +123,25 @@ def _produce(job: Job, store: GenerationStore) -> None:
     if dev and job.steers:
         bench.feed(dev)
     meter = Meter(lambda: subject.tally.forward_tokens)
-    _fit(bench, store, meter)
+    if source is None:
+        _fit(bench, store, meter)
+    else:
+        bench.adopt(source.store.artifact or {})
     sizes = _sizes(job, bench, store, meter)
     engine = dataclasses.replace(job.engine, max_rows=sizes.max_rows, token_budget=sizes.token_budget)
     bench.subject = dataclasses.replace(bench.subject, engine=engine)
 
-    needs_scorer = job.search.needs_objective and "scorer" in job.objective.needs
+    needs_scorer = source is None and job.search.needs_objective and "scorer" in job.objective.needs
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject) if needs_scorer else None
     tools = Tools(scorer=scorer, judge=job.scoring.judge)
     chunks = _open_chunks(tests, sizes.chunk, store)
 
     setting = Setting(job.objective, tools, job.seed, store, meter, lambda _count: None)
     with phase("search on dev items", job.search.num_dev_trials_of(len(dev)) or None) as advance:
-        prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
+        if source is None:
+            prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
+        else:
+            prepared = _for_all(source.parameters)
         store.save_prepared(prepared)
     with phase("test items", job.search.num_trials_of(sum(map(len, chunks)))) as advance:
         _generate_all(job, bench, chunks, prepared, dataclasses.replace(setting, advance=advance))
@@ -169,6 +182,13 @@ def _open_chunks(tests: Sequence[Example], size: int, store: GenerationStore) ->
     missing = [chunk for chunk in chunks if not all(example.id in done for example in chunk)]
     store.drop_selected({example.id for chunk in missing for example in chunk} & done)
     return missing
+
+
+def _for_all(parameters: Prepared) -> Prepared:
+    """The parameters that another job chose, if they hold for other prompts than its own."""
+    if any(isinstance(value, Mapping) for value in parameters.values()):
+        raise ValueError("side_effects: parameters were chosen for each group of examples; there are none for others")
+    return parameters
 
 
 def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:

@@ -186,7 +186,10 @@ class Evaluator:
     metrics: ClassVar[tuple[Metric, ...]] = ()
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset()
     choices: ClassVar[bool] = False
-    """Scores the options of choice tasks, which records of other tasks do not have."""
+    """Scores the options of choice tasks, which records of other tasks do not have; all others score what was written,
+    which records of choice tasks do not have."""
+    gold: ClassVar[bool] = False
+    """Compares with the right answer, which items of some tasks do not have."""
     max_unscored: float = 1.0
     """Largest share of records (0 to 1) that may stay unscored; beyond it the run is marked failed, records kept."""
 
@@ -194,6 +197,12 @@ class Evaluator:
     def rubrics(self) -> frozenset[str]:
         """Rubrics that the judge must be able to grade under these settings."""
         return frozenset()
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError for items that cannot be scored, or where something that scoring takes is not to be had.
+
+        Called before any weights load, with the items as the task has them, so it must be quick.
+        """
 
     def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
         """One score per record and metric."""

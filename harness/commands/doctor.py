@@ -252,6 +252,6 @@ def rows_of(job: Job) -> int:
     """Texts that a job generates, those of its search included."""
     tests = len(job.task.examples("test"))
     rows = job.search.num_trials_of(tests)
-    if job.search.uses_dev:
+    if job.search.uses_dev and job.chosen_by is None:
         rows += job.search.num_dev_trials_of(len(job.task.examples("dev")))
     return rows + (tests if job.protocol.subset != "all" else 0)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from harness import launching
 from harness.commands.help import help_text
-from harness.config import composed, explain, refuse_lists
+from harness.config import composed, explain, is_several, refuse_lists
 from harness.launching import Outcome
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -31,7 +31,7 @@ def run_job(config: DictConfig) -> Outcome:
     settings = HydraConfig.get()
     overrides = [*settings.overrides.task, *launching.search_path_of(settings)]
     in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
-    if not in_sweep and (config.jobs or config.controls != "none"):
+    if not in_sweep and is_several(config):
         launching.command_line.is_sweep = True
         return Outcome(tuple(overrides))
 
@@ -95,7 +95,7 @@ def _run_hydra(main: Callable[[], Any]) -> None:
             main()
             return
         config, _choices = composed([item for item in sys.argv[1:] if "=" in item])
-        if not config.jobs and config.controls == "none":
+        if not is_several(config):
             raise
         state.is_sweep = True
     if state.is_sweep:

@@ -104,6 +104,11 @@ class ModelConfig:
         self._refuse_other_kinds_fields()
         if "{question}" not in self.prompt_template:
             raise ValueError(f"model.prompt_template must contain {{question}}, got {self.prompt_template!r}")
+        if "{answer}" in self.prompt_template:
+            raise ValueError(
+                f"model.prompt_template must not contain {{answer}}, got {self.prompt_template!r}: no prompt shows the "
+                "right answer but that of control=gold_in_prompt"
+            )
         if self.quantization != "none" and self.dtype == "float64":
             raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.dtype=float64")
         for name, bounds in self.ranges.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.data import Example, Pair
-from harness.tasks.rows import HubData, Row, hub_rows
+from harness.tasks.published import HubTask
 from harness.tasks.selection import order
 from harness.tasks.task import Offer, Task
 from harness.text import normalise
@@ -68,26 +68,5 @@ def answer_type(example: Example) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubQuestions(Questions):
-    """Questions that come from the hub unless ``path`` names a file or URL.
-
-    Args:
-        hub: ``owner/name`` on the hub.
-        hub_config: configuration of the data set; None for its default.
-        hub_split: split of the data set that holds the rows.
-        revision: branch, tag or commit; None for the newest.
-    """
-
-    hub: str
-    hub_config: str | None = None
-    hub_split: str = "test"
-    revision: str | None = None
-
-    @property
-    def origin(self) -> str:
-        """The file, or the data set's name on the hub."""
-        return self.path or self.hub
-
-    def source(self) -> list[Row]:
-        """Rows from the hub."""
-        return hub_rows(HubData(self.hub, self.hub_config, self.hub_split, self.revision), self.columns)
+class HubQuestions(Questions, HubTask):
+    """Questions that come from the hub unless ``path`` names a file or URL."""

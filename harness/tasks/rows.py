@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,4 +164,17 @@ def text_of(row: Row, column: str, origin: str, number: int) -> str:
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{origin}: row {number}: {column} must be a text that is not empty, got {value!r}")
+    if broken := re.search(r"[\ud800-\udfff]", value):
+        raise ValueError(
+            f"{origin}: row {number}: {column} holds half a character, {broken[0]!r} at position {broken.start()}, "
+            "that cannot be written as UTF-8"
+        )
     return value.strip()
+
+
+def label_of(row: Row, column: str, allowed: Sequence[int], origin: str, number: int) -> int:
+    """The whole number in one cell, which must be one of those allowed; files may write it as a text."""
+    value = row[column]
+    if isinstance(value, bool) or str(value).strip() not in map(str, allowed):
+        raise ValueError(f"{origin}: row {number}: {column} must be {', '.join(map(str, allowed))}, got {value!r}")
+    return int(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,6 +128,8 @@ class Task:
     def check(self) -> None:
         """Raise for settings or data that cannot work. Reads the data, so call it before any weights load."""
         self._check_numbers()
+        if self.path == "":
+            raise ValueError("task.path must name a file or a URL, got ''; null is the task's own source")
         if self.rows is not None:
             parse_range(self.rows)
         self.examples("test")
@@ -231,3 +234,12 @@ class Task:
         message = f"task {self.name} has no {split} rows in {self.origin} with {settings or 'every row in the test'}"
         advice = f"set task.limit=N or task.rows=A:B so that rows are left over, and task.{split}_size above 0"
         return message if split == "test" else f"{message}; {advice}"
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a task's name that could not be part of a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,63}", name):
+        raise ValueError(
+            "task.name must be letters, digits and . _ + - that begin with a letter or digit, at most 64 of them, got "
+            f"{name!r}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -115,20 +115,19 @@ class Vector(Method):
             # What a method was shown is usually a fact of its class; here it is one of the file.
             object.__setattr__(self, "access", frozenset(map(Access, self._bundle.note.access)))
 
-    @cached_property
+    @property
     def _bundle(self) -> Bundle | None:
-        file = Path(self.path).expanduser()
-        return read_bundle(file) if is_bundle(file) else None
+        return _bundle_in(self.path, self.sha256)
 
-    @cached_property
+    @property
     def _inner(self) -> Method:
         """The method that does the work."""
         if self._bundle is not None:
-            return self._bundle.method()
+            return _method_in(self.path, self.sha256)
         strength = AddedVectors.strength if self.strength is None else self.strength
         return AddedVectors(tokens=self.tokens, strength=strength)
 
-    @cached_property
+    @property
     def _vectors(self) -> dict[Site, Tensor]:
         return read_vectors(Path(self.path).expanduser(), self.layer, self.stream)
 
@@ -179,3 +178,17 @@ class Vector(Method):
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """As the method inside."""
         return self._inner.intervention(artifact, condition, parameters)
+
+
+# A method holds settings only, so what its file holds is kept here; the hash is an argument because files change.
+@lru_cache(maxsize=8)
+def _bundle_in(path: str, sha256: str | None) -> Bundle | None:
+    file = Path(path).expanduser()
+    return read_bundle(file) if is_bundle(file) else None
+
+
+@lru_cache(maxsize=8)
+def _method_in(path: str, sha256: str | None) -> Method:
+    bundle = _bundle_in(path, sha256)
+    assert bundle is not None
+    return bundle.method()

@@ -31,13 +31,13 @@ def scores(*records, **options):
 
 
 def test_perplexity_is_exp_of_the_mean_negative_log_likelihood():
-    value, _ = scores(record(" one two three"))
+    value = scores(record(" one two three"))[0]
     assert value.value == pytest.approx(2)
     assert value.details["tokens"] == 3
 
 
 def test_the_full_text_is_scored_without_context():
-    value, _ = scores(record(" one"), scored_text="full")
+    value = scores(record(" one"), scored_text="full")[0]
     assert value.value == pytest.approx(8)
     assert value.details["tokens"] == 4  # Question:, Who?, Answer:, one
 
@@ -61,7 +61,7 @@ def test_an_empty_completion_is_unscored_and_shifts_nobody():
         record("", "e1"), record("one two", "e2"), record(" \n", "e3"), record("mute", "e4"), record("x", "e5")
     )
     values = {(score.example_id, score.metric): score.value for score in found}
-    assert len(found) == 10
+    assert len(found) == 5 * len(Perplexity.metrics)
     assert [values[name, "perplexity"] for name in ("e1", "e2", "e3", "e4", "e5")] == [
         None,
         pytest.approx(2),
@@ -71,13 +71,25 @@ def test_an_empty_completion_is_unscored_and_shifts_nobody():
     ]
     assert values["e3", "repetition"] is None
     assert values["e4", "repetition"] == 0
+    assert [values[name, "empty"] for name in ("e1", "e2", "e3", "e4", "e5")] == [1, 0, 1, 0, 0]
+    assert [values[name, "broken"] for name in ("e1", "e2", "e3", "e4", "e5")] == [1, 0, 1, 1, 0]
 
 
 def test_an_impossible_text_is_unscored():
-    value, other = scores(record("never"))
-    assert value.value is None
-    assert "inf" in value.reason
-    assert other.value == 0
+    by_metric = {score.metric: score for score in scores(record("never"))}
+    assert by_metric["perplexity"].value is None
+    assert "inf" in by_metric["perplexity"].reason
+    assert by_metric["repetition"].value == 0
+    assert by_metric["broken"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "broken"),
+    [("one two", None, 0), ("one two", 1.5, 1), ("one two", 2.5, 0), ("no no no no no", None, 1), ("", None, 1)],
+)
+def test_what_is_not_worth_reading_is_broken(text, limit, broken):
+    by_metric = {score.metric: score for score in scores(record(text), broken_above=limit)}
+    assert by_metric["broken"].value == broken
 
 
 def test_a_scorer_is_needed():

@@ -77,19 +77,25 @@ def tools_for(evaluator: Evaluator, judge: RuleJudge | None = None, scorer: Rule
     )
 
 
+GROUPS = ("source", "control", "harmful", "harmless")
+"""Groups that evaluators tell apart; control prompts have one option, all others two."""
+
+
 def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> Record:
-    """A record of a task that asks for both text and choices; groups alternate between source and control."""
-    source = index % 2 == 0
-    choices = (" Arnmouth", " Belltown") if source else (" Arnmouth",)
+    """A record of a task that asks for both text and choices; groups take turns."""
+    group = GROUPS[index % len(GROUPS)]
+    choices = (" Arnmouth",) if group == "control" else (" Arnmouth", " Belltown")
+    condition = "ambiguous" if group == "harmful" else "disambiguated"
     example = Example(
         id=f"item-{index:02d}",
         question="What is the capital of Vessla?",
         answer="Port Arnmouth",
-        aliases=("Great Port Arnmouth",),
+        aliases=("Great Port Arnmouth", "Arnmouth 42"),
         distractors=("Belltown",),
         choices=choices,
         target=0,
-        group="source" if source else "control",
+        group=group,
+        metadata={"condition": condition, "stereotyped": 0, "unknown": None},
     )
     found = tuple(-1.5 - index - place for place in range(len(choices))) if logprobs is None else logprobs
     generation = Generation(example.id, {"strength": 0.5}, text, (1, 2, 3), "length", 7, 0, found)
@@ -97,8 +103,8 @@ def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> 
 
 
 def records() -> list[Record]:
-    """One of each text in both groups."""
-    return [record(index, text) for index, text in enumerate(text for text in TEXTS for _ in range(2))]
+    """One of each text in each group."""
+    return [record(index, text) for index, text in enumerate(text for text in TEXTS for _ in GROUPS)]
 
 
 def with_text(item: Record, text: str) -> Record:

@@ -26,6 +26,7 @@ from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
 from harness.types import Artifact, Intervention, Layout, Parameters, Range
 from harness.workbench import Request, Workbench
+from laws.tiny_vector import vector_file
 
 CONF = Path(__file__).parents[2] / "conf"
 SHIPPED_TASKS = ("facts", "behaviors", "sentiment")
@@ -84,7 +85,8 @@ _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.
 
 def _settings_of(method: str) -> tuple[str, ...]:
     settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
-    return (*_SMALL, *(_SHORT_TRAINING if "training" in settings else ()))
+    files = (f"method.path={vector_file()}",) if method == "vector" else ()
+    return (*_SMALL, *files, *(_SHORT_TRAINING if "training" in settings else ()))
 
 
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:

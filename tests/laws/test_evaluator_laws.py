@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from harness.types import Evaluator
 from laws import evaluator_laws
 from laws.lab import class_of, composed, names_of
+from laws.tiny_classifier import classifier_folder
 
 EVALUATORS = names_of("evaluator")
 Law = Callable[[Evaluator], None]
@@ -16,7 +17,8 @@ Law = Callable[[Evaluator], None]
 
 @cache
 def evaluator_named(name: str) -> Evaluator:
-    config, _ = composed([f"evaluator=[{name}]"])
+    own = [f"evaluator.toxicity.model={classifier_folder()}"] if name == "toxicity" else []
+    config, _ = composed([f"evaluator=[{name}]", *own])
     return instantiate(config.evaluator[name], _convert_="all")
 
 

@@ -1,0 +1,85 @@
+"""Is the number that a worked answer ends in the right one?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import ClassVar
+
+from harness.types import Evaluator, Example, Metric, Record, Score, Tools
+
+_MARK = "####"
+_NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\$?\d+(?:,\d{3})*(?!\d)(?:\.\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalNumber(Evaluator):
+    """The number that an answer ends in, compared with the gold's.
+
+    - ``number_correct``: 1 if the number equals that of the gold or of an alias, else 0, also where there is none.
+    - ``number_stated``: 1 if there is a number to compare, else 0.
+
+    The number that counts is the first behind the first ``####``, the mark of GSM8K's solutions; without a mark the
+    last one of the text. 1,000 and 1000.0 are the same number; a currency sign and what follows the number (a unit, a
+    full stop) do not count.
+
+    Range: both 0 to 1. Direction: higher is better. Unscored: a gold without number. Cost: none.
+
+    Source: Cobbe et al. 2021 (arXiv:2110.14168) for the mark.
+
+    Args:
+        marked_only: count no number but one behind a mark; then a right number in the wrong form is wrong.
+        max_unscored: largest share of records that may stay unscored.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("number_correct", higher_is_better=True, low=0, high=1, kind="proportion"),
+        Metric("number_stated", higher_is_better=True, low=0, high=1, kind="proportion"),
+    )
+    gold: ClassVar[bool] = True
+
+    marked_only: bool = False
+    max_unscored: float = 1.0
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Refuse items whose golds hold no number."""
+        if not any(_golds(example) for example in examples):
+            raise ValueError(f"final_number: no gold holds a number; the first is {examples[0].answer!r}")
+
+    def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
+        """Two scores per record."""
+        return [score for record in records for score in self._scores(record)]
+
+    def _scores(self, record: Record) -> list[Score]:
+        example = record.example
+        golds = _golds(example)
+        if not golds:
+            reason = f"the gold holds no number: {example.answer!r}"
+            return [Score(example.id, metric.name, None, reason) for metric in self.metrics]
+        number = self.number(record.generation.text)
+        details = {"number": None if number is None else str(number)}
+        return [
+            Score(example.id, "number_correct", float(number in golds), details=details),
+            Score(example.id, "number_stated", float(number is not None), details=details),
+        ]
+
+    def number(self, text: str) -> Decimal | None:
+        """The number that a text ends in, None if there is none."""
+        _, mark, marked = text.partition(_MARK)
+        if mark:
+            first = _NUMBER.search(marked)
+            return _value(first[0]) if first else None
+        numbers = [] if self.marked_only else _NUMBER.findall(text)
+        return _value(numbers[-1]) if numbers else None
+
+
+def _golds(example: Example) -> list[Decimal]:
+    """The last number of the gold and of each alias that holds one."""
+    numbers = (_NUMBER.findall(text) for text in (example.answer, *example.aliases))
+    return [_value(found[-1]) for found in numbers if found]
+
+
+def _value(number: str) -> Decimal:
+    return Decimal(re.sub(r"[$,]", "", number).replace("\u2212", "-"))
