@@ -10,7 +10,8 @@ from torch import Tensor
 
 from harness import directions
 from harness.types import FitData, Layout, Site
-from methods.iti import ITI, held_out, train_probes
+from harness.probes import held_out, train_probes
+from methods.iti import ITI
 
 LAYOUT = Layout(num_layers=3, width=10, num_heads=4, head_width=5)
 LABELLED = tuple((f"question {i}", answer, answer == "right") for i in range(40) for answer in ("right", "wrong"))
