@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness import directions
-from harness.types import FitData, Layout, Site
 from harness.probes import held_out, train_probes
+from harness.types import FitData, Layout, Site
 from methods.iti import ITI
 
 LAYOUT = Layout(num_layers=3, width=10, num_heads=4, head_width=5)
@@ -123,8 +123,9 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
     used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions])
     validation = torch.isin(reference["question_id"][used], reference["val_questions"])
     heads, labels = reference["head_acts"][used], reference["labels"][used].bool()
-    accuracy, weights = train_probes(heads, labels, validation, int(reference["probe_seed"]))
+    weights, biases, accuracy = train_probes(heads, labels, validation, seed=int(reference["probe_seed"]))
     assert torch.allclose(accuracy.double(), reference["probe_val_acc"], rtol=1e-6)
+    assert torch.allclose(biases, reference["probe_intercept"], rtol=1e-5, atol=1e-5)
     assert torch.allclose(weights, reference["probe_coef"], rtol=1e-5, atol=1e-5)
     chosen = (directions.ranks(accuracy) < int(reference["K"])).nonzero().tolist()
     assert sorted(chosen) == sorted(reference["top_heads"].tolist())
