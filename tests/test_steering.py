@@ -11,8 +11,8 @@ from harness.types import Tokens, Where
 LENGTHS, PROMPTS = torch.tensor([4, 2, 3]), torch.tensor([2, 1, 3])
 COLUMNS = torch.arange(5).expand(3, 5)
 PASSES = {
-    "left": Where(COLUMNS - (5 - LENGTHS[:, None]), COLUMNS >= 5 - LENGTHS[:, None], PROMPTS, True),
-    "right": Where(COLUMNS, COLUMNS < LENGTHS[:, None], PROMPTS, True),
+    "left": Where(COLUMNS - (5 - LENGTHS[:, None]), COLUMNS + LENGTHS[:, None] >= 5, PROMPTS, True),
+    "right": Where(COLUMNS, COLUMNS - LENGTHS[:, None] < 0, PROMPTS, True),
     "full": Where(COLUMNS, None, PROMPTS, True),
     "decode": Where(LENGTHS[:, None], None, PROMPTS, False),
 }
