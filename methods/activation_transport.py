@@ -107,7 +107,8 @@ class ActivationTransport(Method):
         the source before the linear fit, here the fit is deterministic and units that are constant in the source are
         left alone; the first token, huge at places without a norm, is left out of the means (``pooled="all"`` is the
         authors' mean); for the linear map, which pairs sorted samples, unequal ones are cut to the first ``min(N, M)``
-        texts rather than subsampled at random; without clipping the bounds are infinite rather than 1e6; fits run in float64.
+        texts rather than subsampled at random; without clipping the bounds are infinite rather than 1e6; fits run in
+        float64.
 
     Parameters:
         strength: the paper's lambda, from 0 (identity) to 1 (full transport). The fit always steers with 1.

@@ -74,7 +74,7 @@ class DecidedGate(Gate):
 def first_component(wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"], *, pairwise: bool) -> Float[Tensor, "D"]:
     """Main axis (length 1) of both classes around the middle between them, turned towards the wanted one.
 
-    ``pairwise`` takes every pair's own midpoint for the middle (equal to uncentred PCA of the differences); otherwise it
+    ``pairwise`` takes each pair's own midpoint for the middle (equal to uncentred PCA of the differences); otherwise it
     lies halfway between the class means, however many texts each class has.
     """
     middle = (wanted + other) / 2 if pairwise else (wanted.mean(0) + other.mean(0)) / 2
@@ -85,11 +85,14 @@ def first_component(wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"], *
 
 
 def turned(axis: Float[Tensor, "D"], wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -> Float[Tensor, "D"]:
-    """The axis turned so that in most pairs the wanted text lies further along it; without pairs, so that means do."""
+    """The axis turned so that in most pairs the wanted text lies further along it.
+
+    Classes of unequal size have no pairs: there the means decide.
+    """
     if len(wanted) != len(other):
         return directions.oriented(axis, wanted, other)
-    further = (wanted @ axis > other @ axis).float().mean()
-    return -axis if further < 0.5 else axis
+    ahead, behind = (wanted @ axis > other @ axis).sum(), (wanted @ axis < other @ axis).sum()
+    return -axis if behind > ahead else axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +111,10 @@ class CAST(Method):
         strictly (the authors' search includes equality); every row decides for itself (the authors' code decides by
         row 0 of a batch); a behavior vector is read from the mean of the completion (there from its last token, or from
         a suffix); the condition vector is always centred at the middle of both classes (its texts are not paired), and
-        the authors' third centring, "pca_diff", which takes the mean difference away, is not offered; vectors act where they were read, at the block output (``stream="block_input"`` is the
-        authors' code: read at a block's output, acts on its input); vectors are scaled by ``normalise``; norm
-        preservation is not offered. The first half of the layers as candidates and the depth of the behavior are
-        choices of our own.
+        the authors' third centring, "pca_diff", which takes the mean difference away, is not offered; vectors act where
+        they were read, at the block output (``stream="block_input"`` is the authors' code: read at a block's output,
+        acts on its input); vectors are scaled by ``normalise``; norm preservation is not offered. The first half of the
+        layers as candidates and the depth of the behavior are choices of our own.
 
     Parameters:
         strength: any sign, 0 changes nothing, positive steers towards the wanted completions. A share of the layer's

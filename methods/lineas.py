@@ -132,7 +132,9 @@ class LinEAS(Method):
         roles = ("source", "target") if self.gating == "none" else ("source", "target", "control")
         for role in roles:
             if not getattr(data, role):
-                raise ValueError(f"lineas with gating={self.gating} needs {', '.join(roles)} texts, got no {role} texts")
+                raise ValueError(
+                    f"lineas with gating={self.gating} needs {', '.join(roles)} texts, got no {role} texts"
+                )
         layers = sorted(self.layers or range(subject.layout.num_layers))
         learner = MapLearner(subject, self, data, [Site(layer, self.stream) for layer in layers])
         lengths = [count.total for count in subject.token_counts(data.source, [""] * len(data.source), raw=True)]
@@ -145,9 +147,7 @@ class LinEAS(Method):
         sites = [Site(layer, self.stream) for layer in artifact["layers"].tolist()]
         return self.steered(sites, artifact, parameters["strength"])
 
-    def steered(
-        self, sites: Sequence[Site], maps: Mapping[str, Tensor], strength: Float[Tensor, "B"]
-    ) -> Intervention:
+    def steered(self, sites: Sequence[Site], maps: Mapping[str, Tensor], strength: Float[Tensor, "B"]) -> Intervention:
         """The maps as edits."""
         rows = zip(sites, maps["gain"], maps["shift"], maps["reader"], maps["bias"], strict=True)
         return Intervention({site: GatedAffine(strength, *row, self.gating, self.tokens) for site, *row in rows})

@@ -93,7 +93,7 @@ class AddAmount(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class WAS(Method):
-    """Add ``strength * p * w[layer] * direction``; a controller reads the states of some layers and gives ``p`` and ``w``.
+    """Add ``strength * p * w[layer] * direction``; a controller reads some layers and gives ``p`` and ``w``.
 
     The controller is a network with one hidden layer, trained to tell source prompts (``p`` near 1) from control
     prompts (near 0). The model itself plays no part in its loss.
@@ -103,7 +103,8 @@ class WAS(Method):
         is used, so only layers from the last input layer on are steered: with the last four layers as input, as there,
         the last one alone. Deviations: ``p`` is a probability, where the code, at inference only, takes the logit
         itself (``amount="released_logit"``), which pushes confident control prompts the other way; batches mix both
-        kinds (all source batches of an epoch come first there); ``normalise`` scales the direction.
+        kinds (all source batches of an epoch come first there); the controller learns on states brought to a mean
+        length of 1; ``normalise`` scales the direction.
 
     Parameters:
         strength: any sign, 0 changes nothing, positive steers towards the target texts. A share of the layer's mean
@@ -172,7 +173,9 @@ class WAS(Method):
         x = torch.cat([states[Site(layer)] for layer in inputs], -1)
         is_source = torch.arange(len(prompts), device=x.device) < len(data.source)
 
-        learner = ControllerLearner(x, is_source, self.hidden, subject.layout.num_layers, self.training.seed)
+        # At length 1 on average, so that a learning rate means the same in every model; undone in the weights below.
+        size = x.norm(dim=-1).mean()
+        learner = ControllerLearner(x / size, is_source, self.hidden, subject.layout.num_layers, self.training.seed)
         ones = [1] * len(prompts)
         plan = self.training.plan(ones, [str(flag) for flag in is_source.tolist()])
         train(learner, plan, self.training, subject.workspace, ones, "was")
@@ -182,6 +185,7 @@ class WAS(Method):
         if self.normalise == "activation":
             direction = direction * torch.stack([states[site].norm(dim=-1).mean() for site in steered])[:, None]
         learnt = {name: value.detach() for name, value in learner.state_dict().items()}
+        learnt["hidden.weight"] = learnt["hidden.weight"] / size
         return {**learnt, "direction": direction, "inputs": torch.tensor(inputs)}
 
     def directions(self, subject: Subject, data: FitData, steered: Sequence[Site]) -> Float[Tensor, "S D"]:

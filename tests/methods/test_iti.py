@@ -138,6 +138,30 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
         )
 
 
+def test_the_fit_puts_the_authors_parts_together(
+    reference: dict[str, Tensor], synthetic_subject: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On their split of the questions: directions and spread from all answers, accuracies from the held-out ones."""
+    questions = torch.cat([reference["train_questions"], reference["val_questions"]])
+    used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions]).tolist()
+    validation = torch.isin(reference["question_id"][used], reference["val_questions"])
+    monkeypatch.setattr("methods.iti.held_out", lambda prompts, share, seed: validation)
+
+    _, layers, heads, width = reference["head_acts"].shape
+    layout = Layout(num_layers=layers, width=heads * width, num_heads=heads, head_width=width)
+    subject = synthetic_subject(
+        layout, lambda _, answer, site: reference["head_acts"][int(answer), site.layer].flatten()
+    )
+    labelled = tuple((str(int(reference["question_id"][i])), str(i), bool(reference["labels"][i])) for i in used)
+    artifact = ITI(seed=int(reference["probe_seed"])).fit(subject, FitData(labelled=labelled))
+
+    assert torch.allclose(artifact["accuracy"].double(), reference["probe_val_acc"], rtol=1e-6)
+    chosen = reference["unit_dir_com"].norm(dim=-1) > 0
+    axis = reference["unit_dir_com"][chosen]
+    spread = (reference["head_acts"][used][:, chosen].double() * axis).sum(-1).std(0, correction=1)
+    assert torch.allclose(artifact["shift"][chosen].double(), spread[:, None] * axis, rtol=1e-5, atol=1e-5)
+
+
 def test_given_accuracies_rank_as_the_authors_rank_them(reference: dict[str, Tensor]) -> None:
     found = directions.ranks(reference["given_acc"])
     ranked = reference["given_top7"]
