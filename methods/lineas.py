@@ -99,7 +99,8 @@ class LinEAS(Method):
     retain: float = 1.0
     """Weight of the mean squared change of control texts, where there is a gate."""
     lasso: tuple[float, float] = (0.0, 0.0)
-    """Penalty on every unit's map, and on the maps of a layer together: how soon they stay at the identity."""
+    """Penalty on every unit's map, and on the maps of a layer together: how soon they stay at the identity.
+    Tells weak units from strong ones with the optimiser "sgd" alone; Adam moves all alike."""
     stream: Stream = "mlp_norm"
     layers: tuple[int, ...] | None = None
     """None takes all."""
