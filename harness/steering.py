@@ -147,6 +147,29 @@ class Where:
         mask = self.mask(tokens)
         return new if mask is None else torch.where(mask[..., None], new, h)
 
+    def gather(self, h: Float[Tensor, "B T D"], tokens: Tokens = "all") -> Float[Tensor, "M D"]:
+        """The chosen tokens' states alone, row after row.
+
+        For edits that cost much per token: compute new states for these, and let `scatter` put them in their places.
+        """
+        mask = self.mask(tokens)
+        return h.flatten(0, 1) if mask is None else h[mask]
+
+    def rows(self, tokens: Tokens = "all") -> Int[Tensor, "M"]:
+        """The row that each of the gathered states belongs to, to index row-leading tensors with."""
+        mask = self.mask(tokens)
+        if mask is None:
+            count, length = self.positions.shape
+            return torch.arange(count, device=self.positions.device).repeat_interleave(length)
+        return mask.nonzero()[:, 0]
+
+    def scatter(
+        self, new: Float[Tensor, "M D"], h: Float[Tensor, "B T D"], tokens: Tokens = "all"
+    ) -> Float[Tensor, "B T D"]:
+        """``h`` with new states, as many as `gather` gave, in place of the chosen tokens'."""
+        mask = self.mask(tokens)
+        return new.view_as(h).to(h.dtype) if mask is None else h.masked_scatter(mask[..., None], new.to(h.dtype))
+
     def mean(self, h: Float[Tensor, "B T D"], tokens: Tokens = "all") -> Float[Tensor, "B D"]:
         """Mean over the chosen tokens of this pass (padding never counts); zero for a row without any."""
         mask = self.mask(tokens)

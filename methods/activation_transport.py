@@ -49,10 +49,11 @@ class TransportEdit(Edit):
     tokens: Tokens = "all"
 
     def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
-        """Move every unit inside its support towards the target."""
-        moved = h + self.strength[:, None, None].to(h) * torch.addcmul(self.shift.to(h), self.gain.to(h), h)
-        inside = (h > self.low.to(h)) & (h < self.high.to(h))
-        return where.keep(torch.where(inside, moved, h), h, self.tokens), carry
+        """Move every unit inside its support towards the target, in float32 at least."""
+        x = h.to(torch.promote_types(h.dtype, torch.float32))
+        moved = x + self.strength[:, None, None].to(x) * torch.addcmul(self.shift.to(x), self.gain.to(x), x)
+        inside = (x > self.low.to(x)) & (x < self.high.to(x))
+        return where.keep(torch.where(inside, moved.to(h.dtype), h), h, self.tokens), carry
 
 
 def fit_line(
@@ -105,8 +106,9 @@ class ActivationTransport(Method):
         places that every decoder has (nearest to theirs: ``attention`` and ``mlp``); their code adds noise of 1e-8 to
         the source before the linear fit, here the fit is deterministic and units that are constant in the source are
         left alone; the first token, huge at places without a norm, is left out of the means (``pooled="all"`` is the
-        authors' mean); unequal samples are cut to the first ``min(N, M)`` texts rather than subsampled at random;
-        without clipping the bounds are infinite rather than 1e6; fits run in float64.
+        authors' mean); for the linear map, which pairs sorted samples, unequal ones are cut to the first ``min(N, M)``
+        texts rather than subsampled at random; without clipping the bounds are infinite rather than 1e6; fits run in
+        float64.
 
     Parameters:
         strength: the paper's lambda, from 0 (identity) to 1 (full transport). The fit always steers with 1.
@@ -129,6 +131,7 @@ class ActivationTransport(Method):
         adapted.
     """
 
+    version: ClassVar[int] = 2
     requires: ClassVar = frozenset({"texts"})
     access: ClassVar = frozenset({Access.TEXTS})
 

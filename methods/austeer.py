@@ -36,9 +36,10 @@ class AUSteer(Method):
 
     Source:
         "Fine-Grained Activation Steering", 2026, arXiv 2602.04428, and its public code. Deviations: k and strength are
-        searched on a split of their own, where the authors' values look chosen on the evaluated set; a completion
-        always follows its prompt (the authors' toxicity pairs use a refusal alone); texts are cut where the model's
-        context ends, not at 512 tokens.
+        searched on a split of their own, where the authors' values look chosen on the evaluated set; coefficients and
+        the ``k`` units are those of each group of pairs (one set for all pairs there); a completion always follows its
+        prompt (the authors' toxicity pairs use a refusal alone); texts are cut where the model's context ends, not at
+        512 tokens.
 
     Parameters:
         k: whole number from 1; units edited, over all layers. The authors stay at or below 100.

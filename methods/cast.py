@@ -72,14 +72,27 @@ class DecidedGate(Gate):
 
 
 def first_component(wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"], *, pairwise: bool) -> Float[Tensor, "D"]:
-    """First principal component (length 1) of both classes, turned towards the wanted one.
+    """Main axis (length 1) of both classes around the middle between them, turned towards the wanted one.
 
-    ``pairwise`` centres every pair at its own midpoint (equal to uncentred PCA of the differences); otherwise all
-    rows are centred at the midpoint of the class means.
+    ``pairwise`` takes each pair's own midpoint for the middle (equal to uncentred PCA of the differences); otherwise it
+    lies halfway between the class means, however many texts each class has.
     """
     middle = (wanted + other) / 2 if pairwise else (wanted.mean(0) + other.mean(0)) / 2
-    rows = torch.cat([wanted - middle, other - middle])
-    return directions.oriented(directions.principal_direction(rows), wanted, other)
+    rows = torch.cat([wanted - middle, other - middle]).double()
+    # Not centred again: the mean of unequal classes lies in the larger one, and with it the axis between them is lost.
+    _, spread, axes = torch.linalg.svd(rows, full_matrices=False)
+    return turned((axes[0] * (spread[0] > 0)).to(wanted.dtype), wanted, other)
+
+
+def turned(axis: Float[Tensor, "D"], wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -> Float[Tensor, "D"]:
+    """The axis turned so that in most pairs the wanted text lies further along it.
+
+    Classes of unequal size have no pairs: there the means decide.
+    """
+    if len(wanted) != len(other):
+        return directions.oriented(axis, wanted, other)
+    ahead, behind = (wanted @ axis > other @ axis).sum(), (wanted @ axis < other @ axis).sum()
+    return -axis if behind > ahead else axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +109,12 @@ class CAST(Method):
         Deviations: one condition at one layer (the authors also combine several); candidate thresholds are the
         midpoints between training similarities unless ``thresholds`` names a grid; search and inference both compare
         strictly (the authors' search includes equality); every row decides for itself (the authors' code decides by
-        row 0 of a batch); vectors act where they were read, at the block output (``stream="block_input"`` is the
-        authors' code: read at a block's output, acts on its input); vectors are scaled by ``normalise``; norm
-        preservation is not offered. The first half of the layers as candidates and the depth of the behavior are
-        choices of our own.
+        row 0 of a batch); a behavior vector is read from the mean of the completion (there from its last token, or from
+        a suffix); the condition vector is always centred at the middle of both classes (its texts are not paired), and
+        the authors' third centring, "pca_diff", which takes the mean difference away, is not offered; vectors act where
+        they were read, at the block output (``stream="block_input"`` is the authors' code: read at a block's output,
+        acts on its input); vectors are scaled by ``normalise``; norm preservation is not offered. The first half of the
+        layers as candidates and the depth of the behavior are choices of our own.
 
     Parameters:
         strength: any sign, 0 changes nothing, positive steers towards the wanted completions. A share of the layer's
@@ -122,6 +137,7 @@ class CAST(Method):
         Vectors, decision, both passes and grid search agree with values of the authors' code.
     """
 
+    version: ClassVar[int] = 2
     requires: ClassVar = frozenset({"pairs", "texts"})
     access: ClassVar = frozenset({Access.PAIRS, Access.TEXTS})
 
@@ -143,7 +159,7 @@ class CAST(Method):
     tokens: Tokens = "all"
     """``completion`` leaves the first pass alone, as the authors' option does."""
     raw: bool = False
-    """Take condition texts as they are instead of as prompts in the run's template."""
+    """Take condition texts as they are instead of as prompts in the run's template; pairs are always read in it."""
     strength: float | Range = Range(low=0.0, high=0.5, default=0.1)
 
     def check(self, layout: Layout) -> None:
@@ -205,7 +221,7 @@ class CAST(Method):
         groups = directions.grouped(pairs)
         layers = self._behavior_layers(subject.layout)
         positive, negative = (
-            _states(subject, [pair.prompt for pair in pairs], completions, [Site(layer) for layer in layers], self.raw)
+            _states(subject, [pair.prompt for pair in pairs], completions, [Site(layer) for layer in layers])
             for completions in ([pair.positive for pair in pairs], [pair.negative for pair in pairs])
         )
         vectors = [self._vectors(positive[:, rows], negative[:, rows]) for rows in groups.values()]
@@ -243,7 +259,7 @@ def _states(
     prompts: Sequence[str],
     completions: Sequence[str] | None,
     sites: Sequence[Site],
-    raw: bool,
+    raw: bool = False,
     pool: Literal["mean", "last"] = "mean",
 ) -> Float[Tensor, "L N D"]:
     tokens: Tokens = "prompt" if completions is None else "completion"

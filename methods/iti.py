@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
+from jaxtyping import Float
 from torch import Tensor
 
 from harness import directions
+from harness.probes import held_out, train_probes
 from harness.types import (
     Access,
     Artifact,
@@ -35,7 +35,8 @@ class ITI(Method):
         Li et al. 2023 (Inference-Time Intervention), arXiv 2306.03341, section 3, and its code. Deviations: sigma is
         measured on the labelled answers, not on separate generations; heads of equal accuracy are ranked by layer,
         then head (undefined there); directions are kept in float32 (float16 there); every row of a batch is edited (the
-        first one there); held-out questions of the training split validate, no second fold.
+        first one there); held-out questions of the training split validate, no second fold; answers are read in the
+        run's chat template (as bare "Q: … A: …" there).
 
     Parameters:
         heads: whole number from 1; how many heads are shifted (K = 48 of 1,024 in the paper).
@@ -94,11 +95,12 @@ class ITI(Method):
         heads = torch.stack([found[site] for site in sites], 1)
         heads = heads.unflatten(-1, (subject.layout.num_heads, -1))
         wanted = torch.tensor(labels)
-        accuracy, weights = train_probes(heads, wanted, held_out(prompts, self.holdout, self.seed), self.seed)
-        chosen = directions.mean_difference(heads[wanted], heads[~wanted])
-        axis = directions.unit(weights if self.direction == "probe" else chosen)
+        probes = train_probes(heads, wanted, held_out(prompts, self.holdout, self.seed), seed=self.seed)
+        # The direction and its spread come from all answers, those that ranked the heads too.
+        difference = directions.mean_difference(heads[wanted], heads[~wanted])
+        axis = directions.unit(probes.weight if self.direction == "probe" else difference)
         shift = self.spread(heads, axis)[..., None] * axis
-        return {"shift": shift, "rank": directions.ranks(accuracy), "accuracy": accuracy}
+        return {"shift": shift, "rank": directions.ranks(probes.accuracy), "accuracy": probes.accuracy}
 
     def spread(self, heads: Float[Tensor, "N L H W"], axis: Float[Tensor, "L H W"]) -> Float[Tensor, "L H"]:
         """Sigma: standard deviation of the activations along each head's axis."""
@@ -113,32 +115,3 @@ class ITI(Method):
             shift = (scale[..., None] * artifact["shift"][layer]).flatten(1)
             edits[Site(layer, "heads")] = directions.AddVector(vector=shift, tokens=self.tokens)
         return Intervention(edits=edits)
-
-
-def held_out(prompts: tuple[str, ...], share: float, seed: int) -> Bool[Tensor, "N"]:
-    """True for the answers to a random share of the questions, at least one; a question is never split.
-
-    Prompts of the same words are one question: options come in several orders.
-    """
-    asked = [" ".join(sorted(prompt.split())) for prompt in prompts]
-    questions = sorted(set(asked))
-    order = torch.randperm(len(questions), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = {questions[i] for i in order[: max(1, round(share * len(questions)))]}
-    return torch.tensor([question in chosen for question in asked])
-
-
-def train_probes(
-    heads: Float[Tensor, "N L H W"], wanted: Bool[Tensor, "N"], validation: Bool[Tensor, "N"], seed: int
-) -> tuple[Float[Tensor, "L H"], Float[Tensor, "L H W"]]:
-    """One logistic regression per head: accuracy on the validation rows and weights learnt from the others."""
-    for name, part in (("training", ~validation), ("validation", validation)):
-        if wanted[part].all() or not wanted[part].any():
-            raise ValueError(f"the {name} answers must be of both kinds, got {int(part.sum())} of one kind")
-    flat, labels = heads.flatten(1, 2).cpu().numpy(), wanted.numpy()
-    accuracy, weights = [], []
-    for head in range(flat.shape[1]):
-        probe = LogisticRegression(random_state=seed, max_iter=1000).fit(flat[~validation, head], labels[~validation])
-        accuracy.append(probe.score(flat[validation, head], labels[validation]))
-        weights.append(torch.from_numpy(probe.coef_[0]))
-    shape = heads.shape[1:3]
-    return torch.tensor(accuracy).view(shape).to(heads.device), torch.stack(weights).view(*shape, -1).to(heads)

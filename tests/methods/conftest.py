@@ -58,7 +58,9 @@ def check_laws(site: Site, edit: Edit, width: int) -> None:
         rows = torch.tensor([2, 0, 0])
         real = None if where.real is None else where.real[rows]
         fewer = Where(where.positions[rows], real, where.prompt_lengths[rows], where.prefill, site)
-        assert torch.equal(edit.take(rows).apply(h[rows], fewer, {})[0], edited[rows]), f"{name}: take does not commute"
+        # Not bit for bit: a Fourier transform rounds differently in batches of different sizes.
+        taken, _ = edit.take(rows).apply(h[rows], fewer, {})
+        torch.testing.assert_close(taken, edited[rows], rtol=0, atol=1e-12, msg=f"{name}: take does not commute")
 
 
 @pytest.fixture

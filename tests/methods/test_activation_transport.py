@@ -68,6 +68,25 @@ def test_a_constant_unit_is_left_alone(kind: str) -> None:
     assert moved([2.0, 3.0, 7.0], line) == [2.0, 3.0, 7.0]
 
 
+@pytest.mark.parametrize("kind", ["mean", "gaussian"])
+def test_units_that_hardly_vary_are_left_alone(kind: str) -> None:
+    spread = torch.tensor([-1.0, 0.0, 1.0])[:, None]
+    target = 5.0 + spread
+    assert moved([2.0], fit_line(0.9e-4 * spread, target, kind, None)) == [2.0]
+    assert moved([0.0], fit_line(1.1e-4 * spread, target, kind, None)) == pytest.approx([5.0])
+
+
+def test_bfloat16_states_are_moved_in_float32() -> None:
+    generator = torch.Generator().manual_seed(2)
+    line = fit_line(
+        torch.randn(20, 64, generator=generator), 3 * torch.randn(20, 64, generator=generator), "linear", None
+    )
+    h = torch.randn(1, 9, 64, generator=generator).bfloat16()
+    edit = edit_of(line, 0.7, 1)
+    found, _ = edit.apply(h, whole(h), {})
+    assert torch.equal(found, edit.apply(h.float(), whole(h), {})[0].bfloat16())
+
+
 def identity_blocks(count: int) -> list[torch.nn.Identity]:
     return [torch.nn.Identity() for _ in range(count)]
 

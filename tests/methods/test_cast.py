@@ -47,6 +47,35 @@ def test_cut_takes_the_first_best_row_and_side() -> None:
         best_cut(torch.ones(2, 4), wanted)
 
 
+def test_equal_scores_go_to_the_side_below() -> None:
+    # At 0.5 either side picks one of the two wanted texts and nothing else.
+    cut = best_cut(torch.tensor([[0.0, 1.0]]), torch.tensor([True, True]))
+    assert (cut.threshold, cut.above, cut.f1) == (0.5, False, pytest.approx(2 / 3))
+
+
+def test_the_axis_points_where_most_pairs_point() -> None:
+    # Two pairs rise by 1, one falls by 5: the mean falls, the majority rises.
+    wanted, other = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-5.0, 0.0]]), torch.zeros(3, 2)
+    assert first_component(wanted, other, pairwise=True).tolist() == [1.0, 0.0]
+    assert first_component(other, wanted, pairwise=True).tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("counts", [(100, 10), (10, 100), (50, 50)])
+def test_unequal_classes_keep_the_axis_between_them(counts: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted, other = (torch.randn(count, 8, generator=generator) for count in counts)
+    wanted[:, 3] += 4.0
+    assert first_component(wanted, other, pairwise=False)[3] > 0.9
+
+
+def test_a_similarity_at_the_threshold_meets_neither_side() -> None:
+    h, direction = torch.tensor([[[0.3, 0.4]]]), torch.tensor([1.0, 0.5])
+    exact = similarity(h[:, 0], direction)[0]
+    for above in (True, False):
+        probe = ConditionProbe(direction=direction, threshold=exact, above=above)
+        assert probe.read(h, where_of([1]), {})["cast/decision"].tolist() == [False]
+
+
 def planted() -> tuple[ToySubject, FitData]:
     """All prompts lie along the second axis, source prompts along the first too; wanted answers along the third."""
     generator = torch.Generator().manual_seed(0)
@@ -189,6 +218,44 @@ def test_vectors_agree_with_the_authors(reference: dict[str, Tensor], kind: str,
         wanted, other = reference[f"{kind}_pos"][:, layer], reference[f"{kind}_neg"][:, layer]
         found = first_component(wanted, other, pairwise=centring == "pca_pairwise")
         torch.testing.assert_close(found, reference[f"{kind}_dir_{centring}"][layer], rtol=1e-5, atol=1e-5)
+
+
+def test_the_fit_puts_the_authors_parts_together(reference: dict[str, Tensor], synthetic_subject: type) -> None:
+    """Vectors from block outputs, similarities from block inputs, as the authors; raw texts for the condition alone."""
+    condition_layer = int(reference["condition_layers"][0])
+
+    def activation(prompt: str, completion: str, site: Site) -> Tensor:
+        kind, number = (completion, prompt) if completion else prompt.split()
+        part = "behavior" if completion else "condition"
+        # What enters a block is what the one before it gave out.
+        return reference[f"{part}_{kind}"][int(number), site.layer - (site.stream == "block_input")]
+
+    count, layers, width = reference["condition_pos"].shape
+    subject = synthetic_subject(Layout(num_layers=layers, width=width, num_heads=1, head_width=width), activation)
+    source, control = (tuple(f"{kind} {i}" for i in range(count)) for kind in ("pos", "neg"))
+    pairs = tuple(Pair(str(i), "pos", "neg") for i in range(len(reference["behavior_pos"])))
+    method = CAST(
+        normalise="unit",
+        stream="block_input",
+        condition_layers=(condition_layer,),
+        behavior_layers=tuple(reference["behavior_layers"].tolist()),
+        raw=True,
+    )
+    artifact = method.fit(subject, FitData(pairs=pairs, source=source, control=control))
+
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    behavior = reference["behavior_dir_pca_pairwise"][reference["behavior_layers"]]
+    torch.testing.assert_close(artifact["behavior"][0], behavior, **close)
+    axis = reference["condition_dir_pca_center"][condition_layer]
+    torch.testing.assert_close(artifact["condition"], axis, **close)
+    seen = torch.cat([reference[f"condition_{kind}"][:, condition_layer - 1] for kind in ("pos", "neg")])
+    cut = best_cut(similarity(seen, artifact["condition"])[None], torch.arange(2 * count) < count)
+    assert artifact["threshold"].item() == pytest.approx(cut.threshold)
+    assert artifact["f1"].item() == pytest.approx(cut.f1)
+    assert [(request["completions"] is None, request["raw"]) for request in subject.requests] == [
+        *[(False, False)] * 2,
+        *[(True, True)] * 2,
+    ]
 
 
 CONFIGURATIONS = {

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from harness import directions
+from harness.probes import held_out, train_probes
 from harness.types import FitData, Layout, Site
-from methods.iti import ITI, held_out, train_probes
+from methods.iti import ITI
 
 LAYOUT = Layout(num_layers=3, width=10, num_heads=4, head_width=5)
 LABELLED = tuple((f"question {i}", answer, answer == "right") for i in range(40) for answer in ("right", "wrong"))
@@ -122,8 +123,9 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
     used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions])
     validation = torch.isin(reference["question_id"][used], reference["val_questions"])
     heads, labels = reference["head_acts"][used], reference["labels"][used].bool()
-    accuracy, weights = train_probes(heads, labels, validation, int(reference["probe_seed"]))
+    weights, biases, accuracy = train_probes(heads, labels, validation, seed=int(reference["probe_seed"]))
     assert torch.allclose(accuracy.double(), reference["probe_val_acc"], rtol=1e-6)
+    assert torch.allclose(biases, reference["probe_intercept"], rtol=1e-5, atol=1e-5)
     assert torch.allclose(weights, reference["probe_coef"], rtol=1e-5, atol=1e-5)
     chosen = (directions.ranks(accuracy) < int(reference["K"])).nonzero().tolist()
     assert sorted(chosen) == sorted(reference["top_heads"].tolist())
@@ -134,6 +136,30 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
         assert torch.allclose(
             directions.unit(found)[selected].double(), reference[name][selected], rtol=1e-5, atol=1e-5
         )
+
+
+def test_the_fit_puts_the_authors_parts_together(
+    reference: dict[str, Tensor], synthetic_subject: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On their split of the questions: directions and spread from all answers, accuracies from the held-out ones."""
+    questions = torch.cat([reference["train_questions"], reference["val_questions"]])
+    used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions]).tolist()
+    validation = torch.isin(reference["question_id"][used], reference["val_questions"])
+    monkeypatch.setattr("methods.iti.held_out", lambda prompts, share, seed: validation)
+
+    _, layers, heads, width = reference["head_acts"].shape
+    layout = Layout(num_layers=layers, width=heads * width, num_heads=heads, head_width=width)
+    subject = synthetic_subject(
+        layout, lambda _, answer, site: reference["head_acts"][int(answer), site.layer].flatten()
+    )
+    labelled = tuple((str(int(reference["question_id"][i])), str(i), bool(reference["labels"][i])) for i in used)
+    artifact = ITI(seed=int(reference["probe_seed"])).fit(subject, FitData(labelled=labelled))
+
+    assert torch.allclose(artifact["accuracy"].double(), reference["probe_val_acc"], rtol=1e-6)
+    chosen = reference["unit_dir_com"].norm(dim=-1) > 0
+    axis = reference["unit_dir_com"][chosen]
+    spread = (reference["head_acts"][used][:, chosen].double() * axis).sum(-1).std(0, correction=1)
+    assert torch.allclose(artifact["shift"][chosen].double(), spread[:, None] * axis, rtol=1e-5, atol=1e-5)
 
 
 def test_given_accuracies_rank_as_the_authors_rank_them(reference: dict[str, Tensor]) -> None:
