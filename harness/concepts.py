@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from harness import directions
 from harness.data import Access, Demonstration, Example, Parameters
 from harness.model_view import Subject
-from harness.steering import Artifact, Intervention, Layout, Method, Range, Site
+from harness.steering import Artifact, Carry, Edit, Intervention, Layout, Method, Range, Site, Where, shared
 
 NO_PEAK = 50.0
 """What AxBench takes for the largest latent of a concept whose latents are never positive."""
@@ -113,6 +113,17 @@ def largest_latents(
     return largest
 
 
+def per_text_states(subject: Subject, texts: Sequence[Demonstration], site: Site) -> list[Float[Tensor, "T D"]]:
+    """States of each text's tokens behind the prefix, un-steered, in the host's memory."""
+    states: list[Tensor] = [torch.empty(0)] * len(texts)
+    prompts, completions = [text.prompt for text in texts], [text.completion for text in texts]
+    for chunk in subject.capture_tokens(prompts, completions, [site]):
+        behind = chunk.where(chunk.position >= subject.prefix_length)
+        for number in behind.text.unique().tolist():
+            states[number] = behind.states[site][behind.text == number].cpu()
+    return states
+
+
 def largest_of_wanted(
     subject: Subject,
     texts: Sequence[Demonstration],
@@ -126,3 +137,38 @@ def largest_of_wanted(
     found = largest_latents(subject, [(text.prompt, text.completion) for text in wanted], site, vectors, group)
     peaks = torch.zeros(len(vectors), device=vectors.device).scatter_reduce(0, group, found, "amax")
     return torch.where(peaks > 0, peaks, NO_PEAK)
+
+
+def behind_prefix(where: Where, length: int) -> Bool[Tensor, "B T"]:
+    """The real tokens that come after what all prompts begin with."""
+    behind = where.positions >= length
+    return behind if where.real is None else behind & where.real
+
+
+@dataclass(frozen=True, eq=False)
+class AddBehindPrefix(Edit):
+    """``h + vector`` on every token behind the prefix: how AxBench trains vectors."""
+
+    vector: Float[Tensor, "B D"]
+    prefix_length: int = shared(default=0)
+
+    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
+        """Shift the chosen tokens of a row by the row's vector."""
+        shifted = h + self.vector[:, None].to(h)
+        return torch.where(behind_prefix(where, self.prefix_length)[..., None], shifted, h), carry
+
+
+def set_to_unit_length(vectors: nn.Parameter) -> None:
+    """Vectors at length 1, and their gradients without the part along them: before a step, as AxBench does it."""
+    assert vectors.grad is not None
+    vectors.copy_(directions.unit(vectors))
+    vectors.grad -= (vectors.grad * vectors).sum(-1, keepdim=True) * vectors
+
+
+def check_both_sides(texts: Sequence[Demonstration]) -> None:
+    """Raise ValueError unless every group has wanted and unwanted texts."""
+    for group in sorted({text.group for text in texts}):
+        sides = {text.wanted for text in texts if text.group == group}
+        if sides != {True, False}:
+            only = "wanted" if True in sides else "unwanted"
+            raise ValueError(f"every group needs wanted and unwanted texts, got {only} ones alone in group {group!r}")

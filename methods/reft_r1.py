@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness import directions
-from harness.concepts import ConceptVector, largest_of_wanted
+from harness.concepts import ConceptVector, behind_prefix, largest_of_wanted, set_to_unit_length
 from harness.text_learner import TextLearner, per_group
 from harness.training import Part, Training
 from harness.types import (
@@ -103,8 +102,7 @@ class TopLatents(Edit):
     def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
         """Steer each text by its own latents."""
         w = self.w.to(torch.promote_types(h.dtype, torch.float32))
-        behind = where.positions >= self.prefix_length
-        chosen = behind if where.real is None else behind & where.real
+        chosen = behind_prefix(where, self.prefix_length)
         latents = torch.einsum("btd,bd->bt", h.to(w.dtype), w).relu() * chosen
 
         count = chosen.sum(1)
@@ -132,6 +130,4 @@ class LatentLearner(TextLearner):
 
     def before_step(self) -> None:
         """Unit length first, then no gradient along it."""
-        self.w.copy_(directions.unit(self.w))
-        assert self.w.grad is not None
-        self.w.grad -= (self.w.grad * self.w).sum(1, keepdim=True) * self.w
+        set_to_unit_length(self.w)

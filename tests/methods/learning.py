@@ -1,6 +1,6 @@
 """Small texts, passes and trainings for tests of methods that learn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,17 @@ from torch import Tensor
 from harness.batch_plan import Plan
 from harness.text_learner import TextLearner
 from harness.training import History, Training, train
-from harness.types import Demonstration, Intervention, Method, Site, Subject, Where
+from harness.types import (
+    Demonstration,
+    Intervention,
+    Layout,
+    Method,
+    Site,
+    Subject,
+    TokenCount,
+    TokenStates,
+    Where,
+)
 from harness.workspace import Workspace
 
 
@@ -42,3 +52,34 @@ def train_in_order(learner: TextLearner, order: Sequence[Sequence[Sequence[int]]
     lengths = [count.total for count in learner.counts]
     training = Training(batch_size=1, **settings)  # pyright: ignore[reportArgumentType]
     return train(learner, Plan(steps, (len(steps),)), training, Workspace(), lengths)
+
+
+class Planted:
+    """A subject whose states are noise, moved along one direction in every token of a text that repeats a letter."""
+
+    device = torch.device("cpu")
+    prefix_length = 1
+    workspace = Workspace()
+
+    def __init__(self, width: int, offset: float) -> None:
+        self.layout = Layout(num_layers=3, width=width, num_heads=1, head_width=width)
+        self.offset = offset
+        generator = torch.Generator().manual_seed(3)
+        self.direction = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
+
+    def token_counts(self, prompts: Sequence[str], completions: Sequence[str]) -> list[TokenCount]:
+        """One token for each character, behind one that all texts begin with."""
+        return [TokenCount(1 + len(p), len(c)) for p, c in zip(prompts, completions, strict=True)]
+
+    def capture_tokens(
+        self, prompts: Sequence[str], completions: Sequence[str], sites: Sequence[Site]
+    ) -> Iterator[TokenStates]:
+        """All texts in one chunk."""
+        counts = [count.total for count in self.token_counts(prompts, completions)]
+        text = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        position = torch.cat([torch.arange(count) for count in counts])
+        states = torch.randn(len(text), self.layout.width, generator=torch.Generator().manual_seed(len(text)))
+
+        planted = torch.tensor([c[1] == c[2] == c[3] for c in completions])
+        states += self.offset * planted[text][:, None] * self.direction
+        yield TokenStates(dict.fromkeys(sites, states), text, position, text)
