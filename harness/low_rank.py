@@ -1,8 +1,9 @@
-"""Low-rank edits whose subspace is learnt: an orthonormal basis for every group and layer, and LoReFT's edit."""
+"""Learnt low-rank edits: LoReFT's, in a subspace with an orthonormal basis, and a bottleneck of two maps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,40 @@ class SubspaceEdit(Edit):
         )
         at_start, at_end = where.positions < first, where.positions >= prompt_B1 - last
         return real & (at_start | at_end) & (where.positions < prompt_B1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bottleneck(Edit):
+    """``h + strength * up @ f(down @ h + bias)`` on every token, ``f`` the identity or the larger of 0 and its input."""
+
+    down: Float[Tensor, "B R D"]
+    bias: Float[Tensor, "B R"]
+    up: Float[Tensor, "B D R"]
+    strength: Float[Tensor, "B"]
+    activation: Literal["linear", "relu"] = shared(default="linear")
+
+    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
+        """Add what comes out of the bottleneck, computed in float32 at least."""
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        inside = h.to(dtype) @ self.down.to(dtype).mT + self.bias.to(dtype)[:, None]
+        if self.activation == "relu":
+            inside = inside.relu()
+        update = self.strength.to(dtype)[:, None, None] * (inside @ self.up.to(dtype).mT)
+        return where.keep(h + update.to(h.dtype), h), carry
+
+
+class Bottlenecks(nn.Module):
+    """The parameters of a `Bottleneck` for every group and layer; ``up`` starts at zero, so that nothing changes."""
+
+    def __init__(
+        self, num_groups: int, num_layers: int, width: int, rank: int, seed: int, device: torch.device
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = (2 * torch.rand(num_layers, rank, width, generator=generator) - 1) / width**0.5
+        self.down = per_group(start.to(device), num_groups)
+        self.bias = per_group(torch.zeros(num_layers, rank, device=device), num_groups)
+        self.up = per_group(torch.zeros(num_layers, width, rank, device=device), num_groups)
 
 
 class Subspaces(nn.Module):

@@ -45,11 +45,11 @@ class CDAS(ConceptVector):
     replies' likelihood.
 
     Source:
-        CDAS ("Faithful Bi-Directional Model Steering via Distribution Matching and Distributed Interchange
-        Interventions"), 2026, arXiv 2602.05234, and the authors' code. Deviations: (1) Texts with and without the concept are
-        matched in order, the fewer ones coming again. (2) Where two matched prompts are the same, as in contrast pairs,
-        there is nothing to exchange; then another text with the concept is put in front of the prompt that stands for
-        it. (3) All groups learn side by side in the same steps.
+        "Faithful Bi-Directional Model Steering via Distribution Matching and Distributed Interchange Interventions",
+        2026, arXiv 2602.05234, and the authors' code. Deviations: (1) Texts with and without the concept are matched in
+        order, the fewer ones coming again. (2) Where two matched prompts are the same, as in contrast pairs, there is
+        nothing to exchange; then another text with the concept is put in front of the prompt that stands for it. (3)
+        All groups learn side by side in the same steps.
 
     Parameters:
         strength: at s > 0 ``h . w`` is set to s times its mean at the last token of prompts with the concept, at s < 0
