@@ -52,7 +52,7 @@ class SubspaceEdit(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Bottleneck(Edit):
-    """``h + strength * up @ f(down @ h + bias)`` on every token, ``f`` the identity or the larger of 0 and its input."""
+    """``h + strength * up @ f(down @ h + bias)`` on every token, ``f`` the identity or what lies above 0."""
 
     down: Float[Tensor, "B R D"]
     bias: Float[Tensor, "B R"]
