@@ -7,7 +7,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 OPEN_TO_PLUGINS = {
-    f"harness.{name}" for name in ("types", "concepts", "directions", "text", "low_rank", "text_learner", "training")
+    f"harness.{name}"
+    for name in ("types", "concepts", "directions", "text", "low_rank", "sparse", "text_learner", "training")
 }
 
 

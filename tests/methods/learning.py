@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,9 +73,10 @@ class Planted:
         return [TokenCount(1 + len(p), len(c)) for p, c in zip(prompts, completions, strict=True)]
 
     def capture_tokens(
-        self, prompts: Sequence[str], completions: Sequence[str], sites: Sequence[Site]
+        self, prompts: Sequence[str], completions: Sequence[str], sites: Sequence[Site], tokens: str = "all"
     ) -> Iterator[TokenStates]:
         """All texts in one chunk."""
+        assert tokens == "all"
         counts = [count.total for count in self.token_counts(prompts, completions)]
         text = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         position = torch.cat([torch.arange(count) for count in counts])
@@ -83,3 +85,33 @@ class Planted:
         planted = torch.tensor([c[1] == c[2] == c[3] for c in completions])
         states += self.offset * planted[text][:, None] * self.direction
         yield TokenStates(dict.fromkeys(sites, states), text, position, text)
+
+
+class Given:
+    """A subject whose states are given, text by text; a text's prompt is its number."""
+
+    device = torch.device("cpu")
+    workspace = Workspace()
+
+    def __init__(self, states: np.ndarray, lengths: np.ndarray, prefix: int, prompts: np.ndarray | None = None) -> None:
+        self.states, self.lengths, self.prefix_length = torch.from_numpy(states), lengths.tolist(), prefix
+        self.prompts = [0] * len(self.lengths) if prompts is None else prompts.tolist()
+        self.layout = Layout(num_layers=2, width=states.shape[-1], num_heads=1, head_width=states.shape[-1])
+
+    @staticmethod
+    def text(row: int, wanted: bool) -> Demonstration:
+        """The text of a row."""
+        return Demonstration(str(row), "", wanted=wanted)
+
+    def capture_tokens(
+        self, prompts: Sequence[str], completions: Sequence[str], sites: Sequence[Site], tokens: str = "all"
+    ) -> Iterator[TokenStates]:
+        """All texts in one chunk."""
+        rows = [int(prompt) for prompt in prompts]
+        starts = [self.prompts[row] if tokens == "completion" else 0 for row in rows]
+        states = torch.cat(
+            [self.states[row, start : self.lengths[row]] for row, start in zip(rows, starts, strict=True)]
+        )
+        places = [torch.arange(start, self.lengths[row]) for row, start in zip(rows, starts, strict=True)]
+        text = torch.cat([torch.full_like(place, number) for number, place in enumerate(places)])
+        yield TokenStates(dict.fromkeys(sites, states), text, torch.cat(places), text)
