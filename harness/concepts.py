@@ -172,3 +172,10 @@ def check_both_sides(texts: Sequence[Demonstration]) -> None:
         if sides != {True, False}:
             only = "wanted" if True in sides else "unwanted"
             raise ValueError(f"every group needs wanted and unwanted texts, got {only} ones alone in group {group!r}")
+
+
+def sides_of(texts: Sequence[Demonstration], group: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Prompts and completions of a group's wanted texts, and those of its unwanted ones."""
+    own = [text for text in texts if text.group == group]
+    wanted, others = ([text for text in own if text.wanted == side] for side in (True, False))
+    return [(text.prompt, text.completion) for text in wanted], [(text.prompt, text.completion) for text in others]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness import directions
-from harness.concepts import per_text_states
+from harness.concepts import per_text_states, sides_of
 from harness.data import Demonstration
 from harness.model_view import Subject
 from harness.steering import Site
@@ -193,7 +193,13 @@ class DictionaryLearner(Learner):
 
 
 def text_codes(
-    subject: Subject, coder: SparseCoder, site: Site, texts: Sequence[tuple[str, str]], *, pool: str, replies: bool
+    subject: Subject,
+    coder: SparseCoder,
+    site: Site,
+    texts: Sequence[tuple[str, str]],
+    *,
+    pool: Literal["max", "mean"],
+    replies: bool,
 ) -> Float[Tensor, "N F"]:
     """Every feature's largest (``pool="max"``) or mean activation in each text.
 
@@ -202,7 +208,7 @@ def text_codes(
         coder: the autoencoder.
         site: where it reads.
         texts: prompts and completions.
-        pool: ``max`` or ``mean``.
+        pool: over the tokens of each text.
         replies: read the completions alone instead of everything behind the prefix.
     """
     found = torch.zeros(len(texts), len(coder.bias), device=subject.device)
@@ -222,3 +228,10 @@ def detection(wanted: Float[Tensor, "N F"], others: Float[Tensor, "M F"]) -> Flo
     for one in wanted:
         above += (one > others).float().sum(0) + (one == others).float().sum(0) / 2
     return above / (len(wanted) * len(others))
+
+
+def best_feature(subject: Subject, coder: SparseCoder, site: Site, texts: Sequence[Demonstration], group: str) -> int:
+    """The feature whose largest activation best tells a group's wanted texts from its unwanted ones."""
+    sides = sides_of(texts, group)
+    wanted, others = (text_codes(subject, coder, site, side, pool="max", replies=False) for side in sides)
+    return int(detection(wanted, others).argmax())

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness import directions
-from harness.concepts import NO_PEAK, ConceptVector, check_both_sides
-from harness.sparse import Dictionary, SparseCoder, detection, text_codes
+from harness.concepts import NO_PEAK, ConceptVector, check_both_sides, sides_of
+from harness.sparse import Dictionary, SparseCoder, best_feature, text_codes
 from harness.types import (
     Artifact,
     Carry,
@@ -96,22 +96,21 @@ class SparseFeature(ConceptVector):
     def _of_group(
         self, subject: Subject, coder: SparseCoder, site: Site, name: str, texts: Sequence[Demonstration]
     ) -> Artifact:
-        own = [text for text in texts if text.group == name]
-        sides = [[(t.prompt, t.completion) for t in own if t.wanted == wanted] for wanted in (True, False)]
-        wanted, others = (text_codes(subject, coder, site, side, pool="max", replies=False) for side in sides)
-        chosen = int(detection(wanted, others).argmax()) if self.feature is None else self.feature
+        wanted, others = sides_of(texts, name)
+        chosen = best_feature(subject, coder, site, texts, name) if self.feature is None else self.feature
+        peak = text_codes(subject, coder, site, wanted, pool="max", replies=False)[:, chosen].amax()
         found = {
             "vector": coder.decoder[chosen],
-            "peak": wanted[:, chosen].amax(),
+            "peak": torch.where(peak > 0, peak, NO_PEAK),
             "encoder": coder.encoder[:, chosen],
             "bias": coder.bias[chosen],
             "threshold": coder.threshold[chosen],
             "feature": torch.tensor(chosen),
         }
         if self.direction == "mean_difference":
-            means = [text_codes(subject, coder, site, side, pool="mean", replies=False).mean(0) for side in sides]
-            found["vector"] = directions.unit((means[0] - means[1]) @ coder.decoder)
-        return found | {"peak": torch.where(found["peak"] > 0, found["peak"], NO_PEAK)}
+            codes = (text_codes(subject, coder, site, side, pool="mean", replies=False) for side in (wanted, others))
+            found["vector"] = directions.unit(directions.mean_difference(*codes) @ coder.decoder)
+        return found
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit, at the layer of the autoencoder."""

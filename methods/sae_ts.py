@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from harness import directions
 from harness.concepts import ConceptVector, check_both_sides, largest_of_wanted
-from harness.sparse import Dictionary, SparseCoder, detection, text_codes
+from harness.sparse import Dictionary, SparseCoder, best_feature, text_codes
 from harness.training import Learner, Part, Training, train
-from harness.types import Artifact, Demonstration, FitData, Intervention, Layout, Site, Subject
+from harness.types import Artifact, FitData, Intervention, Layout, Site, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ class TargetedSparse(ConceptVector):
         train(learner, self.training.plan(ones), self.training, subject.workspace, ones, "sae_ts")
 
         names = sorted({text.group for text in data.demonstrations})
-        features = [self._feature(subject, coder, site, name, data.demonstrations) for name in names]
+        texts, given = data.demonstrations, self.feature
+        features = [best_feature(subject, coder, site, texts, n) if given is None else given for n in names]
         targets = torch.eye(len(coder.bias), device=subject.device)[features]
         found = torch.stack(
             [targeted(learner.map.detach(), learner.bias.detach(), t, self.bias_weight) for t in targets]
@@ -115,15 +116,6 @@ class TargetedSparse(ConceptVector):
         texts = [*zip(asked, steered, strict=True), *zip(prompts, plain, strict=True)]
         codes = text_codes(subject, coder, site, texts, pool="mean", replies=True)
         return codes[: len(vectors)] - codes[len(vectors) :].mean(0)
-
-    def _feature(
-        self, subject: Subject, coder: SparseCoder, site: Site, name: str, texts: Sequence[Demonstration]
-    ) -> int:
-        if self.feature is not None:
-            return self.feature
-        own = [text for text in texts if text.group == name]
-        sides = [[(t.prompt, t.completion) for t in own if t.wanted == wanted] for wanted in (True, False)]
-        return int(detection(*(text_codes(subject, coder, site, s, pool="max", replies=False) for s in sides)).argmax())
 
 
 def targeted(

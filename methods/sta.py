@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harness import directions
-from harness.concepts import ConceptVector, check_both_sides
+from harness.concepts import ConceptVector, check_both_sides, sides_of
 from harness.sparse import Dictionary, text_codes
-from harness.types import Artifact, Demonstration, FitData, Layout, Range, Site, Subject
+from harness.types import Artifact, FitData, Layout, Range, Site, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,12 @@ class TargetAtoms(ConceptVector):
         names = sorted({text.group for text in data.demonstrations})
         vectors, kept = [], []
         for name in names:
-            own = [text for text in data.demonstrations if text.group == name]
-            sides = [[(t.prompt, t.completion) for t in own if t.wanted == wanted] for wanted in (True, False)]
+            sides = sides_of(data.demonstrations, name)
             wanted, others = (text_codes(subject, coder, site, side, pool="mean", replies=True) for side in sides)
             amplitude, chosen = self.atoms(wanted, others)
             vector = (amplitude * chosen) @ coder.decoder
             if self.length == "states":
-                vector = directions.unit(vector) * _mean_difference(subject, site, own).norm()
+                vector = directions.unit(vector) * _shift(subject, site, sides).norm()
             vectors.append(vector)
             kept.append(chosen)
         ones = torch.ones(len(names), device=subject.device)
@@ -119,8 +118,7 @@ def _foremost(score: Float[Tensor, "F"], share: float) -> Bool[Tensor, "F"]:
     return size >= size.sort(descending=True).values[int(share * len(size))]
 
 
-def _mean_difference(subject: Subject, site: Site, texts: Sequence[Demonstration]) -> Float[Tensor, "D"]:
-    prompts, completions = [text.prompt for text in texts], [text.completion for text in texts]
-    states = subject.capture(prompts, completions, [site], tokens="completion", pool="mean")[site]
-    wanted = torch.tensor([text.wanted for text in texts], device=states.device)
-    return directions.mean_difference(states[wanted], states[~wanted])
+def _shift(subject: Subject, site: Site, sides: Sequence[Sequence[tuple[str, str]]]) -> Float[Tensor, "D"]:
+    """The difference of the replies' mean states."""
+    pooled = [subject.capture(*zip(*side, strict=True), [site], tokens="completion")[site] for side in sides]
+    return directions.mean_difference(*pooled)
