@@ -60,8 +60,8 @@ def test_scores_add_up_to_the_slope_along_the_embeddings(tiny: LocalSubject) -> 
         passed = tiny.forward(prompts, replies, intervention=steering)
         return passed.logprobs().detach().gather(1, real.sum(1, keepdim=True) - 1)[:, 0]
 
-    slope = (value(1 + 1e-4) - value(1 - 1e-4)) / 2e-4
-    torch.testing.assert_close(scores.sum(1).double(), slope, rtol=1e-3, atol=1e-4)
+    slope = (value(1.01) - value(0.99)) / 0.02  # log-probabilities are float32, so no smaller step
+    torch.testing.assert_close(scores.sum(1).double(), slope, rtol=0.01, atol=1e-3)
     shifted, _ = GrAInS(score=AS_RELEASED, attribution="gradient").token_scores(tiny, prompts, replies)
     assert not torch.allclose(shifted, scores, atol=1e-3)
 
