@@ -65,16 +65,17 @@ class TextLearner(Learner):
         """Negative log-likelihood in nats, averaged over the completion tokens of each group's batch, summed over
         groups."""  # noqa: D205, D209
         batch, rows = list(part.batch), list(part.rows)
-        tokens = self._summed(self.num_predicted[batch], self.group[batch])
+        tokens = self.summed(self.num_predicted[batch], self.group[batch])
         return -(passed.logprobs().sum(1) / tokens[self.group[rows]]).sum()
 
     def mean_over_texts(self, part: Part, values: Float[Tensor, "B"]) -> Float[Tensor, ""]:
         """The contribution of these texts to the mean over each group's batch, summed over groups."""
         batch, rows = list(part.batch), list(part.rows)
-        texts = self._summed(torch.ones_like(self.group[batch]), self.group[batch])
+        texts = self.summed(torch.ones_like(self.group[batch]), self.group[batch])
         return (values / texts[self.group[rows]]).sum()
 
-    def _summed(self, values: Tensor, groups: Tensor) -> Tensor:
+    def summed(self, values: Float[Tensor, "N"], groups: Int[Tensor, "N"]) -> Float[Tensor, "G"]:
+        """The sum of the values of each group."""
         return torch.zeros(len(self.names), device=groups.device).index_add(0, groups, values.float())
 
     def clip_gradients(self, limit: float) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-OPEN_TO_PLUGINS = {f"harness.{name}" for name in ("types", "directions", "probes", "text", "text_learner", "training")}
+OPEN_TO_PLUGINS = {
+    f"harness.{name}"
+    for name in ("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training")
+}
 
 
 def sources(*folders: str) -> list[Path]:

@@ -81,12 +81,15 @@ def job_of(overrides: Sequence[str]) -> Job:
 
 _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
 """Laws hold after any training; a short one with large steps is enough to steer."""
+_FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
+"""Laws hold for any number of what a fit repeats."""
 
 
 def _settings_of(method: str) -> tuple[str, ...]:
     settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
     files = (f"method.path={vector_file()}",) if method == "vector" else ()
-    return (*_SMALL, *files, *(_SHORT_TRAINING if "training" in settings else ()))
+    few = (f"method.{name}={number}" for name, number in _FEW.items() if name in settings)
+    return (*_SMALL, *files, *(_SHORT_TRAINING if "training" in settings else ()), *few)
 
 
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:

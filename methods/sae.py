@@ -1,0 +1,165 @@
+"""Sparse autoencoder features: find the one that tells a concept, then add it, or set it to a level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness import directions
+from harness.concepts import NO_PEAK, ConceptVector, check_both_sides, sides_of
+from harness.sparse import Dictionary, SparseCoder, best_feature, text_codes
+from harness.types import (
+    Artifact,
+    Carry,
+    Demonstration,
+    Edit,
+    FitData,
+    Intervention,
+    Layout,
+    Site,
+    Subject,
+    Where,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseFeature(ConceptVector):
+    """Steer with a feature's decoder row, at a strength relative to the largest activation in wanted texts.
+
+    ``edit=add`` adds ``strength * peak * row``; ``clamp`` sets the feature to ``strength * peak`` at every token, and
+    ``raise`` does where it is less, both by adding the difference of what is decoded, so that what the autoencoder
+    cannot rebuild stays in the state.
+
+    Source:
+        Wu et al. 2025 (AxBench), arXiv 2501.17148, section 4: SAE (``feature`` given), SAE-A (the feature that detects
+        best), SAE difference of means. Deviations: (1) peaks are of the wanted training texts, where AxBench asks a
+        service for the feature's maximum. (2) The difference of means counts every text; the authors' loop runs over
+        the number of a batch's columns, so that of a batch of six texts the sixth never counts.
+
+    Parameters:
+        strength: AxBench's factor. With ``add`` 0 changes nothing; clamping at 0 takes the feature out.
+
+    Steers:
+        The block output of one layer, at all tokens.
+
+    Requires:
+        Demonstrations, wanted and unwanted ones in every group.
+
+    Access:
+        Training texts and which of them are wanted.
+
+    Artifact:
+        ``vector``: groups x width, the decoder row, or the unit mean difference; ``peak``: groups (50 if nothing is
+        active, as AxBench); ``encoder``: groups x width, ``bias`` and ``threshold``: groups, the feature's own;
+        ``feature``: groups; ``layer``: (); ``groups``: names as JSON bytes.
+
+    Fidelity:
+        Checked against the authors' values: activations, clamping, raising, the difference of means over all texts.
+    """
+
+    dictionary: Dictionary = field(default_factory=Dictionary)
+    feature: int | None = None
+    """The same for all groups; None takes the one with the best AUROC on the training texts, group by group."""
+    direction: Literal["feature", "mean_difference"] = "feature"
+    edit: Literal["add", "clamp", "raise"] = "add"
+
+    def check(self, layout: Layout) -> None:
+        """Refuse a layer that the model lacks, a feature below 0, and clamping of what is no feature."""
+        super().check(layout)
+        if self.feature is not None and self.feature < 0:
+            raise ValueError(f"feature must be at least 0, got {self.feature}")
+        if self.direction == "mean_difference" and self.edit != "add":
+            raise ValueError(f"edit must be add with direction=mean_difference, got {self.edit!r}")
+
+    def null(self, layout: Layout) -> dict[str, float] | None:
+        """Strength 0, if the feature is added."""
+        return super().null(layout) if self.edit == "add" else None
+
+    def fit(self, subject: Subject, data: FitData) -> Artifact:
+        """Read every text's features, choose, and measure peaks."""
+        check_both_sides(data.demonstrations)
+        site = self.site(subject.layout)
+        coder = self.dictionary.coder(subject, site, data.demonstrations)
+        if self.feature is not None and self.feature >= len(coder.bias):
+            raise ValueError(f"feature must be from 0 to {len(coder.bias) - 1}, got {self.feature}")
+
+        names = sorted({text.group for text in data.demonstrations})
+        found = [self._of_group(subject, coder, site, name, data.demonstrations) for name in names]
+        stacked = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        return self.artifact(site, names, stacked["vector"], stacked["peak"]) | stacked
+
+    def _of_group(
+        self, subject: Subject, coder: SparseCoder, site: Site, name: str, texts: Sequence[Demonstration]
+    ) -> Artifact:
+        wanted, others = sides_of(texts, name)
+        chosen = best_feature(subject, coder, site, texts, name) if self.feature is None else self.feature
+        peak = text_codes(subject, coder, site, wanted, pool="max", replies=False)[:, chosen].amax()
+        found = {
+            "vector": coder.decoder[chosen],
+            "peak": torch.where(peak > 0, peak, NO_PEAK),
+            "encoder": coder.encoder[:, chosen],
+            "bias": coder.bias[chosen],
+            "threshold": coder.threshold[chosen],
+            "feature": torch.tensor(chosen),
+        }
+        if self.direction == "mean_difference":
+            codes = (text_codes(subject, coder, site, side, pool="mean", replies=False) for side in (wanted, others))
+            found["vector"] = directions.unit(directions.mean_difference(*codes) @ coder.decoder)
+        return found
+
+    def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
+        """One edit, at the layer of the autoencoder."""
+        if self.edit == "add":
+            return super().intervention(artifact, condition, parameters)
+        group = condition["group"]
+        level = parameters["strength"] * artifact["peak"][group]
+        own = [artifact[name][group] for name in ("encoder", "bias", "threshold", "vector")]
+        kind = SetFeature if self.edit == "clamp" else RaiseFeature
+        return Intervention({Site(int(artifact["layer"])): kind(*own, level)})
+
+    def latents(
+        self, subject: Subject, artifact: Artifact, texts: Sequence[tuple[str, str]], groups: Sequence[str]
+    ) -> Float[Tensor, "N"] | None:
+        """The largest activation of its group's feature in each text, or the largest ``h . vector``."""
+        if self.direction == "mean_difference":
+            return super().latents(subject, artifact, texts, groups)
+        names = ("encoder", "bias", "vector", "threshold")
+        encoder, bias, decoder, threshold = (artifact[name] for name in names)
+        coder = SparseCoder(encoder.T, bias, decoder, torch.zeros_like(decoder[0]), threshold)
+        own = directions.rows_of_groups(artifact, groups)
+        codes = text_codes(subject, coder, Site(int(artifact["layer"])), texts, pool="max", replies=False)
+        return codes.gather(1, own[:, None])[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class SetFeature(Edit):
+    """``h + (level - activation) * row`` on every token."""
+
+    encoder: Float[Tensor, "B D"]
+    bias: Float[Tensor, "B"]
+    threshold: Float[Tensor, "B"]
+    row: Float[Tensor, "B D"]
+    level: Float[Tensor, "B"]
+
+    def apply(self, h: Float[Tensor, "B T D"], where: Where, carry: Carry) -> tuple[Float[Tensor, "B T D"], Carry]:
+        """Add what is missing, computed in float32 at least."""
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        inside = torch.einsum("btd,bd->bt", h.to(dtype), self.encoder.to(dtype)) + self.bias.to(dtype)[:, None]
+        missing = self._missing(inside.relu() * (inside > self.threshold.to(dtype)[:, None]))
+        return where.keep(h + (missing[..., None] * self.row.to(dtype)[:, None]).to(h.dtype), h), carry
+
+    def _missing(self, activation: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        return self.level.to(activation)[:, None] - activation
+
+
+@dataclass(frozen=True, eq=False)
+class RaiseFeature(SetFeature):
+    """The same where the feature is below the level."""
+
+    def _missing(self, activation: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        return super()._missing(activation).relu()

@@ -1,0 +1,39 @@
+"""Methods that learn, on the default model: after a few steps wanted texts are more likely when they are steered to."""
+
+import pytest
+from learning import likelihood
+
+from harness.subject.load import Loaded
+from harness.subject.local import LocalSubject
+from harness.subject.scorers import open_subject
+from harness.training import Training
+from harness.types import Demonstration, FitData, Method
+from methods.adapter import PostBlockAdapter
+from methods.lm_steer import LMSteer
+from methods.loreft import LoReFT
+from methods.probe import LinearProbe
+from methods.ssv import SupervisedVector
+
+SHORT = Training(epochs=4, batch_size=4, learning_rate=0.01)
+METHODS = [
+    LinearProbe(training=SHORT),
+    SupervisedVector(training=SHORT),
+    LoReFT(training=SHORT),
+    LMSteer(training=SHORT),
+    PostBlockAdapter(training=SHORT),
+]
+
+
+@pytest.fixture(scope="module")
+def smollm(default_model: Loaded) -> LocalSubject:
+    return open_subject(default_model)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_few_steps_make_wanted_texts_more_likely(smollm: LocalSubject, method: Method) -> None:
+    wanted = [Demonstration(f"say {i}", f" zzz{i}z") for i in range(8)]
+    plain = [Demonstration(f"say {i}", f" The number is {i}.", wanted=False) for i in range(8)]
+    artifact = method.fit(smollm, FitData(demonstrations=(*wanted, *plain)))
+    assert likelihood(smollm, method, artifact, "z", 1.0) > likelihood(smollm, method, artifact, "z", 0.0) + 0.5
