@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 
 from harness.config import composed, plain_values
 from harness.control import Control
-from harness.data import Access
+from harness.data import Access, Split
 from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered
 from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
 from harness.records.tracking import Tracking
-from harness.scoring import Evaluator, Judge
+from harness.scoring import Evaluator, Judge, RecordKind
 from harness.search.fixed import Fixed
 from harness.search.objective import Objective
 from harness.search.search import Search
@@ -95,6 +95,10 @@ class Scoring:
         """The scorer's model, found once."""
         return self.scorer.resolved(self.find_subject())
 
+    def reads(self, kind: RecordKind) -> bool:
+        """Whether an evaluator is given records of this kind."""
+        return any(evaluator.reads == kind for evaluator in self.evaluators.values())
+
     @property
     def scorer_identity(self) -> list[Any]:
         """What likelihoods depend on: the scorer's settings and the exact weights of its model."""
@@ -167,6 +171,16 @@ class Job:
         return self.method.steers and self.control.steers
 
     @property
+    def generates(self) -> bool:
+        """Whether anything is generated for test items: evaluators of latents alone need none of it."""
+        return self.scoring.reads("generations")
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether the method is to look for each concept in that concept's texts."""
+        return self.scoring.reads("latents")
+
+    @property
     def access(self) -> frozenset[Access]:
         """What method, search and control see together."""
         steering = self.method.access if self.control.steers else frozenset()
@@ -204,10 +218,7 @@ class Job:
     def _made_from(self) -> dict[str, Any]:
         """Everything that the generations depend on."""
         config = self.model.config
-        needs = self.objective.needs if self.search.needs_objective else frozenset()
-        fits = self.steers and bool(self.method.requires)
-        splits = ["test", *(["train"] if fits else []), *(["dev"] if self.search.uses_dev else [])]
-        return {
+        common = {
             "engine": ENGINE_VERSION,
             "model": {
                 "identity": self.model.identity,
@@ -218,20 +229,41 @@ class Job:
                 "chat_template": config.chat_template,
                 "prompt_template": config.prompt_template,
             },
-            "task": {
-                "name": self.task.name,
-                "fingerprint": self.task.fingerprint(splits),  # pyright: ignore[reportArgumentType]
-                "max_new_tokens": self.task.max_new_tokens,
-            },
             "method": described(self.method) if self.steers else {"instruction": self.method.instruction},
+            "control": described(self.control),
+            "seed": self.seed,
+        }
+        return common | (self._generated_from() if self.generates else self._read_from())
+
+    def _read_from(self) -> dict[str, Any]:
+        """What latents depend on besides."""
+        return {"task": {"name": self.task.name, "latents": self.task.latents_fingerprint()}}
+
+    def _generated_from(self) -> dict[str, Any]:
+        """What generations depend on besides."""
+        needs = self.objective.needs if self.search.needs_objective else frozenset()
+        fits = self.steers and bool(self.method.requires)
+        splits = ["test", *(["train"] if fits else []), *(["dev"] if self.search.uses_dev else [])]
+        task = {
+            "name": self.task.name,
+            "fingerprint": self.task.fingerprint(splits),  # pyright: ignore[reportArgumentType]
+            "max_new_tokens": self.task.max_new_tokens,
+        }
+        return {
+            "task": task | ({"temperature": self.task.temperature} if self.task.temperature else {}),
             "search": described(self.search),
             "objective": described(self.objective) if self.search.needs_objective else None,
             "scorer": self.scoring.scorer_identity if "scorer" in needs else None,
             "judge": self.scoring.judge.identity if "judge" in needs else None,
-            "control": described(self.control),
-            "seed": self.seed,
             "prune_loops": self.prune_loops,
-        }
+        } | self._own_instructions()
+
+    def _own_instructions(self) -> dict[str, Any]:
+        """The texts placed before each question, where they are not the same for all."""
+        splits: tuple[Split, ...] = ("test", "dev") if self.search.uses_dev else ("test",)
+        examples = [example for split in splits for example in self.task.examples(split)]
+        texts = [self.method.instruct(example.shown_to(self.method.access)) for example in examples]
+        return {"instructions": texts} if set(texts) - {self.method.instruction} else {}
 
 
 def build(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> Job:
@@ -310,7 +342,10 @@ def check(job: Job) -> None:
     """Raise ValueError for parts that do not fit, before any weights load."""
     job.method.check(job.layout)
     job.search.check(job.method, job.layout)
-    job.task.check()
+    if job.generates:
+        job.task.check()
+    if job.reads_latents:
+        _check_latents(job)
     if job.steers:
         job.task.fit_data(job.method.requires)
     _check_protocol(job)
@@ -324,6 +359,14 @@ def check(job: Job) -> None:
 def _check_protocol(job: Job) -> None:
     if job.protocol.subset == "baseline_incorrect" and job.task.kind != "generate":
         raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
+
+
+def _check_latents(job: Job) -> None:
+    name = next(name for name, evaluator in job.scoring.evaluators.items() if evaluator.reads == "latents")
+    if not job.task.latent_examples():
+        raise ValueError(f"evaluator {name} scores latents in held-out texts; task {job.task.name} has none")
+    if job.protocol != Protocol():
+        raise ValueError(f"evaluator {name} scores concepts, not test items: use protocol=standard")
 
 
 def _check_choices(job: Job) -> None:

@@ -138,7 +138,7 @@ def _begun(job: Job, folder: Path) -> RunRecord:
             job.model.device,
             dtype=job.model.config.dtype,
             model_identity=job.model.identity,
-            task_fingerprint=job.task.fingerprint(["test"]),
+            task_fingerprint=job.task.fingerprint(["test"]) if job.generates else job.task.latents_fingerprint(),
             command=job.command,
         ),
     )
@@ -150,7 +150,7 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     record = record.model_copy(
         update={
             "generations": os.path.relpath(generated.store.folder, folder),
-            "files": generated.store.files,
+            "files": generated.store.files_of({item.kind for item in records}),
             "receipt": generated.receipt,
             "parameters": dict(generated.parameters),
             "cost": generated.cost,

@@ -17,6 +17,7 @@ from harness.records.rows import FORMAT, Selected, Trial, score_of, selected_of,
 from harness.scoring import Estimate, Evaluator, Metric, Score
 
 RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl", "generations.jsonl", "trials.jsonl"
+LATENTS_FILE = "latents.jsonl"
 Status = Literal["running", "done", "failed"]
 
 
@@ -301,7 +302,7 @@ class StoredRun:
         path: the run's folder.
         record: its ``run.json``.
         scores: value (None where unscored) by metric and example id.
-        selected: the generation that stands for each example, by its id, in file order.
+        selected: the generation that stands for each example, by its id, in file order; then the latents by concept.
     """
 
     path: Path
@@ -352,11 +353,12 @@ def read_run(folder: Path) -> StoredRun:
         scores.setdefault(row["metric"], {})[row["example_id"]] = row["value"]
 
     selected: dict[str, Selected] = {}
-    if record.generations is not None:
-        lines = read_lines(folder / record.generations / GENERATIONS_FILE, record.files.get(GENERATIONS_FILE))
+    for name in (GENERATIONS_FILE, LATENTS_FILE) if record.generations is not None else ():
+        if name == LATENTS_FILE and name not in record.files:
+            continue  # this run asked for none, whatever another run left beside its generations
+        lines = read_lines(folder / str(record.generations) / name, record.files.get(name))
         try:
-            chosen = [selected_of(row) for row in lines]
+            selected |= {item.record.example.id: item for item in map(selected_of, lines)}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: a line of {GENERATIONS_FILE} is not a generation ({error!r})") from error
-        selected = {item.record.example.id: item for item in chosen}
+            raise ValueError(f"{folder}: a line of {name} is not a generation ({error!r})") from error
     return StoredRun(folder, record, scores, selected)

@@ -151,7 +151,7 @@ class DevSplit(Search):
         """Run the sets of a round on the dev items of their group, all in one pool, and tell what they came to."""
         count = len(next(iter(sets.values())))
         runs = [(group, i, e) for i in range(count) for group, study in studies.items() for e in study.dev]
-        requests = [Request(example, dict(sets[group][i]), first + i) for group, i, example in runs]
+        requests = [Request(example, dict(sets[group][i]), first + i, bench.temperature) for group, i, example in runs]
         generations: list[Generation] = bench.run(requests, lambda: setting.advance(1))
         records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = setting.objective.score(records, setting.tools)

@@ -155,10 +155,10 @@ class _Chunk:
 
     def _requests(self, example: Example, round_number: int) -> list[Request]:
         if round_number < 0:
-            return [Request(example, {}, UNSTEERED)]
+            return [Request(example, {}, UNSTEERED, self.bench.task.temperature)]
         first = round_number * self.plan.trials_per_round
         proposals = self.proposers[example.id].ask(self.plan.trials_in(round_number))
-        temperature = self.bench.control.temperature
+        temperature = self.bench.temperature
         return [
             Request(example, {**self.fixed, **proposal}, first + offset, temperature)
             for offset, proposal in enumerate(proposals)
