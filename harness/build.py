@@ -313,6 +313,9 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
     """
     values = plain_values(config)
     values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
+    if values["seed"] < 0 or values["lock_wait"] < 0:
+        negative = "seed" if values["seed"] < 0 else "lock_wait"
+        raise ValueError(f"{negative} must not be below 0, got {values[negative]}")
     for option in ("name", "sweep"):
         if (name := values[option]) is not None and not _FOLDER_NAME.fullmatch(name):
             raise ValueError(

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from harness import receipt
 from harness.build import Job
 from harness.data import Example
 from harness.progress import phase
+from harness.records.locks import locked
 from harness.records.meter import Meter
 from harness.records.rows import UNSTEERED, Selected
 from harness.records.run import LATENTS_FILE, Cost, Receipt
-from harness.records.store import GenerationStore, locked
+from harness.records.store import GenerationStore
 from harness.scoring import Tools
 from harness.search.search import Prepared, Setting
 from harness.subject.load import ResolvedModel, load_model
@@ -38,6 +41,13 @@ def subject_for(job: Job) -> LocalSubject:
     opened = _subjects[key]
     template = Template(job.model.config.prompt_template, job.model.config.chat_template)
     return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
+
+
+def forget_subjects() -> None:
+    """Give the memory of loaded models back."""
+    _subjects.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _weights_key(model: ResolvedModel) -> str:
@@ -77,7 +87,7 @@ def generate(job: Job) -> Generated:
         NotSteeredError: the method should have changed hidden states and did not.
     """
     store = GenerationStore(generations_folder(job))
-    with locked(store.folder, job.lock_wait):
+    with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
             _produce(job, store)

@@ -13,9 +13,9 @@ from harness.config import first_line
 from harness.data import Access
 from harness.evaluate import evaluate, score_run, tools_for
 from harness.generate import generate, subject_for
+from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
-from harness.records.store import locked
 from harness.scoring import Record
 
 

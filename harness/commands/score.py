@@ -24,9 +24,10 @@ from harness.evaluate import score_run
 from harness.nodes import Packages, built, installed_packages
 from harness.protocol import Protocol
 from harness.records.keys import Keys
+from harness.records.locks import locked
 from harness.records.rows import Selected
 from harness.records.run import Labels, RunRecord, StoredRun, read_run
-from harness.records.store import GenerationStore, locked
+from harness.records.store import GenerationStore
 from harness.records.tracking import Tracking
 from harness.run import earlier_record, folder_for
 from harness.scoring import Judge

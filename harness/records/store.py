@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from harness.records.lines import (
     FileMark,
@@ -215,28 +210,3 @@ class GenerationStore:
     def save_receipt(self, receipt: Receipt) -> None:
         """Keep the proof of steering."""
         write_json(self.folder / "receipt.json", receipt.model_dump(mode="json"))
-
-
-@contextmanager
-def locked(folder: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold a folder for this process; others wait.
-
-    Raises:
-        RuntimeError: another process still holds it after the wait; the message says which.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / ".lock"), folder / ".holder.json"
-    try:
-        lock.acquire(timeout=wait_seconds)
-    except Timeout as error:
-        holder = read_json(note) or {}
-        who = f" (process {holder['process']} on {holder['host']})" if {"process", "host"} <= holder.keys() else ""
-        raise RuntimeError(
-            f"another run{who} is working on {folder} and did not finish in {wait_seconds:g} s"
-        ) from error
-    try:
-        write_json(note, {"host": socket.gethostname(), "process": os.getpid()})
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()

@@ -102,10 +102,10 @@ class Task:
         ]
 
     def latent_examples(self) -> list[Example]:
-        """One example for each group (concept) with held-out texts that a method may look for it in; none by default.
+        """One example for each group (concept) with held-out texts to look for it in; none by default.
 
-        Its metadata hold ``texts`` (pairs of prompt and completion) and their ``categories``: "positive" for a text with
-        the concept, "negative", or "hard negative" for one that only comes close.
+        Its metadata hold ``texts`` (pairs of prompt and completion) and their ``categories``: "positive" for a text
+        with the concept, "negative", or "hard negative" for one that only comes close.
         """
         return []
 

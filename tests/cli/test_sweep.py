@@ -9,7 +9,7 @@ from pathlib import Path
 
 from child import TINY, Cli
 
-from harness.records.store import locked
+from harness.records.locks import locked
 
 SMALL = ("task.limit=3", "task.dev_size=4", "task.train_size=16", "search.num_trials=2")
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from harness.records import lines as records_lines
 from harness.records.lines import DiskFullError, Lines, compress, mark_of, read_json, read_lines, write_json
 from harness.records.rows import Selected, Trial
 from harness.records.run import Cost, Receipt, SiteChange
-from harness.records.store import GenerationStore, Work, locked
+from harness.records.store import GenerationStore, Work
 from harness.scoring import Generation, Record
 from harness.types import Example
 
@@ -191,39 +190,6 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "meta.json", {"format": 7})
     with pytest.raises(ValueError, match="generations have format 7; this version reads format 1"):
         _ = GenerationStore(tmp_path).meta
-
-
-def test_a_held_folder_is_refused_after_the_wait_and_free_afterwards(tmp_path: Path) -> None:
-    refused = pytest.raises(RuntimeError, match=r"another run \(process \d+ on .+\) is working on")
-    with locked(tmp_path, 1), refused, locked(tmp_path, 0.05):
-        pytest.fail("two holders at once")
-    with locked(tmp_path, 0):
-        pass
-
-
-def test_the_lock_is_released_by_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), locked(tmp_path, 0):
-        raise KeyError
-    with locked(tmp_path, 0):
-        pass
-
-
-def test_a_waiting_run_gets_the_folder_in_the_end(tmp_path: Path) -> None:
-    order: list[str] = []
-    waiting = threading.Event()
-
-    def second() -> None:
-        waiting.set()
-        with locked(tmp_path, 60):
-            order.append("second")
-
-    thread = threading.Thread(target=second)
-    with locked(tmp_path, 0):
-        thread.start()
-        waiting.wait()
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 def test_lines_are_json_for_any_reader(tmp_path: Path) -> None:
