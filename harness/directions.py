@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.data import Example, Pair
 from harness.model_view import Subject
-from harness.steering import Artifact, Carry, Edit, Range, Site, Stream, Tokens, Where, shared
+from harness.steering import Artifact, Carry, Edit, Layout, Range, Site, Stream, Tokens, Where, shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -165,17 +165,44 @@ def group_rows(artifact: Artifact, examples: Sequence[Example]) -> Int[Tensor, "
     Raises:
         ValueError: an example's group was not among the training pairs.
     """
+    return rows_of_groups(artifact, [example.group for example in examples], [example.id for example in examples])
+
+
+def rows_of_groups(artifact: Artifact, groups: Sequence[str], owners: Sequence[str] | None = None) -> Int[Tensor, "B"]:
+    """Index of every group in ``artifact["groups"]``; where there is a single one, it serves all.
+
+    Args:
+        artifact: what was fitted.
+        groups: names to look up.
+        owners: what each belongs to, for messages.
+
+    Raises:
+        ValueError: nothing was fitted for a group.
+    """
     names: list[str] = json.loads(bytes(artifact["groups"].tolist()))
     if len(names) == 1:
-        return torch.zeros(len(examples), dtype=torch.long, device=artifact["groups"].device)
-    for example in examples:
-        if example.group not in names:
+        return torch.zeros(len(groups), dtype=torch.long, device=artifact["groups"].device)
+    for number, group in enumerate(groups):
+        if group not in names:
+            owner = f"text {number}" if owners is None else owners[number]
             raise ValueError(
-                f"group of {example.id} must be one that contrast pairs were given for ({', '.join(names)}), "
-                f"got {example.group!r}"
+                f"group of {owner} must be one that contrast pairs were given for ({', '.join(names)}), got {group!r}"
             )
-    found = [names.index(example.group) for example in examples]
+    found = [names.index(group) for group in groups]
     return torch.tensor(found, device=artifact["groups"].device)
+
+
+def chosen_layers(layout: Layout, layers: Sequence[int] | None) -> list[int]:
+    """Layers in order, each once; None takes those at 20, 40, 60 and 80 % of the depth.
+
+    Raises:
+        ValueError: the model lacks one of them.
+    """
+    if layers is None:
+        return sorted({round(share * (layout.num_layers - 1)) for share in (0.2, 0.4, 0.6, 0.8)})
+    for layer in layers:
+        layout.check_layer("layers", layer)
+    return sorted(set(layers))
 
 
 def check_count(name: str, count: float | Range, available: int) -> None:

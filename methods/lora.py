@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness import directions
+from harness.concepts import ConceptMethod
 from harness.text_learner import TextLearner, per_group
 from harness.training import Part, Training
 from harness.types import (
-    Access,
     Artifact,
     Carry,
     Demonstration,
     Edit,
-    Example,
     FitData,
     Intervention,
     Layout,
-    Method,
-    Parameters,
     Probe,
     Range,
     Site,
@@ -34,7 +31,7 @@ from harness.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA(Method):
+class LoRA(ConceptMethod):
     """Add ``strength * alpha / rank * up @ down @ heads`` to the attention's output in several layers.
 
     ``heads`` is what enters the output projection ``W``, so this is the model with ``W + strength * alpha / rank * up @
@@ -67,9 +64,6 @@ class LoRA(Method):
         Paper formulas; equal to merged weights, by test. There are no values of the authors' code to compare with.
     """
 
-    requires: ClassVar = frozenset({"demonstrations"})
-    access: ClassVar = frozenset({Access.LABELS})
-
     layers: tuple[int, ...] | None = None
     """Counted from 0; None takes four, spread over the depth."""
     rank: int = 4
@@ -82,24 +76,14 @@ class LoRA(Method):
     def check(self, layout: Layout) -> None:
         """Refuse layers that the model lacks and a rank that is none."""
         super().check(layout)
-        for layer in self._layers(layout):
-            layout.check_layer("layers", layer)
+        directions.chosen_layers(layout, self.layers)
         if not 1 <= self.rank <= layout.width:
             raise ValueError(f"rank must be from 1 to {layout.width}, got {self.rank}")
-
-    def _layers(self, layout: Layout) -> list[int]:
-        if self.layers is None:
-            return sorted({round(share * (layout.num_layers - 1)) for share in (0.2, 0.4, 0.6, 0.8)})
-        return sorted(set(self.layers))
-
-    def null(self, layout: Layout) -> Parameters:
-        """No update."""
-        return self.defaults(layout) | {"strength": 0.0}
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Learn one pair of matrices per group and layer."""
         texts = [text for text in data.demonstrations if text.wanted or self.texts == "all"]
-        learner = LowRankLearner(subject, texts, self._layers(subject.layout), self)
+        learner = LowRankLearner(subject, texts, directions.chosen_layers(subject.layout, self.layers), self)
         learner.learn(self.training, "lora")
         return {
             "down": learner.down.detach(),
@@ -107,10 +91,6 @@ class LoRA(Method):
             "layers": torch.tensor(learner.layers),
             "groups": directions.encoded_names(learner.names),
         }
-
-    def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
-        """``group`` (B): which group's matrices each row uses."""
-        return {"group": directions.group_rows(artifact, examples)}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """A probe at the heads and an edit at the attention's output of every layer."""

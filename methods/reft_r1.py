@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from harness import directions
+from harness.concepts import ConceptVector, largest_of_wanted
 from harness.text_learner import TextLearner, per_group
 from harness.training import Part, Training
 from harness.types import (
-    Access,
     Artifact,
     Carry,
     Demonstration,
     Edit,
-    Example,
     FitData,
     Intervention,
     Layout,
-    Method,
-    Parameters,
-    Range,
     Site,
     Subject,
     Where,
@@ -34,7 +29,7 @@ from harness.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReFTr1(Method):
+class ReFTr1(ConceptVector):
     """Add ``strength * peak * w`` to one layer's output; ``w`` is learnt per group (concept).
 
     In training each text is steered by its own activations: with the latents ``a = relu(h . w)`` of its tokens, the
@@ -72,55 +67,26 @@ class ReFTr1(Method):
         penalty, steered tokens.
     """
 
-    requires: ClassVar = frozenset({"demonstrations"})
-    access: ClassVar = frozenset({Access.LABELS})
-
-    layer: int | None = None
-    """Counted from 0; None is the middle one."""
     top: int = 8
     """How many of a text's latents are averaged in training."""
     sparsity: float = 0.005
     """Weight of the L1 penalty at the end of training; it rises from 0 in proportion to the steps done."""
     training: Training = field(default_factory=Training)
-    strength: float | Range = Range(low=0.0, high=5.0, default=1.0)
 
     def check(self, layout: Layout) -> None:
         """Refuse a layer that the model lacks, and counts and weights that mean nothing."""
         super().check(layout)
-        layout.check_layer("layer", self._layer(layout))
         if self.top < 1 or self.sparsity < 0:
             raise ValueError(f"top must be at least 1 and sparsity 0, got {self.top} and {self.sparsity}")
 
-    def _layer(self, layout: Layout) -> int:
-        return layout.num_layers // 2 if self.layer is None else self.layer
-
-    def null(self, layout: Layout) -> Parameters:
-        """Nothing is added."""
-        return self.defaults(layout) | {"strength": 0.0}
-
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Learn one direction per group, then measure the largest latents."""
-        site = Site(self._layer(subject.layout))
+        site = self.site(subject.layout)
         learner = LatentLearner(subject, data.demonstrations, site, self.top, self.sparsity)
         learner.learn(self.training, "reft_r1")
         vectors = learner.w.detach()
-        return {
-            "vector": vectors,
-            "peak": largest_latents(subject, learner, site, vectors),
-            "layer": torch.tensor(site.layer),
-            "groups": directions.encoded_names(learner.names),
-        }
-
-    def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
-        """``group`` (B): which group's vector each row uses."""
-        return {"group": directions.group_rows(artifact, examples)}
-
-    def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
-        """One edit, at the layer that was learnt for."""
-        group = condition["group"]
-        scale = parameters["strength"] * artifact["peak"][group]
-        vector = scale[:, None] * artifact["vector"][group]
-        return Intervention({Site(int(artifact["layer"])): directions.AddVector(vector=vector, tokens="all")})
+        peaks = largest_of_wanted(subject, learner.texts, learner.names, site, vectors)
+        return self.artifact(site, learner.names, vectors, peaks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,21 +135,3 @@ class LatentLearner(TextLearner):
         self.w.copy_(directions.unit(self.w))
         assert self.w.grad is not None
         self.w.grad -= (self.w.grad * self.w).sum(1, keepdim=True) * self.w
-
-
-def largest_latents(
-    subject: Subject, learner: TextLearner, site: Site, vectors: Float[Tensor, "G D"]
-) -> Float[Tensor, "G"]:
-    """Each group's largest latent behind the prefix of its wanted texts, un-steered; 50 where none is positive."""
-    wanted = [number for number, text in enumerate(learner.texts) if text.wanted]
-    prompts = [learner.texts[number].prompt for number in wanted]
-    completions = [learner.texts[number].completion for number in wanted]
-    groups = learner.group[wanted]
-
-    peaks = torch.zeros(len(vectors), device=vectors.device)
-    for chunk in subject.capture_tokens(prompts, completions, [site]):
-        behind = chunk.where(chunk.position >= subject.prefix_length)
-        group = groups[behind.text]
-        latents = (behind.states[site] * vectors[group]).sum(-1)
-        peaks.scatter_reduce_(0, group, latents, "amax")
-    return torch.where(peaks > 0, peaks, 50.0)

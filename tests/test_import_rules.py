@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-OPEN_TO_PLUGINS = {f"harness.{name}" for name in ("types", "directions", "text", "text_learner", "training")}
+OPEN_TO_PLUGINS = {
+    f"harness.{name}" for name in ("types", "concepts", "directions", "text", "text_learner", "training")
+}
 
 
 def sources(*folders: str) -> list[Path]:

@@ -22,6 +22,13 @@ def tinylm_subject(arrays: Mapping[str, np.ndarray]) -> LocalSubject:
     return LocalSubject(network, word_tokenizer(model.config.vocab_size), Template(chat=False), "tinylm")
 
 
+def behind_prefix(arrays: Mapping[str, np.ndarray], prefix: Sequence[int]) -> LocalSubject:
+    """The same model with prompts that all begin with these ids; a template stands for what authors put in front."""
+    plain = tinylm_subject(arrays)
+    template = Template(f"{words(prefix)} {{question}}", chat=False)
+    return LocalSubject(plain.network, plain.tokenizer, template, plain.name)
+
+
 def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
     """The model by transformers, its sizes read from the weights."""
     weights = {name: torch.tensor(value) for name, value in arrays.items() if "." in name}

@@ -1,12 +1,15 @@
 """Stand-ins for what a method sees of a model, and the laws that its edits must keep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pytest
 import torch
+from tinylm import behind_prefix, words
 from torch import Tensor
 
-from harness.types import Edit, Intervention, Layout, Site, Where
+from harness.subject.local import LocalSubject
+from harness.types import Demonstration, Edit, Intervention, Layout, Site, Where
 
 Activation = Callable[[str, str, Site], Tensor]
 
@@ -83,3 +86,23 @@ def apply_edits() -> Callable[..., Tensor]:
         return intervention.edits[site].apply(h, where, {})[0] if site in intervention.edits else h
 
     return apply
+
+
+@pytest.fixture
+def trained(golden: Callable[[str], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """What the authors' AxBench trained on the random Llama."""
+    return golden("axbench_trained")
+
+
+@pytest.fixture
+def trained_subject(golden: Callable[[str], Mapping], trained: Mapping[str, np.ndarray]) -> LocalSubject:
+    """The model that it was trained on, with the prefix of its prompts."""
+    return behind_prefix(golden("tinylm"), trained["train_prompt_ids"][0, : int(trained["train_prefix"])])
+
+
+@pytest.fixture
+def trained_texts(trained: Mapping[str, np.ndarray]) -> list[Demonstration]:
+    """The texts that it was trained on."""
+    prefix = int(trained["train_prefix"])
+    pairs = zip(trained["train_prompt_ids"], trained["train_completion_ids"], strict=True)
+    return [Demonstration(words(prompt[prefix:]), words(completion)) for prompt, completion in pairs]

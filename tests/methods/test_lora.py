@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness import directions
 from harness.subject.decode import Sampling
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
@@ -124,5 +125,5 @@ def test_wrong_settings_are_refused(changes: dict, message: str) -> None:
 
 def test_layers_are_spread_over_the_depth() -> None:
     layout = Layout(num_layers=26, width=8, num_heads=1, head_width=8)
-    assert LoRA()._layers(layout) == [5, 10, 15, 20]
-    assert LoRA(layers=(7, 3))._layers(layout) == [3, 7]
+    assert directions.chosen_layers(layout, None) == [5, 10, 15, 20]
+    assert directions.chosen_layers(layout, (7, 3)) == [3, 7]
