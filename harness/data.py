@@ -34,6 +34,8 @@ class Example:
     ``concept`` says in words what steering should bring about; only methods that declare ``Access.CONCEPT`` see it.
     ``cluster`` names the unit that intervals and tests draw, where items belong together; "" is the item itself.
     ``choice_questions`` says what each choice replies to, where choices do not all reply to ``question``.
+    ``tuning`` names the dev items that a test item's parameters are chosen on, where a search chooses per group: they
+    are those of the same ``tuning``; "" is the group.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Example:
     concept: str = ""
     cluster: str = ""
     choice_questions: tuple[str, ...] = ()
+    tuning: str = ""
 
     @property
     def unit(self) -> str:
