@@ -344,8 +344,8 @@ def built_judge(overrides: Sequence[str]) -> Judge:
 def check(job: Job) -> None:
     """Raise ValueError for parts that do not fit, before any weights load."""
     job.method.check(job.layout)
-    job.search.check(job.method, job.layout)
     if job.generates:
+        job.search.check(job.method, job.layout)
         job.task.check()
     if job.reads_latents:
         _check_latents(job)
@@ -354,7 +354,7 @@ def check(job: Job) -> None:
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
     _check_choices(job)
-    if job.search.needs_objective:
+    if job.generates and job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
 

@@ -42,8 +42,8 @@ class TokenVector(Method):
     Source:
         Wu et al. 2025 (AxBench), arXiv 2501.17148, section 4: baselines DiffMean, PCA and LAT. Deviations: the sign of
         PCA and LAT, free there, is set so that wanted tokens lie further along (where there are unwanted ones to tell);
-        ``normalise``: with "peak" a strength is AxBench's factor, relative to the largest token of held-out texts (where
-        a task has none, of the wanted training texts). What Zou et al. 2023 call LAT is ``repe``.
+        ``normalise``: with "peak" a strength is AxBench's factor, relative to the largest token of held-out texts (of
+        the wanted training texts, where a task has no others). What Zou et al. 2023 call LAT is ``repe``.
 
     Parameters:
         layer: whole number from 0; the layer that is steered, free per row. A fixed number fits that layer alone.

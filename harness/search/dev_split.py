@@ -74,12 +74,23 @@ class DevSplit(Search):
         check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
         if self.dev_examples is not None:
             check_positive("dev_examples", self.dev_examples)
-        ranges = {name for name, value in method.parameters(layout).items() if isinstance(value, Range)}
-        if method.steers and self.values and (ranges != set(self.values) or not all(self.values.values())):
+        if self.values and method.steers:
+            self._check_values(method, layout)
+
+    def _check_values(self, method: Method, layout: Layout) -> None:
+        ranges = {name: value for name, value in method.parameters(layout).items() if isinstance(value, Range)}
+        if set(ranges) != set(self.values) or not all(self.values.values()):
             raise ValueError(
                 f"search.values must hold values for all of {', '.join(sorted(ranges)) or 'no parameter'}, which the "
                 f"method leaves open, and for nothing else; got {dict(self.values)}"
             )
+        for name, bounds in ranges.items():
+            outside = [value for value in self.values[name] if not bounds.low <= value <= (bounds.high or math.inf)]
+            if outside:
+                raise ValueError(
+                    f"search.values: {name} must lie between {bounds.low:g} and {bounds.high:g} "
+                    f"(method.{name}.low, .high), got {', '.join(map(str, outside))}"
+                )
 
     @property
     def _budget(self) -> int:
