@@ -4,45 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow
 import pytest
-from pyarrow import parquet
+from axbench_data import AUTHORS, HUB, held_out, row, training, write, write_folder
 
 from harness.tasks.axbench import AxBench, AxBenchLikelihood, matched
 from harness.tasks.axbench_files import COLUMNS, read_prompts
 
-AUTHORS = ("generate/train_data.parquet", "inference/latent_eval_data.parquet")
-HUB = ("train/data.parquet", "test/data.parquet")
-GENRES = {0: "text", 1: "code", 2: "text"}
-
-
-def row(concept: int, category: str, number: int, genre: str | None = None) -> dict:
-    """A row of the authors' form; outputs of one kind differ in length."""
-    name = "EEEEE" if concept == -1 else f"things of kind {concept}"
-    values = (f"ask {number} of {concept}", f"{category} {concept} " + "x" * number, name)
-    return dict(zip(COLUMNS, (*values, genre or GENRES[concept], category, concept), strict=True))
-
-
-def write(rows: list[dict], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def training() -> list[dict]:
-    plain = [row(-1, "negative", number, genre) for genre in ("text", "code") for number in range(5)]
-    return plain + [row(concept, "positive", number) for concept in GENRES for number in range(4)]
-
-
-def held_out() -> list[dict]:
-    kinds = (("positive", 6), ("negative", 6), ("hard negative", 1))
-    return [row(concept, kind, number) for concept in GENRES for kind, count in kinds for number in range(count)]
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(training(), tmp_path / AUTHORS[0])
-    write(held_out(), tmp_path / AUTHORS[1])
-    return tmp_path
+    return write_folder(tmp_path)
 
 
 def test_a_concept_learns_from_its_own_texts_and_the_plain_ones_of_its_genre(folder: Path) -> None:
