@@ -32,9 +32,9 @@ def test_the_file_goes_before_the_sentence(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="instruction must hold"):
         ConceptPrompting(instruction="Be brief.").check(LAYOUT)
-    with pytest.raises(ValueError, match="needs method.prompts=FILE or an instruction"):
+    with pytest.raises(ValueError, match=r"needs method\.prompts=FILE or an instruction"):
         ConceptPrompting(instruction="").check(LAYOUT)
-    with pytest.raises(FileNotFoundError, match="none.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
         ConceptPrompting(instruction="", prompts=str(tmp_path / "none.jsonl")).check(LAYOUT)
     (tmp_path / "odd").write_text('{"concept": "rents"}\n')
     with pytest.raises(ValueError, match="line 1 must hold concept and prompt"):
