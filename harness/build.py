@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 
 from harness.config import composed, plain_values
 from harness.control import Control
-from harness.data import Access
+from harness.data import Access, Split
 from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered
 from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
 from harness.records.tracking import Tracking
-from harness.scoring import Evaluator, Judge
+from harness.scoring import Evaluator, Judge, RecordKind
 from harness.search.fixed import Fixed
 from harness.search.objective import Objective
 from harness.search.per_prompt import PerPrompt
@@ -98,6 +98,10 @@ class Scoring:
         """The scorer's model, found once."""
         return self.scorer.resolved(self.find_subject())
 
+    def reads(self, kind: RecordKind) -> bool:
+        """Whether an evaluator is given records of this kind."""
+        return any(evaluator.reads == kind for evaluator in self.evaluators.values())
+
     @property
     def scorer_identity(self) -> list[Any]:
         """What likelihoods depend on: the scorer's settings and the exact weights of its model."""
@@ -172,6 +176,16 @@ class Job:
         return self.method.steers and self.control.steers
 
     @property
+    def generates(self) -> bool:
+        """Whether anything is generated for test items: evaluators of latents alone need none of it."""
+        return self.scoring.reads("generations")
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether the method is to look for each concept in that concept's texts."""
+        return self.scoring.reads("latents")
+
+    @property
     def access(self) -> frozenset[Access]:
         """What method, search and control see together."""
         steering = self.method.access if self.control.steers else frozenset()
@@ -234,10 +248,7 @@ class Job:
             task = {"fingerprint": self.task.fingerprint(["test"]), "max_new_tokens": self.task.max_new_tokens}
             return {"chosen_by": self.chosen_by.keys.generations, "task": task, "seed": self.seed}
         config = self.model.config
-        needs = self.objective.needs if self.search.needs_objective else frozenset()
-        fits = self.steers and bool(self.method.requires)
-        splits = ["test", *(["train"] if fits else []), *(["dev"] if self.search.uses_dev else [])]
-        return {
+        common = {
             "engine": ENGINE_VERSION,
             "model": {
                 "identity": self.model.identity,
@@ -248,20 +259,41 @@ class Job:
                 "chat_template": config.chat_template,
                 "prompt_template": config.prompt_template,
             },
-            "task": {
-                "name": self.task.name,
-                "fingerprint": self.task.fingerprint(splits),  # pyright: ignore[reportArgumentType]
-                "max_new_tokens": self.task.max_new_tokens,
-            },
             "method": described(self.method) if self.steers else {"instruction": self.method.instruction},
+            "control": described(self.control),
+            "seed": self.seed,
+        }
+        return common | (self._generated_from() if self.generates else self._read_from())
+
+    def _read_from(self) -> dict[str, Any]:
+        """What latents depend on besides."""
+        return {"task": {"name": self.task.name, "latents": self.task.latents_fingerprint()}}
+
+    def _generated_from(self) -> dict[str, Any]:
+        """What generations depend on besides."""
+        needs = self.objective.needs if self.search.needs_objective else frozenset()
+        fits = self.steers and bool(self.method.requires)
+        splits = ["test", *(["train"] if fits else []), *(["dev"] if self.search.uses_dev else [])]
+        task = {
+            "name": self.task.name,
+            "fingerprint": self.task.fingerprint(splits),  # pyright: ignore[reportArgumentType]
+            "max_new_tokens": self.task.max_new_tokens,
+        }
+        return {
+            "task": task | ({"temperature": self.task.temperature} if self.task.temperature else {}),
             "search": described(self.search),
             "objective": described(self.objective) if self.search.needs_objective else None,
             "scorer": self.scoring.scorer_identity if "scorer" in needs else None,
             "judge": self.scoring.judge.identity if "judge" in needs else None,
-            "control": described(self.control),
-            "seed": self.seed,
             "prune_loops": self.prune_loops,
-        }
+        } | self._own_instructions()
+
+    def _own_instructions(self) -> dict[str, Any]:
+        """The texts placed before each question, where they are not the same for all."""
+        splits: tuple[Split, ...] = ("test", "dev") if self.search.uses_dev else ("test",)
+        examples = [example for split in splits for example in self.task.examples(split)]
+        texts = [self.method.instruct(example.shown_to(self.method.access)) for example in examples]
+        return {"instructions": texts} if set(texts) - {self.method.instruction} else {}
 
 
 def build(
@@ -362,14 +394,17 @@ def built_judge(overrides: Sequence[str]) -> Judge:
 def check(job: Job) -> None:
     """Raise ValueError for parts that do not fit, before any weights load."""
     job.method.check(job.layout)
-    job.search.check(job.method, job.layout)
-    job.task.check()
+    if job.generates:
+        job.search.check(job.method, job.layout)
+        job.task.check()
+    if job.reads_latents:
+        _check_latents(job)
     if job.steers:
         job.task.fit_data(job.method.requires)
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
     _check_evaluators(job)
-    if job.search.needs_objective:
+    if job.generates and job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
 
@@ -379,14 +414,23 @@ def _check_protocol(job: Job) -> None:
         raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
 
 
+def _check_latents(job: Job) -> None:
+    name = next(name for name, evaluator in job.scoring.evaluators.items() if evaluator.reads == "latents")
+    if not job.task.latent_examples():
+        raise ValueError(f"evaluator {name} scores latents in held-out texts; task {job.task.name} has none")
+    if job.protocol != Protocol():
+        raise ValueError(f"evaluator {name} scores concepts, not test items: use protocol=standard")
+
+
 def _check_evaluators(job: Job) -> None:
     """Raise unless the task has what evaluators and objective look at."""
     evaluators = {f"evaluator {name}": evaluator for name, evaluator in job.scoring.evaluators.items()}
     if job.search.needs_objective and job.chosen_by is None:
         evaluators |= {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
 
-    examples = job.task.examples("test")
-    for name, evaluator in evaluators.items():
+    of_generations = {name: evaluator for name, evaluator in evaluators.items() if evaluator.reads == "generations"}
+    for name, evaluator in of_generations.items():
+        examples = job.task.examples("test")
         if evaluator.choices and job.task.kind == "generate":
             raise ValueError(f"{name} scores options; task {job.task.name} has none")
         if not evaluator.choices and job.task.kind == "choice":

@@ -37,7 +37,9 @@ class Control:
     steers: ClassVar[bool] = True
     """False: the model runs un-steered."""
     temperature: float = 0.0
-    """Temperature at which trials are drawn; 0 is greedy."""
+    """Temperature at which trials are drawn; 0 is the task's own."""
+    detects: ClassVar[bool] = True
+    """False: it leaves what was fitted alone, so that latents would be those of the method itself."""
 
     def fit_data(self, data: FitData, seed: int) -> FitData:
         """What the method fits on."""
@@ -149,6 +151,7 @@ class RandomDirection(Control):
     """The same distance in a random direction, fixed for each example and site."""
 
     version: ClassVar[int] = 2
+    detects: ClassVar[bool] = False
 
     def wrap(self, intervention: Intervention, ids: Sequence[str], layout: Layout, seed: int) -> Intervention:
         """Replace every edit's direction."""

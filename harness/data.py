@@ -33,6 +33,9 @@ class Example:
 
     ``concept`` says in words what steering should bring about; only methods that declare ``Access.CONCEPT`` see it.
     ``cluster`` names the unit that intervals and tests draw, where items belong together; "" is the item itself.
+    ``choice_questions`` says what each choice replies to, where choices do not all reply to ``question``.
+    ``tuning`` names the dev items that a test item's parameters are chosen on, where a search chooses per group: they
+    are those of the same ``tuning``; "" is the group.
     """
 
     id: str
@@ -47,6 +50,8 @@ class Example:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     concept: str = ""
     cluster: str = ""
+    choice_questions: tuple[str, ...] = ()
+    tuning: str = ""
 
     @property
     def unit(self) -> str:
@@ -59,6 +64,16 @@ class Example:
         return dataclasses.replace(
             self, answer="", aliases=(), distractors=(), target=None, metadata={}, concept=concept
         )
+
+    def shown_to(self, access: frozenset[Access]) -> Example:
+        """What somebody with this access may see of the item."""
+        if Access.GOLD not in access:
+            return self.redacted(keep_concept=Access.CONCEPT in access)
+        return self if Access.CONCEPT in access else dataclasses.replace(self, concept="")
+
+    def replying_to(self, choice: int) -> Example:
+        """The item as one of its choices replies to it."""
+        return dataclasses.replace(self, question=self.choice_questions[choice]) if self.choice_questions else self
 
 
 @dataclass(frozen=True)
@@ -97,3 +112,11 @@ class FitData:
     labelled: tuple[tuple[str, str, bool], ...] = ()
     """(prompt, completion, is it the wanted kind)"""
     demonstrations: tuple[Demonstration, ...] = ()
+    held_out: tuple[Demonstration, ...] = ()
+    """Texts to measure on how large a concept's latents get, given with the demonstrations where a task has some. No
+    method learns from them."""
+
+    @property
+    def measured(self) -> tuple[Demonstration, ...]:
+        """Texts that a strength is relative to: those held out, or else the wanted ones that were learnt from."""
+        return self.held_out or tuple(text for text in self.demonstrations if text.wanted)

@@ -42,7 +42,7 @@ def evaluate(
     """Score records with every evaluator.
 
     Args:
-        records: what was generated.
+        records: what was generated, and what was read; each evaluator gets those of its own kind.
         evaluators: by name.
         tools: opens what an evaluator needs.
         seed: seed of bootstrap intervals.
@@ -57,12 +57,13 @@ def evaluate(
     problems: list[str] = []
     units = [record.example.unit for record in records]
     for name, evaluator in evaluators.items():
+        own = [record for record in records if record.kind == evaluator.reads]
         with phase(f"score {name}"):
             if trials:
-                own_scores = _best_of_trials(name, evaluator, records, trials, tools(evaluator))
+                own_scores = _best_of_trials(name, evaluator, own, trials, tools(evaluator))
             else:
-                own_scores = evaluator.score(records, tools(evaluator))
-        columns = _columns(name, evaluator, records, own_scores)
+                own_scores = evaluator.score(own, tools(evaluator))
+        columns = _columns(name, evaluator, own, own_scores)
         scores += own_scores
         derived |= evaluator.derived(own_scores)
 
@@ -173,7 +174,7 @@ def score_run(
         "scored_trials": "best" if trials else "selected",
         "evaluators": {name: EvaluatorNote.of(evaluator) for name, evaluator in scoring.evaluators.items()},
         "optimised_metrics": _optimised(record, scoring),
-        "files": {**store.files, SCORES_FILE: mark_of(folder / SCORES_FILE)},
+        "files": {**store.files_of({item.kind for item in records}), SCORES_FILE: mark_of(folder / SCORES_FILE)},
         "estimates": dict(evaluation.estimates),
         "estimates_unselected_set": None if everything is None else dict(everything.estimates),
         "derived": dict(evaluation.derived),

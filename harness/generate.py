@@ -17,8 +17,8 @@ from harness.data import Example
 from harness.progress import phase
 from harness.records.locks import locked
 from harness.records.meter import Meter
-from harness.records.rows import Selected
-from harness.records.run import Cost, Receipt
+from harness.records.rows import UNSTEERED, Selected
+from harness.records.run import LATENTS_FILE, Cost, Receipt
 from harness.records.store import GenerationStore, Sizes
 from harness.scoring import Tools
 from harness.search.search import Prepared, Setting
@@ -70,7 +70,7 @@ class Generated:
 
     Args:
         store: where they lie.
-        selected: one for each test item, in the task's order.
+        selected: one for each test item, in the task's order; then what was read in each concept's texts, if asked for.
         receipt: proof of steering; None for what does not steer.
         cost: work of all sessions so far.
         parameters: what the search chose for all test items together, empty if it chose for each.
@@ -98,12 +98,13 @@ def generate(job: Job) -> Generated:
     store = GenerationStore(generations_folder(job))
     with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
-        if not store.files:
+        if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
             _produce(job, store, source)
             store.seal()
         by_id = {item.record.example.id: item for item in store.selected()}
-        selected = tuple(by_id[example.id] for example in job.task.examples("test"))
-        return Generated(store, selected, store.receipt, store.cost(), store.prepared)
+        selected = [by_id[example.id] for example in job.task.examples("test")] if job.generates else []
+        latents = store.latents() if job.reads_latents else []
+        return Generated(store, (*selected, *latents), store.receipt, store.cost(), store.prepared)
 
 
 def _produce(job: Job, store: GenerationStore, source: Generated | None) -> None:
@@ -114,25 +115,37 @@ def _produce(job: Job, store: GenerationStore, source: Generated | None) -> None
         store: where to write.
         source: whose fitted tensors and parameters to take over; None to fit and search.
     """
-    tests = job.task.examples("test")
-    dev = job.task.examples("dev") if job.search.uses_dev and source is None else []
-
     subject = subject_for(job)
     bench = Workbench(subject, job.task, job.method, job.control, job.seed, job.prune_loops)
-    bench.feed(tests)
-    if dev and job.steers:
-        bench.feed(dev)
     meter = Meter(lambda: subject.tally.forward_tokens)
     if source is None:
         _fit(bench, store, meter)
     else:
         bench.adopt(source.store.artifact or {})
+    if job.reads_latents and not store.latents():
+        with phase("latents"):
+            records = bench.read_latents(job.task.latent_examples())
+            store.save_latents([Selected(record, UNSTEERED) for record in records])
+        store.add_work(meter.lap("latents"))
+    if job.generates:
+        _search_and_generate(job, bench, store, meter, source)
+
+
+def _search_and_generate(
+    job: Job, bench: Workbench, store: GenerationStore, meter: Meter, source: Generated | None
+) -> None:
+    """Choose parameters, or take over those of ``source``, and generate with them."""
+    tests = job.task.examples("test")
+    dev = job.task.examples("dev") if job.search.uses_dev and source is None else []
+    bench.feed(tests)
+    if dev and job.steers:
+        bench.feed(dev)
     sizes = _sizes(job, bench, store, meter)
     engine = dataclasses.replace(job.engine, max_rows=sizes.max_rows, token_budget=sizes.token_budget)
     bench.subject = dataclasses.replace(bench.subject, engine=engine)
 
     needs_scorer = source is None and job.search.needs_objective and "scorer" in job.objective.needs
-    scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject) if needs_scorer else None
+    scorer = job.scoring.scorer.open(job.scoring.scoring_model, bench.subject) if needs_scorer else None
     tools = Tools(scorer=scorer, judge=job.scoring.judge)
     chunks = _open_chunks(tests, sizes.chunk, store)
 

@@ -152,7 +152,7 @@ def _begun(job: Job, folder: Path) -> RunRecord:
             num_layers=job.layout.num_layers,
             width=job.layout.width,
             method_version=job.method.version,
-            task_fingerprint=job.task.fingerprint(["test"]),
+            task_fingerprint=job.task.fingerprint(["test"]) if job.generates else job.task.latents_fingerprint(),
             command=job.command,
         ),
     )
@@ -164,7 +164,7 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     record = record.model_copy(
         update={
             "generations": os.path.relpath(generated.store.folder, folder),
-            "files": generated.store.files,
+            "files": generated.store.files_of({item.kind for item in records}),
             "receipt": generated.receipt,
             "parameters": dict(generated.parameters),
             "cost": generated.cost,

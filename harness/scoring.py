@@ -10,19 +10,25 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from harness.data import Example, Parameters
 
+RecordKind = Literal["generations", "latents"]
+
 
 @dataclass(frozen=True)
 class Generation:
-    """What one row produced. ``logprobs`` holds the summed log-probability of each choice for choice tasks."""
+    """What one row produced. ``choice_logprobs`` holds the summed log-probability of each choice of a choice task.
+
+    ``latents`` holds what a method read in each text of an example of `harness.types.Task.latent_examples`.
+    """
 
     example_id: str
     parameters: Parameters
     text: str
     token_ids: tuple[int, ...]
-    finish: Literal["stop", "length", "pruned", "choice"]
+    finish: Literal["stop", "length", "pruned", "choice", "latents"]
     prompt_tokens: int = 0
     near_ties: int = 0
     choice_logprobs: tuple[float, ...] = ()
+    latents: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Record:
     example: Example
     generation: Generation
     prompt: str
+
+    @property
+    def kind(self) -> RecordKind:
+        """What it holds: what was written for a test item, or what the method read in the texts of a concept."""
+        return "latents" if self.generation.finish == "latents" else "generations"
 
 
 MetricKind = Literal["mean", "proportion", "geometric"]
@@ -190,6 +201,8 @@ class Evaluator:
     which records of choice tasks do not have."""
     gold: ClassVar[bool] = False
     """Compares with the right answer, which items of some tasks do not have."""
+    reads: ClassVar[RecordKind] = "generations"
+    """Which records it is given: those of test items, or one per concept with what the method read in its texts."""
     max_unscored: float = 1.0
     """Largest share of records (0 to 1) that may stay unscored; beyond it the run is marked failed, records kept."""
 

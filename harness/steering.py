@@ -450,6 +450,26 @@ class Method:
         """Row-leading tensors, one row per example: what the method must look up for each prompt."""
         return {}
 
+    def instruct(self, example: Example) -> str:
+        """Text placed before an example's question, as far as the method may see it; by default the same for all."""
+        return self.instruction
+
+    def latents(
+        self, subject: Subject, artifact: Artifact, texts: Sequence[tuple[str, str]], groups: Sequence[str]
+    ) -> Float[Tensor, "N"] | None:
+        """How strongly the method finds each text's own concept in it, for methods that can detect one.
+
+        Args:
+            subject: the model, un-steered.
+            artifact: what was fitted.
+            texts: prompts with their completions.
+            groups: the group (concept) that is looked for in each text.
+
+        Returns:
+            The largest value over each text's tokens behind the prefix, in any unit; None: the method detects nothing.
+        """
+        return None
+
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """Turn tensors into edits; pure and cheap. ``condition`` and ``parameters`` have one row per batch row."""
         raise NotImplementedError

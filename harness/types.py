@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from harness.scoring import Judge as Judge
     from harness.scoring import Metric as Metric
     from harness.scoring import Record as Record
+    from harness.scoring import RecordKind as RecordKind
     from harness.scoring import Score as Score
     from harness.scoring import Scorer as Scorer
     from harness.scoring import Tools as Tools
@@ -66,7 +67,7 @@ _PAGES: dict[str, tuple[str, ...]] = {
     "harness.data": ("Access", "Demonstration", "Example", "FitData", "Offer", "Pair", "Parameters", "Split"),
     "harness.scoring": (
         *("Estimate", "Evaluator", "Generation", "Grading", "Judge", "Metric"),
-        *("Record", "Score", "Scorer", "Tools", "Verdict"),
+        *("Record", "RecordKind", "Score", "Scorer", "Tools", "Verdict"),
     ),
     "harness.steering": (
         *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -65,6 +66,11 @@ class Workbench:
         """Whether hidden states are meant to change."""
         return self.method.steers and self.control.steers
 
+    @property
+    def temperature(self) -> float:
+        """Temperature at which trials are drawn: the control's where it draws samples, else the task's."""
+        return self.control.temperature or self.task.temperature
+
     def fit(self, workspace: Workspace | None = None) -> Artifact:
         """Fit the method on the training split, as the control hands it over.
 
@@ -89,7 +95,7 @@ class Workbench:
         """The exact text that the model reads for an example."""
         # Only a control may look at the answer here, and only one that declares it.
         seen = example if Access.GOLD in self.control.access else example.redacted()
-        parts = [self.control.instruction(seen), self.method.instruction]
+        parts = [self.control.instruction(seen), self.method.instruct(example.shown_to(self.method.access))]
         return self.subject.render(example.question, "\n\n".join(filter(None, parts)))
 
     def record(self, example: Example, generation: Generation) -> Record:
@@ -169,17 +175,27 @@ class Workbench:
         if not missing:
             return
         handed = [self._fed.get(example.id, example) for example in missing]
-        handed = [self._shown(example) for example in handed]
+        handed = [example.shown_to(self.method.access) for example in handed]
         found = self.method.condition(self.subject, self.artifact, handed)
         for index, example in enumerate(missing):
             self._conditions[example.id] = {name: value[index] for name, value in found.items()}
 
-    def _shown(self, example: Example) -> Example:
-        """What the method may see of an example."""
-        access = self.method.access
-        if Access.GOLD not in access:
-            return example.redacted(keep_concept=Access.CONCEPT in access)
-        return example if Access.CONCEPT in access else dataclasses.replace(example, concept="")
+    def read_latents(self, examples: Sequence[Example]) -> list[Record]:
+        """What the method reads in the texts of each example (see `Task.latent_examples`), the model un-steered.
+
+        A method that reads nothing, or has nothing of its own to read under this control, leaves empty records.
+        """
+        texts = [tuple(text) for example in examples for text in example.metadata["texts"]]
+        groups = [example.group for example in examples for _ in example.metadata["texts"]]
+        reads = self.steers and self.control.detects
+        found = self.method.latents(self.subject, self.artifact, texts, groups) if reads else None
+
+        values = iter([] if found is None else found.tolist())
+        return [
+            Record(example, Generation(example.id, {}, "", (), "latents", latents=tuple(own)), "")
+            for example in examples
+            for own in [itertools.islice(values, len(example.metadata["texts"]))]
+        ]
 
     def seed_of(self, request: Request) -> int:
         """The seed of a row's sampling, its own alone."""
@@ -208,7 +224,9 @@ class Workbench:
         texts, owners = [], []
         for index, request in enumerate(requests):
             prompt = self.subject.encode(self.prompt(request.example))
-            for choice in request.example.choices:
+            for number, choice in enumerate(request.example.choices):
+                if request.example.choice_questions:
+                    prompt = self.subject.encode(self.prompt(request.example.replying_to(number)))
                 texts.append(Text(prompt, self.subject.encode(choice)))
                 owners.append(index)
 

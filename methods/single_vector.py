@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness import directions
+from harness.concepts import largest_latents
 from harness.types import (
     Access,
     Artifact,
@@ -166,3 +167,12 @@ class SingleVector(Method):
             vector = strength[:, None] * artifact["vector"][condition["group"], layer]
             edits[Site(layer, self.stream)] = directions.AddVector(vector=vector, tokens=self.tokens)
         return Intervention(edits=edits)
+
+    def latents(
+        self, subject: Subject, artifact: Artifact, texts: Sequence[tuple[str, str]], groups: Sequence[str]
+    ) -> Float[Tensor, "N"]:
+        """The largest projection of each text's tokens on its group's direction, at the default layer."""
+        layer = int(self.defaults(subject.layout)["layer"])
+        axes = directions.unit(artifact["vector"][:, layer])
+        group = directions.rows_of_groups(artifact, groups)
+        return largest_latents(subject, texts, Site(layer, self.stream), axes, group)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness import directions
+from harness.concepts import largest_latents
 from harness.types import (
     Access,
     Artifact,
@@ -41,8 +42,8 @@ class TokenVector(Method):
     Source:
         Wu et al. 2025 (AxBench), arXiv 2501.17148, section 4: baselines DiffMean, PCA and LAT. Deviations: the sign of
         PCA and LAT, free there, is set so that wanted tokens lie further along (where there are unwanted ones to tell);
-        ``normalise``: with "peak" a strength is AxBench's factor, but relative to the largest token of the training
-        texts instead of held-out ones. What Zou et al. 2023 call LAT is ``repe``.
+        ``normalise``: with "peak" a strength is AxBench's factor, relative to the largest token of held-out texts (of
+        the wanted training texts, where a task has no others). What Zou et al. 2023 call LAT is ``repe``.
 
     Parameters:
         layer: whole number from 0; the layer that is steered, free per row. A fixed number fits that layer alone.
@@ -70,7 +71,7 @@ class TokenVector(Method):
 
     direction: Literal["mean_difference", "pca", "lat"] = "pca"
     normalise: Literal["unit", "activation", "peak"] = "activation"
-    """Length 1; the layer's mean token norm; the largest projection of a wanted token (50 if none is positive)."""
+    """Length 1; the layer's mean token norm; the largest projection of a held-out token (50 if none is positive)."""
     stream: Stream = "block"
     tokens: Tokens = "all"
     seed: int = 0
@@ -95,14 +96,15 @@ class TokenVector(Method):
         groups = sorted({text.group for text in data.demonstrations})
         if not groups:
             raise ValueError("no texts to learn from: the task's training split must offer demonstrations")
-        vectors = [self._learn(subject, sites, [t for t in data.demonstrations if t.group == name]) for name in groups]
+        vectors = [self._learn(subject, sites, name, data) for name in groups]
         return {
             "vector": torch.stack(vectors),
             "layers": torch.tensor([site.layer for site in sites]),
             "groups": directions.encoded_names(groups),
         }
 
-    def _learn(self, subject: Subject, sites: Sequence[Site], texts: Sequence[Demonstration]) -> Float[Tensor, "L D"]:
+    def _learn(self, subject: Subject, sites: Sequence[Site], group: str, data: FitData) -> Float[Tensor, "L D"]:
+        texts = [text for text in data.demonstrations if text.group == group]
         wanted, others = [t for t in texts if t.wanted], [t for t in texts if not t.wanted]
         # Outer products are large and only PCA's; LAT needs both tokens of a pair at once.
         moments = [directions.Moments(outer=self.direction == "pca") for _ in sites]
@@ -121,7 +123,8 @@ class TokenVector(Method):
             counts = f"{moments[0].count} wanted and {unwanted[0].count} unwanted"
             raise ValueError(f"{self.direction} needs more training tokens in every group, got {counts}")
         axes = torch.stack([self._axis(m, u, k) for m, u, k in zip(moments, unwanted, kept, strict=True)])
-        return axes * self._scale(subject, sites, wanted, axes, moments, unwanted)[:, None]
+        measured = [text for text in data.measured if text.group == group]
+        return axes * self._scale(subject, sites, measured, axes, moments, unwanted)[:, None]
 
     def _tokens(
         self, subject: Subject, sites: Sequence[Site], texts: Sequence[Demonstration]
@@ -159,7 +162,7 @@ class TokenVector(Method):
         self,
         subject: Subject,
         sites: Sequence[Site],
-        wanted: Sequence[Demonstration],
+        measured: Sequence[Demonstration],
         axes: Float[Tensor, "L D"],
         moments: Sequence[directions.Moments],
         unwanted: Sequence[directions.Moments],
@@ -173,7 +176,7 @@ class TokenVector(Method):
                 return torch.stack(norms).to(axes)
             case "peak":
                 peaks = torch.zeros_like(axes[:, 0])
-                for chunk in self._tokens(subject, sites, wanted):
+                for chunk in self._tokens(subject, sites, measured):
                     found = torch.stack([(h @ axis).amax() for h, axis in zip(chunk, axes, strict=True)])
                     peaks = torch.maximum(peaks, found)
                 return torch.where(peaks > 0, peaks, 50.0)
@@ -193,3 +196,12 @@ class TokenVector(Method):
             vector = strength[:, None] * artifact["vector"][condition["group"], place]
             edits[Site(layer, self.stream)] = directions.AddVector(vector=vector, tokens=self.tokens)
         return Intervention(edits=edits)
+
+    def latents(
+        self, subject: Subject, artifact: Artifact, texts: Sequence[tuple[str, str]], groups: Sequence[str]
+    ) -> Float[Tensor, "N"]:
+        """The largest projection of each text's tokens on its group's direction, at the default layer."""
+        layer = int(self.defaults(subject.layout)["layer"])
+        axes = directions.unit(artifact["vector"][:, artifact["layers"].tolist().index(layer)])
+        group = directions.rows_of_groups(artifact, groups)
+        return largest_latents(subject, texts, Site(layer, self.stream), axes, group)

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from axbench_data import write_folder
 from hydra.utils import get_class, instantiate
 from laws.lab import CONF, SHIPPED_TASKS, class_of, composed, job_for, job_of, names_of
 from laws.tiny_classifier import classifier_folder
@@ -165,9 +167,12 @@ class TestBuild:
         assert job.labels["search"] in names_of("search")
 
     @pytest.mark.parametrize("name", names_of("evaluator"))
-    def test_evaluators(self, name: str) -> None:
+    def test_evaluators(self, name: str, tmp_path: Path) -> None:
         judge = ["judge=local", "model@judge.model=tiny"]
-        job = job_of([*TINY, f"evaluator=[{name}]", *task_for(name), *judge])
+        task = task_for(name)
+        if class_of("evaluator", name).reads == "latents":
+            task = ["task=axbench", f"task.path={write_folder(tmp_path)}"]
+        job = job_of([*TINY, f"evaluator=[{name}]", *task, *judge])
         assert list(job.scoring.evaluators) == [name]
         assert isinstance(job.scoring.evaluators[name], Evaluator)
 

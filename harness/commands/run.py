@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,14 @@ def _print_run(folder: Path) -> None:
     terminal = Console()
     terminal.print(table)
     if record.parameters:
-        chosen = ", ".join(f"{name} = {value:g}" for name, value in record.parameters.items())
+        chosen = ", ".join(f"{name} = {_in_short(value)}" for name, value in record.parameters.items())
         terminal.print(f"chosen for all test items: {chosen}", highlight=False)
     kind = "oracle: it was shown the test answers" if record.oracle else "deployable: it was not shown test answers"
     terminal.print(f"{kind}\nwrote {folder}", highlight=False, soft_wrap=True)
+
+
+def _in_short(value: float | Mapping[str, float]) -> str:
+    """A parameter, or the parameters that were chosen for a group."""
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name} {own:g}" for name, own in value.items()) + ")"
+    return f"{value:g}"

@@ -15,6 +15,7 @@ from harness.judges.prompts import Rubric
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _CODE_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+_RATING = re.compile(r"\brating:\s*\[\[([^\[\]]*)\]\]", re.IGNORECASE)
 _ORNAMENT = " \t\r\n*_`'\"\u201c\u201d.()[]<>:;,!$\\{}"
 _ANNOUNCED = re.compile(r"\A(?:final\s+)?(?:grade|label|score|rating|verdict|answer)\s*[:=]\s*", re.IGNORECASE)
 _OUT_OF = re.compile(r"\s*(?:/|out of)\s*5(?:\.0)?\Z", re.IGNORECASE)
@@ -35,6 +36,8 @@ def parse(reply: str, rubric: Rubric) -> str | None:
     text = _THOUGHT.sub("", reply).strip()
     if text.startswith("<think>"):
         return None
+    if ratings := _RATING.findall(text):
+        return rubric.answers.get(ratings[-1].strip())  # AxBench's form; what was weighed before it does not count
     fenced = _CODE_FENCE.match(text)
     text = fenced[1] if fenced else text
     if text.startswith("{"):

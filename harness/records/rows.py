@@ -68,6 +68,7 @@ def example_row(example: Example) -> Row:
         "group": example.group,
         "concept": example.concept,
         "cluster": example.cluster,
+        "choice_questions": list(example.choice_questions),
         "metadata": dict(example.metadata),
     }
 
@@ -85,6 +86,7 @@ def example_of(row: Mapping[str, Any]) -> Example:
         group=row["group"],
         concept=row["concept"],
         cluster=row["cluster"],
+        choice_questions=tuple(row.get("choice_questions", ())),
         metadata=row["metadata"],
     )
 
@@ -100,6 +102,7 @@ def generation_row(generation: Generation) -> Row:
         "prompt_tokens": generation.prompt_tokens,
         "near_ties": generation.near_ties,
         "choice_logprobs": list(generation.choice_logprobs),
+        "latents": list(generation.latents),
     }
 
 
@@ -114,18 +117,19 @@ def generation_of(row: Mapping[str, Any]) -> Generation:
         prompt_tokens=row["prompt_tokens"],
         near_ties=row["near_ties"],
         choice_logprobs=tuple(row["choice_logprobs"]),
+        latents=tuple(row.get("latents", ())),
     )
 
 
 def selected_row(selected: Selected) -> Row:
-    """A line of ``generations.jsonl``."""
+    """A line of ``generations.jsonl`` or ``latents.jsonl``."""
     record = selected.record
     chosen = {"prompt": record.prompt, "trial": selected.trial, "objective": selected.objective}
     return example_row(record.example) | generation_row(record.generation) | chosen
 
 
 def selected_of(row: Mapping[str, Any]) -> Selected:
-    """What a line of ``generations.jsonl`` holds."""
+    """What a line of ``generations.jsonl`` or ``latents.jsonl`` holds."""
     record = Record(example_of(row), generation_of(row), row["prompt"])
     return Selected(record, row["trial"], row["objective"])
 

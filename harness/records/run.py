@@ -17,6 +17,7 @@ from harness.records.rows import FORMAT, Selected, Trial, score_of, selected_of,
 from harness.scoring import Estimate, Evaluator, Metric, MetricKind, Score
 
 RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl", "generations.jsonl", "trials.jsonl"
+LATENTS_FILE = "latents.jsonl"
 Status = Literal["running", "done", "failed"]
 
 
@@ -311,7 +312,7 @@ class StoredRun:
         path: the run's folder.
         record: its ``run.json``.
         scores: value (None where unscored) by metric and example id.
-        selected: the generation that stands for each example, by its id, in file order.
+        selected: the generation that stands for each example, by its id, in file order; then the latents by concept.
     """
 
     path: Path
@@ -384,13 +385,16 @@ def _selected(folder: Path, record: RunRecord) -> dict[str, Selected]:
     if record.generations is None:
         return {}
     selected: dict[str, Selected] = {}
-    for row in read_lines(folder / record.generations / GENERATIONS_FILE, record.files.get(GENERATIONS_FILE)):
-        try:
-            chosen = selected_of(row)
-            for name in ("example_id", "question", "text"):
-                if not isinstance(row[name], str):
-                    raise TypeError(f"{name} is {row[name]!r}")
-            selected[chosen.record.example.id] = chosen
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: a line of {GENERATIONS_FILE} is not a generation ({error!r})") from error
+    for name in (GENERATIONS_FILE, LATENTS_FILE):
+        if name == LATENTS_FILE and name not in record.files:
+            continue  # this run asked for none, whatever another run left beside its generations
+        for row in read_lines(folder / record.generations / name, record.files.get(name)):
+            try:
+                chosen = selected_of(row)
+                for text in ("example_id", "question", "text"):
+                    if not isinstance(row[text], str):
+                        raise TypeError(f"{text} is {row[text]!r}")
+                selected[chosen.record.example.id] = chosen
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{folder}: a line of {name} is not a generation ({error!r})") from error
     return selected

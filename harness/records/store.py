@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.records.lines import FileMark, Lines, mark_of, read_json, read_lines, replaced, stored, write_json
+from harness.records.lines import (
+    FileMark,
+    Lines,
+    mark_of,
+    read_json,
+    read_lines,
+    replaced,
+    stored,
+    write_json,
+    write_lines,
+)
 from harness.records.rows import FORMAT, Selected, Trial, selected_of, selected_row, trial_of, trial_row
-from harness.records.run import GENERATIONS_FILE, TRIALS_FILE, Cost, Receipt
+from harness.records.run import GENERATIONS_FILE, LATENTS_FILE, TRIALS_FILE, Cost, Receipt
+from harness.scoring import RecordKind
 
 if TYPE_CHECKING:
     from harness.steering import Artifact
@@ -103,9 +115,14 @@ class GenerationStore:
         marks = (self.meta or {}).get("files", {})
         return {name: FileMark(**mark) for name, mark in marks.items()}
 
+    def files_of(self, kinds: AbstractSet[RecordKind]) -> dict[str, FileMark]:
+        """The same without latents that another run left beside the generations of this one."""
+        return {name: mark for name, mark in self.files.items() if name != LATENTS_FILE or "latents" in kinds}
+
     def seal(self) -> dict[str, FileMark]:
         """Note what the files of lines hold, now that all is generated."""
-        names = [name for name in (GENERATIONS_FILE, TRIALS_FILE) if stored(self.folder / name) is not None]
+        files = (GENERATIONS_FILE, TRIALS_FILE, LATENTS_FILE)
+        names = [name for name in files if stored(self.folder / name) is not None]
         marks = {name: mark_of(self.folder / name) for name in names}
         content = {**(self.meta or {"format": FORMAT}), "files": {name: vars(mark) for name, mark in marks.items()}}
         write_json(self.folder / "meta.json", content)
@@ -150,6 +167,15 @@ class GenerationStore:
         """Remove the generations that stand for these examples: what a kill left of a chunk."""
         if examples:
             self._generations.keep(lambda row: row["example_id"] not in examples)
+
+    def latents(self) -> list[Selected]:
+        """What the method read in the texts of each concept, if it was asked to; empty before."""
+        return [selected_of(row) for row in read_lines(self.folder / LATENTS_FILE, self.files.get(LATENTS_FILE))]
+
+    def save_latents(self, latents: list[Selected]) -> None:
+        """Write them all in one step."""
+        with replaced(self.folder / LATENTS_FILE) as draft:
+            write_lines(draft, (selected_row(item) for item in latents))
 
     def add_work(self, work: Work) -> None:
         """Append what a piece of work took, unless it was counted before a kill made it necessary again."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,6 +13,7 @@ from harness.control import stable_seed
 from harness.data import Example, Parameters
 from harness.records.rows import Trial
 from harness.scoring import Generation
+from harness.search.objective import Objective
 from harness.search.per_prompt import check_budget
 from harness.search.proposals import Proposer, Sampler
 from harness.search.search import Prepared, Search, Selection, Setting, check_positive, run_each, searchable
@@ -50,8 +54,9 @@ class DevSplit(Search):
         sampler: as in `PerPrompt`.
         startup_trials: random trials before the sampler learns.
         dev_examples: dev items to use, at most; None for all.
-        per_group: search for a set of its own for every group (concept, behaviour), on the dev items of that group; the
-            other numbers then hold for each group. All groups search side by side.
+        per_group: search for a set of its own for every group (concept, behaviour), on the dev items of that group (or
+            of that `Example.tuning`); the other numbers then hold for each group. All groups search side by side.
+        values: the values to try of each parameter, in every combination, in place of what the sampler proposes.
     """
 
     needs_objective: ClassVar[bool] = True
@@ -62,17 +67,46 @@ class DevSplit(Search):
     startup_trials: int
     dev_examples: int | None = None
     per_group: bool = False
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def check(self, method: Method, layout: Layout) -> None:
-        """Raise ValueError for a budget or sampler that cannot work."""
+        """Raise ValueError for a budget, sampler or values that cannot work."""
         check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
         if self.dev_examples is not None:
             check_positive("dev_examples", self.dev_examples)
+        if self.values and method.steers:
+            self._check_values(method, layout)
+
+    def _check_values(self, method: Method, layout: Layout) -> None:
+        ranges = {name: value for name, value in method.parameters(layout).items() if isinstance(value, Range)}
+        if set(ranges) != set(self.values) or not all(self.values.values()):
+            raise ValueError(
+                f"search.values must hold values for all of {', '.join(sorted(ranges)) or 'no parameter'}, which the "
+                f"method leaves open, and for nothing else; got {dict(self.values)}"
+            )
+        for name, bounds in ranges.items():
+            outside = [value for value in self.values[name] if not bounds.low <= value <= (bounds.high or math.inf)]
+            if outside:
+                raise ValueError(
+                    f"search.values: {name} must lie between {bounds.low:g} and {bounds.high:g} "
+                    f"(method.{name}.low, .high), got {', '.join(map(str, outside))}"
+                )
+
+    @property
+    def _budget(self) -> int:
+        """Parameter sets that are tried."""
+        return math.prod(map(len, self.values.values())) if self.values else self.num_trials
+
+    @property
+    def _points(self) -> list[Parameters]:
+        """Every combination of the given values, the last parameter's changing fastest."""
+        combinations = itertools.product(*self.values.values()) if self.values else ()
+        return [dict(zip(self.values, map(float, values), strict=True)) for values in combinations]
 
     def num_dev_trials_of(self, num_dev: int) -> int:
         """Every parameter set on every dev item that is used; with ``per_group`` at most that."""
         limited = self.dev_examples is not None and not self.per_group
-        return self.num_trials * (min(num_dev, self.dev_examples or 0) if limited else num_dev)
+        return self._budget * (min(num_dev, self.dev_examples or 0) if limited else num_dev)
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Prepared:
         """Search the dev split; trials on disk are replayed. Returns the set, or with ``per_group`` one per group.
@@ -91,8 +125,8 @@ class DevSplit(Search):
             bench.look_up([example for study in studies.values() for example in study.dev])
             setting.note("dev search: conditions")
         self._replay(studies, set(ranges), setting)
-        while (done := min(len(study.means) for study in studies.values())) < self.num_trials:
-            count = min(self.trials_per_round, self.num_trials - done)
+        while (done := min(len(study.means) for study in studies.values())) < self._budget:
+            count = min(self.trials_per_round, self._budget - done)
             sets = {
                 group: [{**fixed, **proposal} for proposal in study.proposer.ask(count)]
                 for group, study in studies.items()
@@ -105,15 +139,15 @@ class DevSplit(Search):
     ) -> dict[str, _Study]:
         items: dict[str, list[Example]] = {}
         for example in dev:
-            items.setdefault(example.group if self.per_group else "", []).append(example)
+            items.setdefault(_tuned_by(example) if self.per_group else "", []).append(example)
         if self.per_group:
-            missing = {example.group for example in bench.task.examples("test")} - set(items)
+            missing = set(map(_tuned_by, bench.task.examples("test"))) - set(items)
             if missing:
                 raise ValueError(f"search.per_group needs dev items of every group; there are none of {min(missing)!r}")
         studies = {}
         for group, examples in items.items():
             seed = stable_seed(setting.seed, "dev_split", *([group] if self.per_group else []))
-            proposer = Proposer(ranges, self.sampler, seed, self.num_trials, self.startup_trials)
+            proposer = Proposer(ranges, self.sampler, seed, self._budget, self.startup_trials, self._points)
             studies[group] = _Study(examples[: self.dev_examples], proposer)
         return studies
 
@@ -131,13 +165,13 @@ class DevSplit(Search):
                 return
             for group, study in studies.items():
                 sets = [rounds[first][group][number] for number in sorted(rounds[first][group])]
-                values = [sum(trial.objective for trial in trials) / len(study.dev) for trials in sets]
+                values = [_mean([(t.objective, t.terms) for t in trials], setting.objective) for trials in sets]
                 parameters = [trials[0].generation.parameters for trials in sets]
                 study.proposer.replay([{name: p[name] for name in searched} for p in parameters], values)
                 study.means += list(zip(parameters, values, strict=True))
 
     def _is_whole(self, sets: Mapping[int, Sequence[Trial]], first: int, study: _Study) -> bool:
-        expected = min(self.trials_per_round, self.num_trials - first)
+        expected = min(self.trials_per_round, self._budget - first)
         return len(sets) == expected and all(len(trials) == len(study.dev) for trials in sets.values())
 
     def _measure(
@@ -152,7 +186,7 @@ class DevSplit(Search):
         bench.subject.forget_prompts()  # a restart begins with any round, and knows none
         count = len(next(iter(sets.values())))
         runs = [(group, i, e) for i in range(count) for group, study in studies.items() for e in study.dev]
-        requests = [Request(example, dict(sets[group][i]), first + i) for group, i, example in runs]
+        requests = [Request(example, dict(sets[group][i]), first + i, bench.temperature) for group, i, example in runs]
         generations: list[Generation] = bench.run(requests, lambda: setting.advance(1))
         records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = setting.objective.score(records, setting.tools)
@@ -162,11 +196,11 @@ class DevSplit(Search):
         ]
         setting.keep(trials, f"dev search from trial {first}")
 
-        totals = {group: [0.0] * count for group in studies}
-        for (group, i, _), (objective, _) in zip(runs, scored, strict=True):
-            totals[group][i] += objective
+        results = {group: [[] for _ in range(count)] for group in studies}
+        for (group, i, _), result in zip(runs, scored, strict=True):
+            results[group][i].append(result)
         for group, study in studies.items():
-            values = [total / len(study.dev) for total in totals[group]]
+            values = [_mean(own, setting.objective) for own in results[group]]
             study.proposer.tell(values)
             study.means += list(zip(sets[group], values, strict=True))
 
@@ -174,9 +208,19 @@ class DevSplit(Search):
         self, bench: Workbench, examples: Sequence[Example], prepared: Prepared, setting: Setting
     ) -> list[Selection]:
         """Run every test item once with the set that was chosen for it."""
-        chosen = [prepared[example.group] if self._has_groups(prepared) else prepared for example in examples]
+        chosen = [prepared[_tuned_by(example)] if self._has_groups(prepared) else prepared for example in examples]
         return run_each(bench, examples, chosen, setting)
 
     def _has_groups(self, prepared: Prepared) -> bool:
         # Without anything to search, there is one set for all groups.
         return self.per_group and all(isinstance(value, dict) for value in prepared.values())
+
+
+def _tuned_by(example: Example) -> str:
+    return example.tuning or example.group
+
+
+def _mean(results: Sequence[tuple[float, Mapping[str, float | None]]], objective: Objective) -> float:
+    """Mean objective over the dev items that could be scored; the lowest there is if none could."""
+    counted = [value for value, terms in results if objective.counts(terms)]
+    return sum(counted) / len(counted) if counted else -sys.float_info.max

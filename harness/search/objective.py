@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,8 @@ class Term:
         metric: its name.
         weight: factor; negative for metrics that should be low.
         cap: values are divided by it and cut at 1; None takes them as they are.
-        unscored: what a record without this metric counts: ``worst`` the worst value there is, ``skip`` nothing.
+        unscored: what a record without this metric counts: ``worst`` the worst value there is, ``skip`` nothing; a
+            record without any of the terms is then left out where a mean is taken.
     """
 
     evaluator: Evaluator
@@ -79,6 +80,10 @@ class Objective:
     def needs(self) -> frozenset[str]:
         """Tools that its evaluators call on."""
         return frozenset().union(*(term.evaluator.needs for term in self.terms))
+
+    def counts(self, terms: Mapping[str, float | None]) -> bool:
+        """Whether a record with these metrics belongs into a mean: not if none was scored and all are skipped then."""
+        return any(term.unscored == "worst" or terms[term.metric] is not None for term in self.terms)
 
     def score(self, records: Sequence[Record], tools: Tools) -> list[tuple[float, dict[str, float | None]]]:
         """The objective of each record, and the metrics it was made from."""

@@ -109,7 +109,7 @@ class _Chunk:
             self.bench.look_up(self.examples)
             self.setting.note(f"{self.name}: conditions")
 
-        unsteered = [Request(example, {}, UNSTEERED) for example in self.examples]
+        unsteered = [Request(example, {}, UNSTEERED, self.bench.task.temperature) for example in self.examples]
         generations = self.bench.run(unsteered, self._advance)
         first = self._after(list(zip(unsteered, generations, strict=True)))
         self.bench.run_on(first, self._after, self._advance)
@@ -164,7 +164,7 @@ class _Chunk:
         if not count:
             return []
         first = self._round_of(example.id) * self.plan.trials_per_round
-        temperature = self.bench.control.temperature
+        temperature = self.bench.temperature
         return [
             Request(example, {**self.fixed, **proposal}, first + offset, temperature)
             for offset, proposal in enumerate(self.proposers[example.id].ask(count))

@@ -66,18 +66,24 @@ class Proposer:
         seed: seed of this study alone.
         num_trials: trials that will be asked for in all.
         startup_trials: random trials before the sampler learns.
+        points: parameter sets to propose in this order, before the sampler proposes any.
     """
 
     def __init__(
-        self, ranges: Mapping[str, Range], sampler: Sampler, seed: int, num_trials: int, startup_trials: int
+        self,
+        ranges: Mapping[str, Range],
+        sampler: Sampler,
+        seed: int,
+        num_trials: int,
+        startup_trials: int,
+        points: Sequence[Parameters] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {name: distribution_of(bounds) for name, bounds in ranges.items()}
         self._study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, seed % 2**32, startup_trials))
         self._open: list[optuna.Trial] = []
-        if sampler == "grid":
-            for point in grid(ranges, num_trials):
-                self._study.enqueue_trial(point)
+        for point in points or (grid(ranges, num_trials) if sampler == "grid" else ()):
+            self._study.enqueue_trial(point)
 
     def ask(self, count: int) -> list[Parameters]:
         """The next proposals; they must be told before the next ask."""

@@ -116,8 +116,7 @@ def run_each(
 ) -> list[Selection]:
     """Every example once with parameters of its own."""
     requests = [
-        Request(example, dict(own), 0, bench.control.temperature)
-        for example, own in zip(examples, parameters, strict=True)
+        Request(example, dict(own), 0, bench.temperature) for example, own in zip(examples, parameters, strict=True)
     ]
     generations = bench.run(requests, lambda: setting.advance(1))
     return [Selection(generation, 0) for generation in generations]

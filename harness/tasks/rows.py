@@ -23,19 +23,23 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the hub: ``owner/name``, its configuration (None: the default), split and revision."""
+    """A data set on the hub: ``owner/name``, its configuration (None: the default), split and revision.
+
+    ``files`` is a pattern of the files in it that hold the rows, where it is not divided into configurations.
+    """
 
     id: str
     config: str | None
     split: str
     revision: str | None
+    files: str | None = None
 
     def __str__(self) -> str:
         return f"{self.id} (split {self.split})"
 
 
-def file_rows(path: str) -> list[Row]:
-    """Rows of a CSV, JSON Lines or JSON file, at a local path or an http(s) URL.
+def file_rows(path: str, option: str = "task.path") -> list[Row]:
+    """Rows of a CSV, JSON Lines or JSON file, at a local path or an http(s) URL; ``option`` is its name in messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -45,8 +49,8 @@ def file_rows(path: str) -> list[Row]:
     remote = urlsplit(path).scheme in ("http", "https")
     suffix = PurePosixPath(urlsplit(path).path if remote else path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"task.path must end in {', '.join(SUFFIXES)}, got {path}")
-    content = _download(path) if remote else _local(path)
+        raise ValueError(f"{option} must end in {', '.join(SUFFIXES)}, got {path}")
+    content = _download(path, option) if remote else _local(path, option)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,25 +58,40 @@ def file_rows(path: str) -> list[Row]:
     return {".csv": _csv, ".jsonl": _json_lines, ".json": _json}[suffix](text, path)
 
 
-def _local(path: str) -> bytes:
+def parquet_rows(path: str) -> list[Row]:
+    """Rows of a local Parquet file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import pyarrow  # half a second to import, and needed for no other form
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file ({error})") from error
+
+
+def _local(path: str, option: str) -> bytes:
     file = Path(path).expanduser()
     if not file.is_file():
         kind = "is a folder, wanted a file" if file.is_dir() else "does not exist"
-        raise FileNotFoundError(f"task.path={path} {kind} (looked in {file.absolute().parent})")
+        raise FileNotFoundError(f"{option}={path} {kind} (looked in {file.absolute().parent})")
     return file.read_bytes()
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, option: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
             return reply.read()
     except urllib.error.HTTPError as error:
         code = error.code
         error.close()
-        raise ConnectionError(f"task.path={url}: the server answered {code}; give a local file instead") from None
+        raise ConnectionError(f"{option}={url}: the server answered {code}; give a local file instead") from None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise ConnectionError(f"task.path={url} cannot be reached ({reason}); give a local file instead") from error
+        raise ConnectionError(f"{option}={url} cannot be reached ({reason}); give a local file instead") from error
 
 
 def _csv(text: str, path: str) -> list[Row]:
@@ -123,7 +142,10 @@ def hub_rows(data: HubData, columns: Sequence[str]) -> list[Row]:
 
     try:
         with _quiet("huggingface_hub", "datasets"):
-            table = datasets.load_dataset(data.id, data.config, split=data.split, revision=data.revision)
+            files = {data.split: data.files} if data.files else None
+            table = datasets.load_dataset(
+                data.id, data.config, data_files=files, split=data.split, revision=data.revision
+            )
     except (OSError, ValueError) as error:  # gated and unreachable sets are OSErrors, an unknown split is a ValueError
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConnectionError(

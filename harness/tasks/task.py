@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Task:
         dev_size: at most so many dev rows. None: all that name this split; else half of the rows outside the test.
         train_size: at most so many training rows. None: all that are left.
         seed: seed of the split and of every other choice made here.
+        temperature: at which completions are drawn; 0 is greedy.
         max_new_tokens: length limit of a completion, in tokens.
         primary: the one metric that is tested; "" is the first one that is scored. All others get intervals alone.
     """
@@ -65,6 +67,7 @@ class Task:
     dev_size: int | None = None
     train_size: int | None = None
     seed: int = 0
+    temperature: float = 0.0
     max_new_tokens: int = 32
     primary: str = ""
 
@@ -102,6 +105,24 @@ class Task:
             Demonstration(pair.prompt, completion, wanted=wanted, group=pair.group)
             for pair in self.pairs()
             for completion, wanted in ((pair.positive, True), (pair.negative, False))
+        ]
+
+    def latent_examples(self) -> list[Example]:
+        """One example for each group (concept) with held-out texts to look for it in; none by default.
+
+        Its metadata hold ``texts`` (pairs of prompt and completion) and their ``categories``: "positive" for a text
+        with the concept, "negative", or "hard negative" for one that only comes close.
+        """
+        return []
+
+    def held_out(self) -> list[Demonstration]:
+        """The same texts one by one."""
+        return [
+            Demonstration(prompt, completion, example.concept, category == "positive", example.group)
+            for example in self.latent_examples()
+            for (prompt, completion), category in zip(
+                example.metadata["texts"], example.metadata["categories"], strict=True
+            )
         ]
 
     @property
@@ -143,6 +164,8 @@ class Task:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 also = " or null" if optional else ""
                 raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"task.temperature must be 0 (greedy) or above, got {self.temperature}")
 
     def _check_ids(self) -> None:
         seen: set[str] = set()
@@ -173,6 +196,7 @@ class Task:
             control=tuple(self.texts("control")) if texts else (),
             labelled=tuple(self.labelled()) if "labelled" in requires else (),
             demonstrations=tuple(self.demonstrations()) if "demonstrations" in requires else (),
+            held_out=tuple(self.held_out()) if "demonstrations" in requires else (),
         )
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -186,6 +210,16 @@ class Task:
             # Those made from pairs say nothing new.
             own = "demonstrations" in self.offers()
             content.append([described(shown) for shown in self.demonstrations()] if own else [])
+            if held_out := self.held_out():
+                content.append([described(shown) for shown in held_out])
+        return self._hash(content)
+
+    def latents_fingerprint(self) -> str:
+        """SHA-256 over the demonstrations and the texts of `latent_examples`, test items apart."""
+        shown = [described(text) for text in self.demonstrations()]
+        return self._hash([shown, [described(example) for example in self.latent_examples()]])
+
+    def _hash(self, content: list[object]) -> str:
         text = json.dumps([self.name, self.version, self.raw, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

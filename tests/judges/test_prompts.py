@@ -20,7 +20,7 @@ def fences(prompt: str) -> list[str]:
 @pytest.mark.parametrize("name", RUBRICS)
 def test_holds_question_answer_and_fence_and_gold_only_where_it_is_needed(name: str) -> None:
     prompt = RUBRICS[name].render(ITEM)
-    assert ITEM.question in prompt
+    assert (ITEM.question in prompt) == RUBRICS[name].shows_question
     assert ITEM.answer in prompt
     assert ("Ann Lee\n" in prompt) == RUBRICS[name].shows_gold
     assert len(fences(prompt)) == 2

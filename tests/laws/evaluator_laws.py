@@ -95,6 +95,7 @@ def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> 
         choices=choices,
         target=0,
         group=group,
+        concept="names of towns",
         metadata={"condition": condition, "stereotyped": 0, "unknown": None},
     )
     found = tuple(-1.5 - index - place for place in range(len(choices))) if logprobs is None else logprobs
@@ -102,9 +103,21 @@ def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> 
     return Record(example, generation, "<user>What is the capital of Vessla?<assistant>")
 
 
-def records() -> list[Record]:
+def of_kind(evaluator: Evaluator, item: Record) -> Record:
+    """The record with what the evaluator reads in it: latents of texts of all categories, for one that reads these."""
+    if evaluator.reads == "generations":
+        return item
+    place = int(item.example.id.split("-")[1])
+    categories = [("positive", "negative", "hard negative")[number % 3] for number in range(9)]
+    example = dataclasses.replace(item.example, metadata={"categories": categories})
+    latents = tuple(math.sin(place + number) for number in range(9))
+    return Record(example, dataclasses.replace(item.generation, finish="latents", latents=latents), item.prompt)
+
+
+def records(evaluator: Evaluator) -> list[Record]:
     """One of each text in each group."""
-    return [record(index, text) for index, text in enumerate(text for text in TEXTS for _ in GROUPS)]
+    texts = (text for text in TEXTS for _ in GROUPS)
+    return [of_kind(evaluator, record(index, text)) for index, text in enumerate(texts)]
 
 
 def with_text(item: Record, text: str) -> Record:
@@ -127,7 +140,7 @@ def values(evaluator: Evaluator, items: Sequence[Record], tools: Tools | None = 
 
 def one_score_per_record_and_metric(evaluator: Evaluator) -> None:
     """Every record gets every metric once, in the order of the records, also in an empty set."""
-    items = records()
+    items = records(evaluator)
     found = evaluator.score(items, tools_for(evaluator))
     names = [metric.name for metric in evaluator.metrics]
     assert len(set(names)) == len(names) > 0
@@ -140,7 +153,7 @@ def one_score_per_record_and_metric(evaluator: Evaluator) -> None:
 
 def order_does_not_matter(evaluator: Evaluator) -> None:
     """A record's scores are the same in any order, and alone."""
-    items = records()
+    items = records(evaluator)
     together = values(evaluator, items)
     assert values(evaluator, items[::-1]) == together
     assert {key: score for item in items for key, score in values(evaluator, [item]).items()} == together
@@ -149,7 +162,7 @@ def order_does_not_matter(evaluator: Evaluator) -> None:
 def values_stay_in_range(evaluator: Evaluator) -> None:
     """No value lies outside what the metric documents, whatever judge and scorer say; some records are scored."""
     bounds = {metric.name: (metric.low, metric.high) for metric in evaluator.metrics}
-    items = [*records(), *(record(90 + index, text) for index, text in enumerate(EMPTY))]
+    items = [*records(evaluator), *(of_kind(evaluator, record(90 + index, text)) for index, text in enumerate(EMPTY))]
     scored = set()
     for tools in _tools(evaluator):
         for score in values(evaluator, items, tools).values():
@@ -162,7 +175,7 @@ def values_stay_in_range(evaluator: Evaluator) -> None:
 
 def records_stay_as_they_are(evaluator: Evaluator) -> None:
     """Scoring the same records again gives the same; they are not written to."""
-    items = records()
+    items = records(evaluator)
     before = repr(items)
     first = values(evaluator, items)
     assert repr(items) == before
@@ -174,7 +187,7 @@ def silent_tools_leave_records_unscored(evaluator: Evaluator) -> None:
     silent = tools_for(evaluator, RuleJudge(None), RuleScorer(deaf=True))
     hanging = _depending(evaluator, _tools(evaluator))
     assert hanging, "an evaluator that needs a tool must show it in some metric"
-    for score in values(evaluator, records(), silent).values():
+    for score in values(evaluator, records(evaluator), silent).values():
         if score.metric in hanging:
             assert score.value is None, f"{score.metric} got {score.value} from a tool that said nothing"
             assert score.reason.strip()
@@ -183,7 +196,7 @@ def silent_tools_leave_records_unscored(evaluator: Evaluator) -> None:
 def missing_tools_are_an_error(evaluator: Evaluator) -> None:
     """An evaluator without the tool that it needs says which, instead of scoring."""
     with pytest.raises(ValueError, match="|".join(sorted(evaluator.needs))):
-        evaluator.score(records(), Tools())
+        evaluator.score(records(evaluator), Tools())
 
 
 def empty_completions_are_unscored_or_worst(evaluator: Evaluator) -> None:
@@ -192,10 +205,10 @@ def empty_completions_are_unscored_or_worst(evaluator: Evaluator) -> None:
     Metrics that do not look at the completion keep their value.
     """
     about = {metric.name: metric for metric in evaluator.metrics}
-    spoken = values(evaluator, records())
+    spoken = values(evaluator, records(evaluator))
     judged = _depending(evaluator, _tools(evaluator)) if "judge" in evaluator.needs else set()
     for text in EMPTY:
-        for key, score in values(evaluator, [with_text(item, text) for item in records()]).items():
+        for key, score in values(evaluator, [with_text(item, text) for item in records(evaluator)]).items():
             if score.value is None:
                 assert score.reason.strip()
             elif score.metric not in judged and score.value != spoken[key].value:
@@ -205,7 +218,7 @@ def empty_completions_are_unscored_or_worst(evaluator: Evaluator) -> None:
 
 def missing_choices_are_unscored(evaluator: Evaluator) -> None:
     """Metrics of options have no value where log-probabilities are missing or not finite."""
-    base = records()
+    base = records(evaluator)
     other = [with_logprobs(item, tuple(-0.1 * (3 - i) for i in range(len(item.example.choices)))) for item in base]
     first, second = values(evaluator, base), values(evaluator, other)
     hanging = {key for key, score in first.items() if score.value is not None and score.value != second[key].value}
@@ -225,20 +238,20 @@ def derived_figures_are_finite(evaluator: Evaluator) -> None:
     """Figures of the whole set are numbers with names of their own, and there are none where nothing was scored."""
     names = {metric.name for metric in evaluator.metrics}
     for tools in _tools(evaluator):
-        found = evaluator.derived(evaluator.score(records(), tools))
+        found = evaluator.derived(evaluator.score(records(evaluator), tools))
         assert not names & found.keys()
         assert all(math.isfinite(value) for value in found.values())
-    unscored = [Score(item.example.id, name, None, "not scored") for item in records() for name in names]
+    unscored = [Score(item.example.id, name, None, "not scored") for item in records(evaluator) for name in names]
     assert evaluator.derived(unscored) == {}
 
 
 def runs_through_the_harness(evaluator: Evaluator) -> None:
     """The harness accepts its scores and makes estimates of them within the metric's range."""
-    found = evaluate(records(), {"it": evaluator}, tools_for, seed=0)
+    found = evaluate(records(evaluator), {"it": evaluator}, tools_for, seed=0)
     assert set(found.estimates) == {metric.name for metric in evaluator.metrics}
     for metric in evaluator.metrics:
         made = found.estimates[metric.name]
-        assert made.num_scored + made.num_unscored == len(records())
+        assert made.num_scored + made.num_unscored == len(records(evaluator))
         if made.value is not None:
             assert metric.low <= made.value <= metric.high
     assert [note.name for note in EvaluatorNote.of(evaluator).metrics] == list(found.estimates)
@@ -251,7 +264,7 @@ def _tools(evaluator: Evaluator) -> list[Tools]:
 
 def _depending(evaluator: Evaluator, tools: Sequence[Tools]) -> set[str]:
     """Metrics that change with what the tools say."""
-    first, *others = [values(evaluator, records(), some) for some in tools]
+    first, *others = [values(evaluator, records(evaluator), some) for some in tools]
     return {key[1] for key, score in first.items() if any(other[key].value != score.value for other in others)}
 
 

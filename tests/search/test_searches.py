@@ -12,14 +12,15 @@ from toy_search import Marked
 from harness.control import BestOfN
 from harness.records.rows import trial_row
 from harness.records.store import GenerationStore
-from harness.search.dev_split import DevSplit
+from harness.search.dev_split import DevSplit, _Study
 from harness.search.fixed import Fixed
+from harness.search.objective import Objective
 from harness.search.per_prompt import PerPrompt
 from harness.search.proposals import Proposer, grid
 from harness.search.search import Setting
 from harness.subject.sizes import EngineConfig
 from harness.tasks.facts import Facts
-from harness.types import Access, Range, Record
+from harness.types import Access, Range, Record, Score, Tools
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
@@ -279,3 +280,103 @@ def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setti
     assert [row["trial"] for row in rows] == [-1, 0, 1, 2, 3, 4, 5]
     assert all(row["parameters"] == {} for row in rows)
     assert len({tuple(row["token_ids"]) for row in rows}) > 3
+
+
+GIVEN = dataclasses.replace(PER_GROUP, values={"k_all": [0.1, 0.3, 0.8]})
+
+
+def test_given_values_are_tried_and_no_others_and_ties_go_to_the_first(divided: Callable, setting: Callable) -> None:
+    place, subject = setting(MarkedByGroup()), divided(dev_size=5)
+    dev = subject.task.examples("dev")
+    chosen = GIVEN.prepare(subject, dev, place)
+    assert chosen == {"a": {"k_all": 0.1}, "b": {"k_all": 0.8}}, "0.1 and 0.3 are as far from a's best, 0.2"
+    rows = rows_of(place)
+    assert [row["parameters"]["k_all"] for row in rows] == [k for k in (0.1, 0.3, 0.8) for _ in dev]
+    assert len(rows) == GIVEN.num_dev_trials_of(len(dev))
+
+
+@pytest.mark.parametrize("kept", [4, 5, 9])
+def test_given_values_continue_after_a_kill(divided: Callable, setting: Callable, kept: int) -> None:
+    search = dataclasses.replace(GIVEN, trials_per_round=1)
+    dev = divided(dev_size=5).task.examples("dev")
+    chosen = search.prepare(divided(dev_size=5), dev, setting(MarkedByGroup()))
+    whole = rows_of(setting())
+    path = setting().store.folder / "trials.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+    assert search.prepare(divided(dev_size=5), dev, setting(MarkedByGroup())) == chosen
+    assert rows_of(setting()) == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strength": [0.1]}, "must hold values for all of k_all, which the method leaves open"),
+        ({"k_all": []}, "must hold values for all of k_all"),
+        ({"k_all": [0.5, 1.5]}, "k_all must lie between 0 and 1 .*got 1.5"),
+    ],
+)
+def test_values_that_do_not_fit_the_method_are_refused(bench: Callable, values: dict, message: str) -> None:
+    subject = bench()
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(DEV_SPLIT, values=values).check(subject.method, subject.subject.layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SilentAbove(Marked):
+    """Above 0.5 one dev item is worth -0.4 and the others get no score; below, every item is worth -0.3."""
+
+    scored: str = ""
+
+    def score(self, records: list[Record], tools: Tools) -> list[Score]:
+        return [self._of(record) for record in records]
+
+    def _of(self, record: Record) -> Score:
+        above = record.generation.parameters["k_all"] > 0.5
+        if above and record.example.id != self.scored:
+            return Score(record.example.id, "closeness", None, "silent")
+        return Score(record.example.id, "closeness", -0.4 if above else -0.3)
+
+
+def test_what_could_not_be_scored_is_left_out_of_the_mean(bench: Callable, setting: Callable) -> None:
+    """Counted as 0, the silent items would lift the mean of 0.9 above that of 0.2."""
+    subject = bench()
+    dev = subject.task.examples("dev")
+    place = setting(SilentAbove(scored=dev[0].id))
+    term = dataclasses.replace(place.objective.terms[0], unscored="skip")
+    place = dataclasses.replace(place, objective=Objective(terms=(term,)))
+    search = dataclasses.replace(DEV_SPLIT, values={"k_all": [0.9, 0.2]}, dev_examples=None)
+    assert search.prepare(subject, dev, place) == {"k_all": 0.2}
+    assert not place.objective.counts({"closeness": None})
+    assert setting().objective.counts({"closeness": None}), "the worst value counts where that is asked for"
+
+
+class Crossed(Divided):
+    """Every item's parameters are chosen on the dev items of the other group."""
+
+    @cached_property
+    def _examples(self) -> dict:
+        others = {"a": "b", "b": "a"}
+        return {
+            split: [dataclasses.replace(e, tuning=others[e.group] if split == "test" else e.group) for e in found]
+            for split, found in super()._examples.items()
+        }
+
+
+def test_an_item_may_be_tuned_on_others_than_its_group(bench: Callable, setting: Callable) -> None:
+    subject = bench(task=Crossed(limit=3, dev_size=5, train_size=8, max_new_tokens=3))
+    place = setting(MarkedByGroup())
+    prepared = GIVEN.prepare(subject, subject.task.examples("dev"), place)
+    test = subject.task.examples("test")
+    found = GIVEN.select(subject, test, prepared, place)
+    expected = [{"a": 0.8, "b": 0.1}[example.group] for example in test]
+    assert [selection.generation.parameters["k_all"] for selection in found] == expected
+
+
+def test_factors_are_chosen_as_the_authors_choose_them(golden: Callable) -> None:
+    """AxBench: the factor with the best mean over the first half; equal ones go to the lower."""
+    reference = golden("axbench")
+    means = reference["select_mean_by_factor"].tolist()
+    study = _Study([], None, [({"strength": f}, m) for f, m in zip(reference["factors"].tolist(), means, strict=True)])
+    assert study.best == {"strength": float(reference["best_factor"])}
+    tied = _Study([], None, [({"strength": f}, 0.5) for f in reference["factors"].tolist()])
+    assert tied.best == {"strength": float(reference["factors"][0])}
