@@ -34,6 +34,8 @@ class SimpleQARubric(Evaluator):
     Args:
         rubric: ``simpleqa`` or ``simpleqa_verified`` (only the direct answer counts, several candidates are no
             attempt).
+        graded_text: what the judge reads as the answer: ``completion``, or ``full`` for prompt and completion, as Chang
+            & Yasin 2025 (arXiv:2505.22572) show it.
         max_unscored: largest share of records that may stay unscored.
     """
 
@@ -45,12 +47,15 @@ class SimpleQARubric(Evaluator):
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
 
     rubric: Literal["simpleqa", "simpleqa_verified"] = "simpleqa"
+    graded_text: Literal["completion", "full"] = "completion"
     max_unscored: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         if self.rubric not in ("simpleqa", "simpleqa_verified"):
             raise ValueError(f"simpleqa_rubric.rubric must be simpleqa or simpleqa_verified, got {self.rubric!r}")
+        if self.graded_text not in ("completion", "full"):
+            raise ValueError(f"simpleqa_rubric.graded_text must be completion or full, got {self.graded_text!r}")
         if not 0 <= self.max_unscored <= 1:
             raise ValueError(f"simpleqa_rubric.max_unscored must be between 0 and 1, got {self.max_unscored}")
 
@@ -70,12 +75,15 @@ class SimpleQARubric(Evaluator):
         examples = [record.example for record in records]
         verdicts = tools.judge.grade(
             [
-                Grading(self.rubric, example.question, example.answer, example.aliases, record.generation.text)
+                Grading(self.rubric, example.question, example.answer, example.aliases, self._graded(record))
                 for example, record in zip(examples, records, strict=True)
             ]
         )
         pairs = zip(examples, verdicts, strict=True)
         return [score for example, verdict in pairs for score in self._scores(example.id, verdict)]
+
+    def _graded(self, record: Record) -> str:
+        return record.prompt + record.generation.text if self.graded_text == "full" else record.generation.text
 
     def _scores(self, example_id: str, verdict: Verdict) -> list[Score]:
         known = verdict.value in _LABELS.values()
