@@ -26,8 +26,8 @@ class Composite(Evaluator):
     ``single_score``. A search that optimised the overlap has optimised half of this number.
 
     Source: Chang & Yasin 2025 (arXiv:2505.22572). Deviations: grader prompts of our own; the paper's text names the
-    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the paper measures the overlap
-    of prompt and completion together in NLTK's tokens (see token_overlap) and shows its grader both, which is
+    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the paper measures the
+    overlap of prompt and completion together in NLTK's tokens (see token_overlap) and shows its grader both, which is
     ``graded_text=full``; ours by default is the completion alone.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ class Generated:
 
     Args:
         store: where they lie.
-        selected: one for each test item, in the task's order.
+        selected: one for each test item, or for those that were asked for, in the task's order.
         receipt: proof of steering; None for what does not steer.
         cost: work of all sessions so far.
         parameters: what the search chose for all test items together, empty if it chose for each.
@@ -80,26 +80,30 @@ def generations_folder(job: Job) -> Path:
     return job.out / "generations" / job.keys.generations
 
 
-def generate(job: Job) -> Generated:
+def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
     """Make, or finish, or just read the job's generations.
+
+    Args:
+        job: what to do.
+        counted: ids of the test items to generate for, where a subset decides what counts; None: all.
 
     Raises:
         NotSteeredError: the method should have changed hidden states and did not.
     """
     store = GenerationStore(generations_folder(job))
+    tests = [example for example in job.task.examples("test") if counted is None or example.id in counted]
     with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files:
-            _produce(job, store)
+            _produce(job, store, tests)
             store.seal()
         by_id = {item.record.example.id: item for item in store.selected()}
-        selected = tuple(by_id[example.id] for example in job.task.examples("test"))
+        selected = tuple(by_id[example.id] for example in tests)
         return Generated(store, selected, store.receipt, store.cost(), store.prepared)
 
 
-def _produce(job: Job, store: GenerationStore) -> None:
+def _produce(job: Job, store: GenerationStore, tests: Sequence[Example]) -> None:
     """Everything that is still missing, each piece written as soon as it is done."""
-    tests = job.task.examples("test")
     dev = job.task.examples("dev") if job.search.uses_dev else []
 
     subject = subject_for(job)

@@ -29,7 +29,8 @@ class PerPrompt(Search):
         sampler: tpe, random, cmaes, gp, qmc (Optuna's) or grid (all strengths at the same share of their range).
         startup_trials: random trials before the sampler learns.
         rows_per_round: rows in one pool; decides how many prompts make a chunk.
-        incumbent: whether the un-steered text can be the selected one, as the first of equal trials.
+        incumbent: whether the un-steered text can be the selected one, as the first of equal trials; without, it is not
+            generated.
     """
 
     access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
@@ -53,7 +54,12 @@ class PerPrompt(Search):
 
     def num_trials_of(self, num_examples: int) -> int:
         """Trials in all, incumbents included, for progress bars."""
-        return num_examples * (self.num_trials + 1)
+        return num_examples * (self.num_trials + self.incumbent)
+
+    @property
+    def first_round(self) -> int:
+        """-1, the round of the un-steered texts, or 0 where nobody needs them."""
+        return -1 if self.incumbent else 0
 
     def trials_in(self, round_number: int) -> int:
         """Trials of one prompt in a round; the round before the first holds the un-steered text."""
@@ -107,7 +113,7 @@ class _Chunk:
         same batches give the same numbers again. What a kill left of a round is removed from the disk.
         """
         stored = {example.id: self.setting.store.unfinished_trials.pop(example.id, []) for example in self.examples}
-        round_number = -1
+        round_number = self.plan.first_round
         while self.plan.trials_in(round_number):
             of_round = {
                 name: [trial for trial in trials if trial.round == round_number] for name, trials in stored.items()
@@ -166,7 +172,5 @@ class _Chunk:
 
     def best(self, example: Example) -> Selection:
         """The best trial of a prompt, the first of equals."""
-        lowest = UNSTEERED if self.plan.incumbent else 0
-        candidates = [trial for trial in self.trials[example.id] if trial.number >= lowest]
-        chosen = max(candidates, key=lambda trial: trial.objective)
+        chosen = max(self.trials[example.id], key=lambda trial: trial.objective)
         return Selection(chosen.generation, chosen.number, chosen.objective)

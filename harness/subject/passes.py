@@ -187,9 +187,9 @@ class _Share(NamedTuple):
 def _contexts(text: Text, index: int, *, causal: bool) -> Iterator[tuple[Text, _Share]]:
     """What must be read to score a text's tokens.
 
-    Under causal edits one reading of all but the last token serves every token. An edit that looks at the whole sequence
-    would let the scored token, and those behind it, into its own prediction: then each token gets a reading of what comes
-    before it, as in generation without a cache.
+    Under causal edits one reading of all but the last token serves every token. An edit that looks at the whole
+    sequence would let the scored token, and those behind it, into its own prediction: then each token gets a reading of
+    what comes before it, as in generation without a cache.
     """
     start, completion = len(text.prompt) - 1, text.completion
     if causal:

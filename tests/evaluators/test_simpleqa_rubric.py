@@ -129,5 +129,5 @@ def test_the_full_text_is_graded_with_its_prompt() -> None:
 
 
 def test_an_unknown_graded_text_is_refused() -> None:
-    with pytest.raises(ValueError, match="simpleqa_rubric.graded_text must be completion or full, got 'prompt'"):
+    with pytest.raises(ValueError, match=r"simpleqa_rubric\.graded_text must be completion or full, got 'prompt'"):
         SimpleQARubric(graded_text="prompt")  # type: ignore[arg-type]

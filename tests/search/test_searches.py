@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pytest
 from toy_search import Marked
 
 from harness.control import BestOfN
 from harness.records.rows import trial_row
+from harness.records.store import GenerationStore
 from harness.search.dev_split import DevSplit
 from harness.search.fixed import Fixed
 from harness.search.per_prompt import PerPrompt
@@ -52,6 +54,24 @@ def test_the_unsteered_text_wins_where_nothing_is_better(bench: Callable, settin
     subject = bench()
     found = PER_PROMPT.select(subject, subject.task.examples("test"), {}, setting(Marked(unsteered=1.0, best=9.0)))
     assert {(selection.trial, len(selection.generation.parameters)) for selection in found} == {(-1, 0)}
+
+
+def test_without_an_incumbent_no_unsteered_text_is_made(bench: Callable, setting: Callable, tmp_path: Path) -> None:
+    plan = dataclasses.replace(PER_PROMPT, incumbent=False)
+    subject = bench()
+    examples = subject.task.examples("test")
+    with_text = PER_PROMPT.select(bench(), examples, {}, setting())
+    place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
+    found = plan.select(subject, examples, {}, place)
+    assert {request.trial for request in subject.asked} == {0, 1, 2, 3, 4, 5}
+    assert {row["trial"] for row in rows_of(place)} == {0, 1, 2, 3, 4, 5}
+    assert plan.num_trials_of(len(examples)) == len(rows_of(place))
+    again = bench()
+    place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
+    assert plan.select(again, examples, {}, place) == found
+    assert again.asked == [], "a finished search is read"
+    for old, new in zip(with_text, found, strict=True):
+        assert new.trial == old.trial or old.trial == -1
 
 
 def test_of_equals_the_first_wins(bench: Callable, setting: Callable) -> None:
