@@ -93,7 +93,7 @@ class Scoring:
     @cached_property
     def scoring_model(self) -> ResolvedModel:
         """The scorer's model, found once."""
-        return self.scorer.resolved(self.find_subject())
+        return self.scorer.resolved(self.find_subject)
 
     @property
     def scorer_identity(self) -> list[Any]:

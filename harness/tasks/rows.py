@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Row = dict[str, Any]
-SUFFIXES = (".csv", ".jsonl", ".json")
+SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _TIMEOUT_SECONDS = 60
 
 
@@ -33,8 +34,12 @@ class HubData:
         return f"{self.id} (split {self.split})"
 
 
-def file_rows(path: str) -> list[Row]:
-    """Rows of a CSV, JSON Lines or JSON file, at a local path or an http(s) URL.
+def file_rows(path: str, option: str = "task.path") -> list[Row]:
+    """Rows of a CSV, JSON Lines, JSON or Parquet file, at a local path or an http(s) URL.
+
+    Args:
+        path: where it lies.
+        option: the setting that named it, for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,8 +49,11 @@ def file_rows(path: str) -> list[Row]:
     remote = urlsplit(path).scheme in ("http", "https")
     suffix = PurePosixPath(urlsplit(path).path if remote else path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"task.path must end in {', '.join(SUFFIXES)}, got {path}")
-    content = _download(path) if remote else _local(path)
+        raise ValueError(f"{option} must end in {', '.join(SUFFIXES)}, got {path}")
+    content = _download(path, option) if remote else _local(path, option)
+    if suffix == ".parquet":
+        return _parquet(content, path)
+
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,25 +61,35 @@ def file_rows(path: str) -> list[Row]:
     return {".csv": _csv, ".jsonl": _json_lines, ".json": _json}[suffix](text, path)
 
 
-def _local(path: str) -> bytes:
+def _local(path: str, option: str) -> bytes:
     file = Path(path).expanduser()
     if not file.is_file():
         kind = "is a folder, wanted a file" if file.is_dir() else "does not exist"
-        raise FileNotFoundError(f"task.path={path} {kind} (looked in {file.absolute().parent})")
+        raise FileNotFoundError(f"{option}={path} {kind} (looked in {file.absolute().parent})")
     return file.read_bytes()
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, option: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
             return reply.read()
     except urllib.error.HTTPError as error:
         code = error.code
         error.close()
-        raise ConnectionError(f"task.path={url}: the server answered {code}; give a local file instead") from None
+        raise ConnectionError(f"{option}={url}: the server answered {code}; give a local file instead") from None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise ConnectionError(f"task.path={url} cannot be reached ({reason}); give a local file instead") from error
+        raise ConnectionError(f"{option}={url} cannot be reached ({reason}); give a local file instead") from error
+
+
+def _parquet(content: bytes, path: str) -> list[Row]:
+    import pyarrow  # takes a moment to import, and is needed for these files alone
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from error
 
 
 def _csv(text: str, path: str) -> list[Row]:
@@ -164,3 +182,10 @@ def text_of(row: Row, column: str, origin: str, number: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{origin}: row {number}: {column} must be a text that is not empty, got {value!r}")
     return value.strip()
+
+
+def plain_text(value: Any) -> str:
+    """A cell as text: "" for an empty one, a whole number without a decimal point, for tables often hold 2.0 for 2."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
