@@ -90,7 +90,8 @@ def _shown_jobs() -> bool:
         return False
     for number, job in enumerate(jobs, start=1):
         config, _choices = composed(fitting(job, one_of_many=True))
-        print(f"# job {number} of {len(jobs)}: {' '.join(job)}")
+        overrides = " ".join(job).replace("\n", "\\n")
+        print(f"# job {number} of {len(jobs)}: {overrides}")
         print(OmegaConf.to_yaml(config, resolve=options.resolve))
     return True
 

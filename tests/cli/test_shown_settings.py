@@ -9,7 +9,7 @@ from child import Cli
 
 def shown(out: str) -> list[tuple[str, dict[str, Any]]]:
     """The head line and the settings of each job."""
-    parts = [part for part in out.split("# job ")[1:]]
+    parts = out.split("# job ")[1:]
     return [(part.partition("\n")[0], yaml.safe_load(part.partition("\n")[2])) for part in parts]
 
 
