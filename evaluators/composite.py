@@ -26,12 +26,14 @@ class Composite(Evaluator):
     ``single_score``. A search that optimised the overlap has optimised half of this number.
 
     Source: Chang & Yasin 2025 (arXiv:2505.22572). Deviations: grader prompts of our own; the paper's text names the
-    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the paper's overlap is that
-    of prompt and completion together in NLTK's tokens, ours by default that of the completion (see token_overlap).
+    three sub-scores, its data hold one score from 1 to 5, which is ``single_score=true``; the paper measures the
+    overlap of prompt and completion together in NLTK's tokens (see token_overlap) and shows its grader both, which is
+    ``graded_text=full``; ours by default is the completion alone.
 
     Args:
         overlap: the evaluator that gives ``overlap``.
         single_score: ask for one score in place of three.
+        graded_text: what the judge reads as the answer: ``completion``, or ``full`` for prompt and completion.
         threshold: composite from which an answer counts as accurate.
         max_unscored: largest share of records that may stay unscored.
     """
@@ -41,6 +43,7 @@ class Composite(Evaluator):
 
     overlap: Evaluator
     single_score: bool = False
+    graded_text: Literal["completion", "full"] = "completion"
     threshold: float = 0.6
     max_unscored: float = 0.2
 
@@ -49,6 +52,8 @@ class Composite(Evaluator):
         for name in ("threshold", "max_unscored"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"composite.{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.graded_text not in ("completion", "full"):
+            raise ValueError(f"composite.graded_text must be completion or full, got {self.graded_text!r}")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
@@ -79,7 +84,7 @@ class Composite(Evaluator):
             raise ValueError("composite needs a judge, got none: choose one with judge=...")
         examples = [record.example for record in records]
         gradings = [
-            Grading(rubric, example.question, example.answer, example.aliases, record.generation.text)
+            Grading(rubric, example.question, example.answer, example.aliases, self._graded(record))
             for rubric in self._asked.values()
             for example, record in zip(examples, records, strict=True)
         ]
@@ -96,6 +101,9 @@ class Composite(Evaluator):
                 plain = [score.audited(other, auditor) for score, other in zip(plain, second, strict=True)]
             scores += plain
         return scores
+
+    def _graded(self, record: Record) -> str:
+        return record.prompt + record.generation.text if self.graded_text == "full" else record.generation.text
 
     def _scores(self, record: Record, overlap: Score, verdicts: dict[str, Verdict], grader: str) -> list[Score]:
         example = record.example

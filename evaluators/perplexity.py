@@ -28,8 +28,9 @@ class Perplexity(Evaluator):
     - ``repetition``: share of the 3-grams of white-space words that repeat an earlier one; 0 to 1; lower is better.
       Texts of one or two words repeat none.
 
-    Direction: lower is better, for all. Unscored: ``perplexity`` and ``repetition`` of an empty completion;
-    ``perplexity`` where the scorer finds no token, or an impossible one, which counts as broken too. Cost: one forward
+    Direction: lower is better, for all. Unscored: ``repetition`` of a blank completion; ``perplexity`` of a blank text,
+    which under ``scored_text=full`` is that of prompt and completion together, or where the scorer finds no token or an
+    impossible one, which counts as broken too. Cost: one forward
     pass of the scorer over prompt and completion.
 
     Args:
@@ -47,6 +48,7 @@ class Perplexity(Evaluator):
         Metric("repetition", higher_is_better=False, low=0, high=1),
     )
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"scorer"})
+    version: ClassVar[int] = 2
 
     scored_text: Literal["completion", "full"] = "completion"
     broken_above: float | None = None
@@ -67,20 +69,26 @@ class Perplexity(Evaluator):
         """
         if tools.scorer is None:
             raise ValueError("perplexity needs a scorer, got none: choose one with scorer=...")
-        spoken = [record for record in records if record.generation.text.strip()]
-        prompts = ["" if self.scored_text == "full" else record.prompt for record in spoken]
-        texts = [record.generation.text for record in spoken]
-        if self.scored_text == "full":
-            texts = [record.prompt + record.generation.text for record in spoken]
-        likelihoods = iter(tools.scorer.loglikelihood(prompts, texts))
+        scored = [record for record in records if self._text(record).strip()]
+        prompts = ["" if self.scored_text == "full" else record.prompt for record in scored]
+        likelihoods = iter(tools.scorer.loglikelihood(prompts, [self._text(record) for record in scored]))
         return [score for record in records for score in self._scores(record, likelihoods)]
 
+    def _text(self, record: Record) -> str:
+        """What the scorer reads without its context: a prompt is there to be scored even if nothing follows it."""
+        text = record.generation.text
+        return record.prompt + text if self.scored_text == "full" else text
+
     def _scores(self, record: Record, likelihoods: Iterator[tuple[float, int]]) -> list[Score]:
-        name, text = record.example.id, record.generation.text
-        if not text.strip():
-            unscored = [Score(name, metric, None, "the completion is empty") for metric in ("perplexity", "repetition")]
-            return [*unscored, Score(name, "broken", 1.0), Score(name, "empty", 1.0)]
-        likely, repeated = _perplexity(name, *next(likelihoods)), repetition(text)
+        name, completion = record.example.id, record.generation.text
+        blank = "the completion is empty"
+        is_scored = bool(self._text(record).strip())
+        likely = _perplexity(name, *next(likelihoods)) if is_scored else Score(name, "perplexity", None, blank)
+        if not completion.strip():
+            silent = Score(name, "repetition", None, blank)
+            return [likely, Score(name, "broken", 1.0), Score(name, "empty", 1.0), silent]
+
+        repeated = repetition(completion)
         limit = math.inf if self.broken_above is None else self.broken_above
         broken = likely.value is None or likely.value > limit or repeated > _LOOP
         return [

@@ -35,6 +35,8 @@ class SimpleQARubric(Evaluator):
     Args:
         rubric: ``simpleqa`` or ``simpleqa_verified`` (only the direct answer counts, several candidates are no
             attempt).
+        graded_text: what the judge reads as the answer: ``completion``, or ``full`` for prompt and completion, as Chang
+            & Yasin 2025 (arXiv:2505.22572) show it.
         max_unscored: largest share of records that may stay unscored.
     """
 
@@ -47,12 +49,15 @@ class SimpleQARubric(Evaluator):
     gold: ClassVar[bool] = True
 
     rubric: Literal["simpleqa", "simpleqa_verified"] = "simpleqa"
+    graded_text: Literal["completion", "full"] = "completion"
     max_unscored: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         if self.rubric not in ("simpleqa", "simpleqa_verified"):
             raise ValueError(f"simpleqa_rubric.rubric must be simpleqa or simpleqa_verified, got {self.rubric!r}")
+        if self.graded_text not in ("completion", "full"):
+            raise ValueError(f"simpleqa_rubric.graded_text must be completion or full, got {self.graded_text!r}")
         if not 0 <= self.max_unscored <= 1:
             raise ValueError(f"simpleqa_rubric.max_unscored must be between 0 and 1, got {self.max_unscored}")
 
@@ -72,7 +77,7 @@ class SimpleQARubric(Evaluator):
         examples = [record.example for record in records]
         verdicts = tools.judge.grade(
             [
-                Grading(self.rubric, example.question, example.answer, example.aliases, record.generation.text)
+                Grading(self.rubric, example.question, example.answer, example.aliases, self._graded(record))
                 for example, record in zip(examples, records, strict=True)
             ]
         )
@@ -86,6 +91,9 @@ class SimpleQARubric(Evaluator):
                 own = [score.audited(other, auditor) for score, other in zip(own, second, strict=True)]
             scores += own
         return scores
+
+    def _graded(self, record: Record) -> str:
+        return record.prompt + record.generation.text if self.graded_text == "full" else record.generation.text
 
     def _scores(self, example_id: str, verdict: Verdict, grader: str) -> list[Score]:
         known = verdict.value in _LABELS.values()

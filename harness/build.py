@@ -17,7 +17,7 @@ from harness.config import composed, plain_values
 from harness.control import Control
 from harness.data import Access, Split
 from harness.nodes import Packages, built
-from harness.protocol import Protocol, Unsteered
+from harness.protocol import Protocol, Unsteered, decides
 from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
 from harness.records.tracking import Tracking
 from harness.scoring import Evaluator, Judge, RecordKind
@@ -96,7 +96,7 @@ class Scoring:
     @cached_property
     def scoring_model(self) -> ResolvedModel:
         """The scorer's model, found once."""
-        return self.scorer.resolved(self.find_subject())
+        return self.scorer.resolved(self.find_subject)
 
     def reads(self, kind: RecordKind) -> bool:
         """Whether an evaluator is given records of this kind."""
@@ -114,10 +114,15 @@ class Scoring:
         Raises:
             ValueError: none does.
         """
+        if self.protocol.grader is not None:
+            return {"protocol.grader": self.protocol.grader}
         for name, evaluator in self.evaluators.items():
-            if any(metric.name == "incorrect" for metric in evaluator.metrics):
+            if decides(evaluator):
                 return {name: evaluator}
-        raise ValueError("protocol.subset=baseline_incorrect is decided by evaluator simpleqa_rubric; add it")
+        raise ValueError(
+            "protocol.subset=baseline_incorrect needs an evaluator that says what is incorrect: add simpleqa_rubric, "
+            "or take protocol=baseline_failures"
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -239,14 +244,27 @@ class Job:
         protocol = self.protocol
         if protocol.subset == "all":
             return (protocol.subset, protocol.scored_trials)
-        decision = [self.unsteered().keys.generations, self.scoring.judge.identity, described(self.scoring.grader)]
+        # Greedy answers are the same for every seed, so runs of several seeds stay one entry.
+        answers = {name: value for name, value in self.unsteered().keys.made_from.items() if name != "seed"}
+        decision = [answers, self.scoring.judge.identity, list(self.scoring.grader.values())]
         return (protocol.subset, protocol.scored_trials, key_of(decision))
+
+    @property
+    def generates_subset(self) -> bool:
+        """Whether texts are made for the examples that count alone. Un-steered answers are there for all of them."""
+        return "subset" in self.keys.made_from
 
     def _made_from(self) -> dict[str, Any]:
         """Everything that the generations depend on."""
         if self.chosen_by is not None:
             task = {"fingerprint": self.task.fingerprint(["test"]), "max_new_tokens": self.task.max_new_tokens}
             return {"chosen_by": self.chosen_by.keys.generations, "task": task, "seed": self.seed}
+        own = self._made_from_settings()
+        if self.protocol.subset == "all" or described(own) == self.unsteered().keys.made_from:
+            return own
+        return own | {"subset": self.counted_by[-1]}
+
+    def _made_from_settings(self) -> dict[str, Any]:
         config = self.model.config
         common = {
             "engine": ENGINE_VERSION,
@@ -412,6 +430,8 @@ def check(job: Job) -> None:
 def _check_protocol(job: Job) -> None:
     if job.protocol.subset == "baseline_incorrect" and job.task.kind != "generate":
         raise ValueError(f"protocol.subset=baseline_incorrect needs answers that are graded; {job.task.name} has none")
+    if job.protocol.subset == "baseline_incorrect":
+        _check_judge(job.scoring.grader, job.scoring.judge, job.labels["judge"])
 
 
 def _check_latents(job: Job) -> None:

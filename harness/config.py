@@ -44,17 +44,33 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
-    """The whole configuration as plain values.
+    """The whole configuration as plain values, without settings of evaluators that were not chosen.
 
     Raises:
-        ValueError: a value is missing, or refers to one that is not there.
+        ValueError: a value is missing, refers to one that is not there, or is set for an evaluator that does not exist.
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
     assert isinstance(values, dict)
-    return {str(name): value for name, value in values.items()}
+    plain: dict[str, Any] = {str(name): value for name, value in values.items()}
+    return {**plain, "evaluator": _chosen_evaluators(plain["evaluator"])}
+
+
+def _chosen_evaluators(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of chosen evaluators. An experiment may hold settings for others, which then have no class."""
+    settings_only = {name for name, node in nodes.items() if "_target_" not in node}
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
+    known = loader.get_group_options("evaluator") if loader else _yaml_names("evaluator")
+    if unknown := sorted(settings_only - set(known)):
+        raise ValueError(f"evaluator={unknown[0]} does not exist; choose one of {', '.join(known)}")
+    return {name: node for name, node in nodes.items() if name not in settings_only}
+
+
+def _yaml_names(group: str) -> list[str]:
+    folder = resources.files("conf").joinpath(group)
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def parsed_setting(override: str) -> tuple[list[str], Any]:
@@ -273,8 +289,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
 def _unknown_choice(group: str, name: str, text: str) -> str:
     options = re.findall(r"^\t(\w\S*)$", text, re.MULTILINE)
     if not options:  # of a list of choices, Hydra only says which it could not load
-        folder = resources.files("conf").joinpath(group)
-        options = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+        options = _yaml_names(group)
     return f"{group}={name} does not exist; choose one of {', '.join(options)}"
 
 

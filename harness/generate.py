@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,8 @@ class Generated:
 
     Args:
         store: where they lie.
-        selected: one for each test item, in the task's order; then what was read in each concept's texts, if asked for.
+        selected: one for each test item, or for those that were asked for, in the task's order; then what was read in
+            each concept's texts, if asked for.
         receipt: proof of steering; None for what does not steer.
         cost: work of all sessions so far.
         parameters: what the search chose for all test items together, empty if it chose for each.
@@ -88,31 +89,38 @@ def generations_folder(job: Job) -> Path:
     return job.out / "generations" / job.keys.generations
 
 
-def generate(job: Job) -> Generated:
+def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
     """Make, or finish, or just read the job's generations.
+
+    Args:
+        job: what to do.
+        counted: ids of the test items to generate for, where a subset decides what counts; None: all.
 
     Raises:
         NotSteeredError: the method should have changed hidden states and did not.
     """
     source = None if job.chosen_by is None else generate(job.chosen_by)
     store = GenerationStore(generations_folder(job))
+    items = job.task.examples("test") if job.generates else []
+    tests = [example for example in items if counted is None or example.id in counted]
     with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
-            _produce(job, store, source)
+            _produce(job, store, tests, source)
             store.seal()
         by_id = {item.record.example.id: item for item in store.selected()}
-        selected = [by_id[example.id] for example in job.task.examples("test")] if job.generates else []
+        selected = [by_id[example.id] for example in tests] if job.generates else []
         latents = store.latents() if job.reads_latents else []
         return Generated(store, (*selected, *latents), store.receipt, store.cost(), store.prepared)
 
 
-def _produce(job: Job, store: GenerationStore, source: Generated | None) -> None:
+def _produce(job: Job, store: GenerationStore, tests: Sequence[Example], source: Generated | None) -> None:
     """Everything that is still missing, each piece written as soon as it is done.
 
     Args:
         job: what to do.
         store: where to write.
+        tests: items to generate for.
         source: whose fitted tensors and parameters to take over; None to fit and search.
     """
     subject = subject_for(job)
@@ -128,19 +136,23 @@ def _produce(job: Job, store: GenerationStore, source: Generated | None) -> None
             store.save_latents([Selected(record, UNSTEERED) for record in records])
         store.add_work(meter.lap("latents"))
     if job.generates:
-        _search_and_generate(job, bench, store, meter, source)
+        _search_and_generate(job, bench, store, meter, tests, source)
 
 
 def _search_and_generate(
-    job: Job, bench: Workbench, store: GenerationStore, meter: Meter, source: Generated | None
+    job: Job,
+    bench: Workbench,
+    store: GenerationStore,
+    meter: Meter,
+    tests: Sequence[Example],
+    source: Generated | None,
 ) -> None:
     """Choose parameters, or take over those of ``source``, and generate with them."""
-    tests = job.task.examples("test")
     dev = job.task.examples("dev") if job.search.uses_dev and source is None else []
     bench.feed(tests)
     if dev and job.steers:
         bench.feed(dev)
-    sizes = _sizes(job, bench, store, meter)
+    sizes = _sizes(job, bench, store, meter, tests)
     engine = dataclasses.replace(job.engine, max_rows=sizes.max_rows, token_budget=sizes.token_budget)
     bench.subject = dataclasses.replace(bench.subject, engine=engine)
 
@@ -163,7 +175,7 @@ def _search_and_generate(
             _prove(job, bench, store, meter)
 
 
-def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter) -> Sizes:
+def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter, tests: Sequence[Example]) -> Sizes:
     """How large chunks and batches are: decided at the first start by device and memory, and recorded.
 
     Whoever continues gets the same ones, however much memory is free by then, unless the limits on the command line are
@@ -174,7 +186,6 @@ def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter) -> 
     if known is not None and {name: getattr(known, name) for name in asked} == asked:
         return known
 
-    tests = job.task.examples("test")
     longest = max(len(bench.subject.encode(bench.prompt(example))) for example in tests)
     one_row = bench.intervention([Request(tests[0], bench.method.defaults(bench.subject.layout))])
     bench.forget_conditions()  # the row was only asked what it keeps per token

@@ -16,7 +16,6 @@ from harness.generate import generate, subject_for
 from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
-from harness.scoring import Record
 
 
 def runs_folder(job: Job) -> Path:
@@ -159,12 +158,13 @@ def _begun(job: Job, folder: Path) -> RunRecord:
 
 
 def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
-    generated = generate(job)
-    records = [item.record for item in generated.selected]
+    subset = _subset(job) if job.protocol.subset != "all" else None
+    generated = generate(job, subset.ids if subset and job.generates_subset else None)
     record = record.model_copy(
         update={
+            "subset": subset,
             "generations": os.path.relpath(generated.store.folder, folder),
-            "files": generated.store.files_of({item.kind for item in records}),
+            "files": generated.store.files_of({item.record.kind for item in generated.selected}),
             "receipt": generated.receipt,
             "parameters": dict(generated.parameters),
             "cost": generated.cost,
@@ -172,8 +172,6 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     )
     record.write(folder)
 
-    if job.protocol.subset != "all":
-        record = record.model_copy(update={"subset": _subset(job, records)})
     return score_run(
         record,
         folder,
@@ -184,7 +182,7 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
     )
 
 
-def _subset(job: Job, records: list[Record]) -> Subset:
+def _subset(job: Job) -> Subset:
     """The examples whose un-steered answer is graded incorrect; the un-steered answers are made, or read, here."""
     baseline = job.unsteered()
     answers = [item.record for item in generate(baseline).selected]
@@ -193,7 +191,7 @@ def _subset(job: Job, records: list[Record]) -> Subset:
     )
     scores = evaluate(answers, job.scoring.grader, tools, job.seed).scores
     incorrect = {score.example_id for score in scores if score.metric == "incorrect" and score.value == 1}
-    kept = tuple(record.example.id for record in records if record.example.id in incorrect)
+    kept = tuple(answer.example.id for answer in answers if answer.example.id in incorrect)
     if not kept:
         raise ValueError("protocol.subset=baseline_incorrect: the un-steered model got no item wrong")
-    return Subset(name=job.protocol.subset, decided_by=job.counted_by, ids=kept, of=len(records))
+    return Subset(name=job.protocol.subset, decided_by=job.counted_by, ids=kept, of=len(answers))

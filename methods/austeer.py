@@ -73,7 +73,7 @@ class AUSteer(Method):
     precision: Literal["float16", "float32"] = "float16"
     """Activations are rounded to this before they are compared: in float16, as the authors, small changes vanish."""
     k: float | Range = Range(low=1, high=100, default=16, log=True, integer=True)
-    strength: float | Range = Range(low=0.5, high=50.0, default=8.0, log=True)
+    strength: float | Range = Range(low=0.5, high=200.0, default=8.0, log=True)
 
     def check(self, layout: Layout) -> None:
         """Refuse unknown settings and a number of units that the model does not have."""

@@ -96,7 +96,7 @@ class FusionSteering(Method):
             run's own prompt.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
     segments: Mapping[str, Sequence[float] | float] = field(default_factory=lambda: {"all": (0.005, 0.1)})
     log: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Literal
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
@@ -21,7 +22,8 @@ from harness.data import Example
 from harness.generate import subject_for
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
-from harness.scoring import Grading
+from harness.rehearsal import MOST_TESTS, Forecast, rehearse
+from harness.scoring import Evaluator, Grading
 from harness.steering import Intervention
 from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.fidelity import first_logits
@@ -58,7 +60,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run takes at most: rows to generate, forward tokens and seconds."""
+    """What a run takes: rows to generate, forward tokens and seconds."""
 
     rows: int
     tokens: int
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table("what", "", "found", title="doctor")
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
-        table.add_row(finding.about, f"[{colours[finding.state]}]{finding.state}[/]", finding.text)
+        table.add_row(escape(finding.about), f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.text))
     Console().print(table)
     problems = [finding for finding in findings if finding.state == "problem"]
     print("cannot run: " + "; ".join(f"{f.about}: {f.text}" for f in problems) if problems else "ready to run")
@@ -149,22 +151,34 @@ def _data(jobs: Sequence[Job]) -> Iterator[Finding]:
 
 
 def _judge(jobs: Sequence[Job]) -> Finding:
-    judged = [job for job in jobs if job.scoring.judged]
-    if not judged:
+    gradings = [grading for job in jobs for grading in _gradings(job)]
+    if not gradings:
         return Finding("judge", "ok", "not needed")
-    gradings = [grading for job in judged for grading in _gradings(job)]
-    judge = judged[0].scoring.judge
-    label = f"judge={judged[0].labels['judge']} ({judge.identity})"
+    first = next(job for job in jobs if any(_gradings(job)))
+    judge = first.scoring.judge
+    label = f"judge={first.labels['judge']} ({judge.identity})"
     # Answers are not known yet, so hardly any can be found in the cache.
     return Finding("judge", "ok", f"{label}: {judge.forecast(gradings)}")
 
 
 def _gradings(job: Job) -> Iterator[Grading]:
+    """What a job asks its judge, with placeholders for answers: the same ones for jobs that share their generations."""
+    trials = job.search.num_trials_of(1) if job.protocol.scored_trials == "best" else 0
+    yield from _placeholders(job, job.scoring.evaluators.values(), range(1 + trials))
+    if job.search.needs_objective and "judge" in job.objective.needs:
+        terms = [term.evaluator for term in job.objective.terms]
+        yield from _placeholders(job, terms, range(job.search.num_trials_of(1)))
+    if job.protocol.subset != "all":
+        yield from _placeholders(job.unsteered(), job.scoring.grader.values(), range(1))
+
+
+def _placeholders(job: Job, evaluators: Iterable[Evaluator], texts: range) -> Iterator[Grading]:
     words = "answer " * job.task.max_new_tokens
-    for evaluator in job.scoring.evaluators.values():
-        for rubric in evaluator.rubrics:
-            for index, example in enumerate(job.task.examples("test")):
-                yield Grading(rubric, example.question, example.answer, example.aliases, f"{words}{index}")
+    for rubric in sorted({rubric for evaluator in evaluators for rubric in evaluator.rubrics}):
+        for example in job.task.examples("test"):
+            for number in texts:
+                answer = f"{words}{job.keys.generations} {number}"
+                yield Grading(rubric, example.question, example.answer, example.aliases, answer)
 
 
 def _disk(out: Path) -> Finding:
@@ -189,18 +203,25 @@ def _tracking(tracking: Tracking) -> Finding:
 
 def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
     speeds: dict[str, Speed] = {}
+    done: set[str] = set()
     total = Work(0, 0, 0.0)
-    for job in jobs:
+    # Un-steered answers that decide a subset are work of their own, done once for all jobs.
+    deciding = [job.unsteered() for job in jobs if job.protocol.subset != "all"]
+    for job in [*deciding, *jobs]:
+        if job.keys.generations in done:
+            continue
+        done.add(job.keys.generations)
         name = repr(job.model.config)
         if name not in speeds:
             yield _engine(job)
             speeds[name] = measure(job)
             yield _measured(speeds[name])
-        work = estimate(job, speeds[name])
+        work = estimate(rehearse(job), speeds[name])
         total = Work(total.rows + work.rows, total.tokens + work.tokens, total.seconds + work.seconds)
         if len(jobs) > 1:
             yield Finding(f"job {job.labels['method']} {job.labels['search']}", "ok", _spelt(work))
-    yield Finding("in all", "ok", f"{_spelt(total)}; without fitting and scoring, and if no text ends early")
+    most = "; at most, for the rows that count are not known yet" if deciding else ""
+    yield Finding("in all", "ok", f"{_spelt(total)}, as {MOST_TESTS} items rehearsed it{most}")
 
 
 def _engine(job: Job) -> Finding:
@@ -219,7 +240,7 @@ def _spelt(work: Work) -> str:
     time = (
         f"{work.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
     )
-    return f"{work.rows:,} texts, {work.tokens:,} forward tokens, about {time} or less"
+    return f"{work.rows:,} texts, {work.tokens:,} forward tokens, about {time}"
 
 
 def measure(job: Job) -> Speed:
@@ -240,18 +261,8 @@ def measure(job: Job) -> Speed:
     return Speed(tokens / one, len(prompts) * _STEPS / max(many - one, 1e-6), tokens / len(prompts))
 
 
-def estimate(job: Job, speed: Speed) -> Work:
-    """The most that generating can take."""
-    rows = rows_of(job)
-    tokens = rows * (speed.prompt_tokens + job.task.max_new_tokens)
-    seconds = rows * (speed.prompt_tokens / speed.prefill + job.task.max_new_tokens / speed.decode)
-    return Work(rows, round(tokens), seconds)
-
-
-def rows_of(job: Job) -> int:
-    """Texts that a job generates, those of its search included."""
-    tests = len(job.task.examples("test"))
-    rows = job.search.num_trials_of(tests)
-    if job.search.uses_dev and job.chosen_by is None:
-        rows += job.search.num_dev_trials_of(len(job.task.examples("dev")))
-    return rows + (tests if job.protocol.subset != "all" else 0)
+def estimate(forecast: Forecast, speed: Speed) -> Work:
+    """What a rehearsed job takes at this speed: new tokens one by one, everything else as fast as prompts are read."""
+    read = max(0.0, forecast.tokens - forecast.new_tokens)
+    seconds = read / speed.prefill + forecast.new_tokens / speed.decode
+    return Work(forecast.rows, round(forecast.tokens), seconds)

@@ -13,11 +13,11 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness import launching
 from harness.commands.help import help_text
-from harness.config import composed, explain, is_several, refuse_lists
+from harness.config import composed, expand, explain, fitting, is_several, refuse_lists, swept
 from harness.launching import Outcome
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -62,7 +62,8 @@ def command_line(main: Callable[[], Any]) -> int:
         return 2
     try:
         refuse_lists(sys.argv[1:])
-        _run_hydra(main)
+        if not _shown_jobs():
+            _run_hydra(main)
     except Exception as error:
         if DEBUG:
             raise
@@ -75,6 +76,28 @@ def command_line(main: Callable[[], Any]) -> int:
     if len(outcomes) == 1 and outcomes[0].folder is not None and "--multirun" not in sys.argv and not sweep:
         _print_run(Path(outcomes[0].folder))
     return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _shown_jobs() -> bool:
+    """Print the final settings of every job for ``--cfg job``, where the command line stands for several.
+
+    Hydra itself would print the settings that jobs start from, which none of them need have.
+    """
+    options = get_args_parser().parse_args()
+    if options.cfg != "job" or options.package is not None:
+        return False
+    jobs = []
+    for combination in swept(options.overrides):
+        config, choices = composed(combination)
+        jobs += expand(config, choices, combination)
+    if len(jobs) == 1:
+        return False
+    for number, job in enumerate(jobs, start=1):
+        config, _choices = composed(fitting(job, one_of_many=True))
+        overrides = " ".join(job).replace("\n", "\\n")
+        print(f"# job {number} of {len(jobs)}: {overrides}")
+        print(OmegaConf.to_yaml(config, resolve=options.resolve))
+    return True
 
 
 def _run_hydra(main: Callable[[], Any]) -> None:

@@ -13,8 +13,9 @@ import dataclasses
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def score(path: Path, overrides: Sequence[str], search_path: Sequence[str] = ())
         raise ValueError("this run made no generations that could be scored; repeat its own command")
     packages = installed_packages() | set(re.findall(r"pkg://(\w+)", " ".join(search_path)))
     config, labels = _changed(old.record, overrides, search_path)
-    scoring = _scoring(config, labels, packages)
+    find_subject = _no_subject if old.record.provenance.imported_from else None
+    scoring = _scoring(config, labels, packages, find_subject)
     _check_options(list(old.selected.values()), scoring)
 
     # Which examples count was decided when the run was made, and stays so.
@@ -181,20 +183,39 @@ def _set(config: dict[str, Any], item: str) -> None:
     node[last] = value
 
 
-def _scoring(config: Mapping[str, Any], labels: Labels, packages: Packages) -> Scoring:
+def _scoring(
+    config: Mapping[str, Any],
+    labels: Labels,
+    packages: Packages,
+    find_subject: Callable[[], ResolvedModel] | None = None,
+) -> Scoring:
+    """What scores, from a run's configuration.
+
+    Args:
+        config: the configuration.
+        labels: of the run.
+        packages: whose classes it may name.
+        find_subject: tells which model is under study; None finds it in the configuration.
+    """
     parts = {
         name: built(config[name], kind, name, packages=packages)
-        for name, kind in (("judge", Judge), ("scorer", ScorerChoice), ("protocol", Protocol), ("model", ModelConfig))
+        for name, kind in (("judge", Judge), ("scorer", ScorerChoice), ("protocol", Protocol))
     }
-    model = dataclasses.replace(parts.pop("model"), trust_remote_code=False)
-
-    def find_subject() -> ResolvedModel:
-        return resolve(model)
-
+    if find_subject is None:
+        configured = built(config["model"], ModelConfig, "model", packages=packages)
+        model = dataclasses.replace(configured, trust_remote_code=False)
+        find_subject = partial(resolve, model)
     evaluators = built_evaluators(config["evaluator"], packages)
     scoring = Scoring(**parts, evaluators=evaluators, find_subject=find_subject, seed=int(config["seed"]))
     check_scoring(scoring, labels.judge)
     return scoring
+
+
+def _no_subject() -> ResolvedModel:
+    raise ValueError(
+        "these texts were imported, so the model that wrote them is not here: name the one that says how likely they "
+        "are (scorer=gpt2, or scorer=gpt2 scorer.model.id=OWNER/NAME), or leave evaluator perplexity out"
+    )
 
 
 def _check_options(selected: Sequence[Selected], scoring: Scoring) -> None:

@@ -124,7 +124,7 @@ class Cost(_Part):
 
 
 class Provenance(_Part):
-    """Where the numbers come from."""
+    """Where the numbers come from. ``imported_from`` names the file, with its hash, of texts that other code wrote."""
 
     commit: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -137,6 +137,7 @@ class Provenance(_Part):
     task_fingerprint: str = ""
     command: str = ""
     scored_again_from: str | None = None
+    imported_from: str | None = None
 
 
 class SiteChange(_Part):
@@ -291,6 +292,11 @@ class RunRecord(_Part):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(f"{path}: {place}: {first['msg']} ({error.error_count()} problems in all)") from None
+
+    @property
+    def awaits_scoring(self) -> bool:
+        """Whether it holds imported texts that nobody scored yet."""
+        return self.provenance.imported_from is not None and not self.evaluators
 
     @property
     def metrics(self) -> dict[str, Metric]:

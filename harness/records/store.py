@@ -33,7 +33,8 @@ class Work:
     """What one piece of work took.
 
     Args:
-        name: of the piece, the same whenever it is done again after a kill; those of fitting begin with "fit".
+        name: of the piece, the same whenever it is done again after a kill; those of fitting begin with "fit", those of
+            a search on dev items with "dev".
         forward_tokens: tokens fed through the model.
         seconds: wall time.
         peak_memory_bytes: most memory of the process so far.
@@ -184,6 +185,10 @@ class GenerationStore:
         if work.name not in self._known_work:
             self._known_work.add(work.name)
             self._costs.append([vars(work)])
+
+    def work(self) -> list[Work]:
+        """Every piece of work so far."""
+        return [Work(**row) for row in self._costs]
 
     def cost(self) -> Cost:
         """Work of all sessions so far."""

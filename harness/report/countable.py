@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.run import RUN_FILE, StoredRun
+from harness.records.run import RUN_FILE, RunRecord, StoredRun
 from harness.statistics import mean_of
 
 UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})
@@ -14,18 +14,30 @@ UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """Run folders among and under the given paths, in order, each once.
+    """Run folders among and under the given paths, in order, each once; without imports that were not scored yet.
 
     Raises:
         ValueError: a path holds no run.
     """
     folders: list[Path] = []
     for path in paths:
-        here = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
+        found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
+        here = [folder for folder in found if not _awaits_scoring(folder)]
+        if found and not here:
+            raise ValueError(
+                f"{path} holds imported texts without scores: python -m harness.score {found[0]} comes first"
+            )
         if not here:
             raise ValueError(f"{path}: no {RUN_FILE} here or below; give run folders or a sweep's folder")
         folders += [folder for folder in here if folder not in folders]
     return folders
+
+
+def _awaits_scoring(folder: Path) -> bool:
+    try:
+        return RunRecord.read(folder).awaits_scoring
+    except ValueError:  # it is listed with its reason when it is read whole
+        return False
 
 
 def why_not_counted(run: StoredRun) -> str | None:
@@ -69,6 +81,8 @@ def _disagreement(run: StoredRun) -> str | None:
 def missing_steering(run: StoredRun) -> str | None:
     """Why the run's receipt does not prove that the model was steered, or None if it does or need not."""
     receipt = run.record.receipt
+    if run.record.provenance.imported_from is not None:
+        return None  # other code wrote these texts: what it did to the model cannot be proved here
     if receipt is None:
         searched = any(item.record.generation.parameters for item in run.selected.values())
         should_steer = searched and run.record.labels.control not in UNSTEERED_CONTROLS

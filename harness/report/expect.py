@@ -11,6 +11,7 @@ import yaml
 
 from harness.report.compare import Comparison
 from harness.report.entries import Entry
+from harness.report.random_level import marked_source, refuse_met_by_chance
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Published:
 
 
 Expectations = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Run label -> metric -> value, tolerance, source."""
+"""Run label -> metric -> value, tolerance, source, and what a model of random weights scores (``random_model``)."""
 
 
 def read_expectations(path: Path) -> Expectations:
@@ -60,7 +61,8 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
     """The same node again.
 
     Raises:
-        ValueError: if it is not what it should be, or an entry of it lacks its value, tolerance or source.
+        ValueError: if it is not what it should be, an entry lacks its value, tolerance or source, or a random model
+            (``random_model``) meets it as well.
     """
     for label, metrics in node.items():
         for metric, stated in (metrics if isinstance(metrics, Mapping) else {"": None}).items():
@@ -72,6 +74,7 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
             for part in ("value", "tolerance"):
                 if isinstance(stated[part], bool) or not isinstance(stated[part], int | float):
                     raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {stated[part]!r}")
+            refuse_met_by_chance(f"{name}.{label}.{metric}", stated)
     return node
 
 
@@ -88,7 +91,7 @@ def _held(comparison: Comparison, label: str, metric: str, stated: Mapping[str, 
     entry = matching_entry(comparison, label)
     ours = None if entry is None else measured(comparison, entry, metric)
     published, tolerance = float(stated["value"]), float(stated["tolerance"])
-    parts = (label, metric, published, tolerance, str(stated["source"]), ours)
+    parts = (label, metric, published, tolerance, marked_source(stated), ours)
     if entry is None:
         return Published(*parts, verdict="missing", note=f"no such run; there are {_listed(comparison)}")
     if ours is None:

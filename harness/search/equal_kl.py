@@ -68,7 +68,7 @@ class EqualKL(Search):
         if found is None:
             found = self._calibrate(line, bench, dev[: self.dev_examples])
             write_json(path, found)
-        setting.note("equal_kl: calibration")
+        setting.note("dev calibration")
         return line.at(found["factor"])
 
     def _calibrate(self, line: Line, bench: Workbench, dev: Sequence[Example]) -> dict:

@@ -29,7 +29,8 @@ class PerPrompt(Search):
         trials_per_round: proposals between two updates of the sampler.
         sampler: tpe, random, cmaes, gp, qmc (Optuna's) or grid (all strengths at the same share of their range).
         startup_trials: random trials before the sampler learns.
-        incumbent: whether the un-steered text can be the selected one, as the first of equal trials.
+        incumbent: whether the un-steered text can be the selected one, as the first of equal trials; without, it is not
+            generated.
     """
 
     access: ClassVar[frozenset[Access]] = frozenset({Access.GOLD})
@@ -50,7 +51,12 @@ class PerPrompt(Search):
 
     def num_trials_of(self, num_examples: int) -> int:
         """Trials in all, incumbents included, for progress bars."""
-        return num_examples * (self.num_trials + 1)
+        return num_examples * (self.num_trials + self.incumbent)
+
+    @property
+    def first_round(self) -> int:
+        """-1, the round of the un-steered texts, or 0 where nobody needs them."""
+        return -1 if self.incumbent else 0
 
     def trials_in(self, round_number: int) -> int:
         """Trials of one prompt in a round; the round before the first holds the un-steered text."""
@@ -92,10 +98,10 @@ class _Chunk:
     @property
     def is_done(self) -> bool:
         """Whether all trials of all prompts stand on the disk."""
-        return all(len(trials) == 1 + self.plan.num_trials for trials in self.trials.values())
+        return all(len(trials) == self.plan.incumbent + self.plan.num_trials for trials in self.trials.values())
 
     def run(self) -> None:
-        """Run the un-steered texts, then all rounds of all prompts."""
+        """Run the un-steered texts, if they can be selected, then all rounds of all prompts."""
         torn = {(name, trial.round) for name, trials in self.trials.items() for trial in trials}
         self.setting.store.drop_trials(torn)
         self.trials = {example.id: [] for example in self.examples}
@@ -109,9 +115,12 @@ class _Chunk:
             self.bench.look_up(self.examples)
             self.setting.note(f"{self.name}: conditions")
 
-        unsteered = [Request(example, {}, UNSTEERED, self.bench.task.temperature) for example in self.examples]
-        generations = self.bench.run(unsteered, self._advance)
-        first = self._after(list(zip(unsteered, generations, strict=True)))
+        if self.plan.incumbent:
+            unsteered = [Request(example, {}, UNSTEERED, self.bench.task.temperature) for example in self.examples]
+            generations = self.bench.run(unsteered, self._advance)
+            first = self._after(list(zip(unsteered, generations, strict=True)))
+        else:
+            first = [request for example in self.examples for request in self._requests(example)]
         self.bench.run_on(first, self._after, self._advance)
 
     def _advance(self) -> None:
@@ -122,8 +131,8 @@ class _Chunk:
         return Proposer(self.ranges, self.plan.sampler, seed, self.plan.num_trials, self.plan.startup_trials)
 
     def _round_of(self, name: str) -> int:
-        """The round that a prompt is in; before the first one it is that of the un-steered text."""
-        return self.trials[name][-1].round + 1 if self.trials[name] else -1
+        """The round that a prompt is in; the un-steered text, if it is made, is a round before all others."""
+        return self.trials[name][-1].round + 1 if self.trials[name] else self.plan.first_round
 
     def _after(self, finished: Sequence[tuple[Request, Generation]]) -> list[Request]:
         """What to run next: the following rounds of the prompts whose round is complete with these rows."""
@@ -172,7 +181,5 @@ class _Chunk:
 
     def best(self, example: Example) -> Selection:
         """The best trial of a prompt, the first of equals."""
-        lowest = UNSTEERED if self.plan.incumbent else 0
-        trials = sorted(self.trials[example.id], key=lambda trial: trial.number)
-        chosen = max((trial for trial in trials if trial.number >= lowest), key=lambda trial: trial.objective)
+        chosen = max(self.trials[example.id], key=lambda trial: trial.objective)
         return Selection(chosen.generation, chosen.number, chosen.objective)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,7 +131,9 @@ def loglikelihood(
     tally: Tally,
     owners: Sequence[int] | None = None,
 ) -> list[Float[Tensor, "C"]]:
-    """Log-probability in nats of every completion token.
+    """Log-probability in nats of every completion token, given the prompt and the tokens before it.
+
+    Edits that read the whole sequence (``uses_cache=False``) cost a pass for every token of a completion.
 
     Args:
         network: the model.
@@ -149,31 +151,52 @@ def loglikelihood(
     steered = bool(intervention.edits or intervention.probes)
     if not steered and not torch.is_grad_enabled() and 2 * len({text.prompt for text in texts}) <= len(texts):
         return _unsteered_by_prompt(network, texts, tally)
-    # What comes last predicts nothing, but an edit that is not causal may look at it.
-    last = None if steered and not intervention.uses_cache else -1
-    contexts: dict[tuple[int, Text], list[int]] = {}
+    contexts: dict[tuple[int, Text], list[_Share]] = {}
     for index, text in enumerate(texts):
         owner = (index if owners is None else owners[index]) if steered else 0
-        contexts.setdefault((owner, Text(text.prompt, text.completion[:last])), []).append(index)
-    found: dict[int, Tensor] = {}
+        for context, share in _contexts(text, index, causal=not steered or intervention.uses_cache):
+            contexts.setdefault((owner, context), []).append(share)
+
+    found: dict[_Share, Tensor] = {}
     keys = list(contexts)
     for batch in batches([len(context.ids) for _, context in keys], pass_tokens(network.device)):
         chosen = [keys[number] for number in batch]
         rows = torch.tensor([owner for owner, _ in chosen], device=network.device)
-        edits = steering_of(intervention, rows)
-        h = _final(network, [context for _, context in chosen], edits, tally)
-        members = [(row, index) for row, key in enumerate(chosen) for index in contexts[key]]
-        starts = [len(texts[index].prompt) - 1 for _, index in members]
-        sizes = [len(texts[index].completion) for _, index in members]
-        before = torch.cat(
-            [h[row, start : start + size] for (row, _), start, size in zip(members, starts, sizes, strict=True)]
-        )
-        targets = torch.tensor(
-            [token for _, index in members for token in texts[index].completion], device=network.device
-        )
+        h = _final(network, [context for _, context in chosen], steering_of(intervention, rows), tally)
+        members = [(row, share) for row, key in enumerate(chosen) for share in contexts[key]]
+        before = torch.cat([h[row, share.first : share.first + len(share.tokens)] for row, share in members])
+        sizes = [len(share.tokens) for _, share in members]
+        targets = torch.tensor([token for _, share in members for token in share.tokens], device=network.device)
         parts = token_logprobs(network.logits, logit_rows(network.device), before, targets).split(sizes)
-        found.update(zip([index for _, index in members], parts, strict=True))
-    return [found[index] for index in range(len(texts))]
+        found.update(zip([share for _, share in members], parts, strict=True))
+
+    shares: list[list[_Share]] = [[] for _ in texts]
+    for share in sorted(found, key=lambda share: share.first):
+        shares[share.text].append(share)
+    return [torch.cat([found[share] for share in own]) for own in shares]
+
+
+class _Share(NamedTuple):
+    """Completion tokens of a text that one context predicts: their states begin at position ``first``."""
+
+    text: int
+    first: int
+    tokens: tuple[int, ...]
+
+
+def _contexts(text: Text, index: int, *, causal: bool) -> Iterator[tuple[Text, _Share]]:
+    """What must be read to score a text's tokens.
+
+    Under causal edits one reading of all but the last token serves every token. An edit that looks at the whole
+    sequence would let the scored token, and those behind it, into its own prediction: then each token gets a reading of
+    what comes before it, as in generation without a cache.
+    """
+    start, completion = len(text.prompt) - 1, text.completion
+    if causal:
+        yield Text(text.prompt, completion[:-1]), _Share(index, start, completion)
+        return
+    for place, token in enumerate(completion):
+        yield Text(text.prompt, completion[:place]), _Share(index, start + place, (token,))
 
 
 def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) -> list[Float[Tensor, "C"]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.scoring import Scorer
@@ -31,8 +32,12 @@ def open_subject(loaded: Loaded) -> LocalSubject:
 class ScorerChoice:
     """A choice of scorer. It stands in configurations, loads nothing until it is opened, and may be derived from."""
 
-    def resolved(self, subject: ResolvedModel) -> ResolvedModel:
-        """The model that scores, given the one under study."""
+    def resolved(self, find_subject: Callable[[], ResolvedModel]) -> ResolvedModel:
+        """The model that scores.
+
+        Args:
+            find_subject: tells which model is under study; it need not be there for scorers that do not ask.
+        """
         raise NotImplementedError
 
     def open(self, model: ResolvedModel, subject: LocalSubject | None) -> Scorer:
@@ -49,9 +54,9 @@ class ScorerChoice:
 class SubjectItself(ScorerChoice):
     """The subject without any hooks: no second model to load."""
 
-    def resolved(self, subject: ResolvedModel) -> ResolvedModel:
+    def resolved(self, find_subject: Callable[[], ResolvedModel]) -> ResolvedModel:
         """The model under study."""
-        return subject
+        return find_subject()
 
     def open(self, model: ResolvedModel, subject: LocalSubject | None) -> Scorer:
         """The scorer, which shares a loaded subject."""
@@ -70,7 +75,7 @@ class OtherModel(ScorerChoice):
     model: ModelConfig
     skipped: str = ""
 
-    def resolved(self, subject: ResolvedModel) -> ResolvedModel:
+    def resolved(self, find_subject: Callable[[], ResolvedModel]) -> ResolvedModel:
         """The scoring model."""
         return resolve(self.model)
 

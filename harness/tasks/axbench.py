@@ -80,7 +80,8 @@ class AxBench(Task):
     def offers(self) -> frozenset[Offer]:
         """Demonstrations and pairs; texts and labels, which name no concept, only where a single one is chosen."""
         single: frozenset[Offer] = frozenset({"texts", "labelled"})
-        return frozenset({"demonstrations", "pairs"}) | (single if len(self._concepts) == 1 else frozenset())
+        always: frozenset[Offer] = frozenset({"demonstrations", "pairs"})
+        return always | single if len(self._concepts) == 1 else always
 
     def demonstrations(self) -> list[Demonstration]:
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
@@ -203,7 +204,7 @@ class AxBench(Task):
                 if self.halves == "both" or half == "first":
                     other = "second" if half == "first" else "first"
                     asked["dev"].append({**row, "tuning": f"{concept.group}/{other}"})
-        numbered = {
+        numbered: dict[Split, list[Numbered]] = {
             split: [Numbered(index, row, row["input"]) for index, row in enumerate(rows)]
             for split, rows in asked.items()
         }

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import re
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Row = dict[str, Any]
-SUFFIXES = (".csv", ".jsonl", ".json")
+SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _TIMEOUT_SECONDS = 60
 
 
@@ -39,7 +40,11 @@ class HubData:
 
 
 def file_rows(path: str, option: str = "task.path") -> list[Row]:
-    """Rows of a CSV, JSON Lines or JSON file, at a local path or an http(s) URL; ``option`` is its name in messages.
+    """Rows of a CSV, JSON Lines, JSON or Parquet file, at a local path or an http(s) URL.
+
+    Args:
+        path: where it lies.
+        option: the setting that named it, for messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,6 +56,9 @@ def file_rows(path: str, option: str = "task.path") -> list[Row]:
     if suffix not in SUFFIXES:
         raise ValueError(f"{option} must end in {', '.join(SUFFIXES)}, got {path}")
     content = _download(path, option) if remote else _local(path, option)
+    if suffix == ".parquet":
+        return _parquet(content, path)
+
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,13 +72,7 @@ def parquet_rows(path: str) -> list[Row]:
     Raises:
         ValueError: it is none.
     """
-    import pyarrow  # half a second to import, and needed for no other form
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file ({error})") from error
+    return _parquet(Path(path).read_bytes(), path)
 
 
 def _local(path: str, option: str) -> bytes:
@@ -92,6 +94,16 @@ def _download(url: str, option: str) -> bytes:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"{option}={url} cannot be reached ({reason}); give a local file instead") from error
+
+
+def _parquet(content: bytes, path: str) -> list[Row]:
+    import pyarrow  # takes a moment to import, and is needed for these files alone
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not Parquet: {str(error).splitlines()[0]}") from error
 
 
 def _csv(text: str, path: str) -> list[Row]:
@@ -200,3 +212,10 @@ def label_of(row: Row, column: str, allowed: Sequence[int], origin: str, number:
     if isinstance(value, bool) or str(value).strip() not in map(str, allowed):
         raise ValueError(f"{origin}: row {number}: {column} must be {', '.join(map(str, allowed))}, got {value!r}")
     return int(value)
+
+
+def plain_text(value: Any) -> str:
+    """A cell as text: "" for an empty one, a whole number without a decimal point, for tables often hold 2.0 for 2."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

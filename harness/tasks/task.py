@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
@@ -145,6 +146,12 @@ class Task:
         if not found:
             raise ValueError(self._why_empty(split))
         return list(found)
+
+    def limited(self, examples: Mapping[Split, list[Example]]) -> Task:
+        """The same task with these examples alone, and with what can be fitted on them."""
+        smaller = copy.copy(self)
+        vars(smaller)["_examples"] = dict(examples)
+        return smaller
 
     def check(self) -> None:
         """Raise for settings or data that cannot work. Reads the data, so call it before any weights load."""

@@ -6,6 +6,7 @@ from child import TINY, Cli
 from harness.build import build
 from harness.commands import doctor
 from harness.config import composed
+from harness.rehearsal import Forecast
 
 
 def test_a_healthy_run(tool: Cli) -> None:
@@ -44,9 +45,17 @@ def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, argu
     assert said in last
 
 
-def test_the_estimate_counts_the_search_on_the_dev_split() -> None:
-    job = build(*composed([*TINY, "method=caa", "task.limit=3", "search.num_trials=4", "search.dev_examples=5"]))
-    assert doctor.rows_of(job) == 3 + 4 * 5
-    work = doctor.estimate(job, doctor.Speed(prefill=100, decode=10, prompt_tokens=50))
-    assert work.tokens == 23 * (50 + 6)
-    assert work.seconds == pytest.approx(23 * (50 / 100 + 6 / 10))
+def test_seconds_are_those_of_reading_and_of_writing() -> None:
+    work = doctor.estimate(
+        Forecast(rows=10, tokens=600, new_tokens=100), doctor.Speed(prefill=100, decode=10, prompt_tokens=50)
+    )
+    assert (work.rows, work.tokens) == (10, 600)
+    assert work.seconds == pytest.approx(500 / 100 + 100 / 10)
+
+
+def test_gradings_of_several_jobs_are_not_taken_for_the_same() -> None:
+    small = [*TINY, "task.limit=3", "num_trials=2", "evaluator=[simpleqa_rubric]"]
+    jobs = [build(*composed([*small, f"method={name}"])) for name in ("baseline", "full_layer", "segmented")]
+    gradings = [grading for job in jobs for grading in doctor._gradings(job)]
+    assert len(gradings) == len(set(gradings)) == 9
+    assert len(list(doctor._gradings(build(*composed([*small, "protocol=baseline_failures"]))))) == 3 + 3

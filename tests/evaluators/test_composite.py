@@ -111,3 +111,23 @@ def test_the_overlap_is_that_of_the_evaluator_that_is_named() -> None:
     for overlap, value in ((TokenOverlap(), 0.0), (full, 0.5)):
         scores = Composite(overlap=overlap, single_score=True).score([echo], Tools(judge=ByRubric({"quality": "3"})))
         assert values(scores, "a")["composite"] == pytest.approx(value + 0.3)
+
+
+def test_the_full_text_is_graded_with_its_prompt() -> None:
+    class Heard(ByRubric):
+        def grade(self, gradings: Sequence[Grading]) -> list[Verdict]:
+            heard.extend(grading.answer for grading in gradings)
+            return super().grade(gradings)
+
+    heard: list[str] = []
+    judge = Heard({"quality": "3"})
+    for text in ("completion", "full"):
+        Composite(overlap=TokenOverlap(), single_score=True, graded_text=text).score(
+            [record("a", " San")], Tools(judge=judge)
+        )
+    assert heard == [" San", "Q: San"]
+
+
+def test_an_unknown_graded_text_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"composite\.graded_text must be completion or full, got 'prompt'"):
+        Composite(overlap=TokenOverlap(), graded_text="prompt")  # type: ignore[arg-type]

@@ -75,6 +75,21 @@ def test_an_empty_completion_is_unscored_and_shifts_nobody():
     assert [values[name, "broken"] for name in ("e1", "e2", "e3", "e4", "e5")] == [1, 0, 1, 1, 0]
 
 
+def test_a_blank_completion_is_scored_with_its_prompt():
+    found = scores(record(" \n", "e1"), record("", "e2"), record(" one", "e3"), scored_text="full")
+    values = {(score.example_id, score.metric): score for score in found}
+    assert [values[name, "perplexity"].value for name in ("e1", "e2", "e3")] == [pytest.approx(8)] * 3
+    assert [values[name, "perplexity"].details["tokens"] for name in ("e1", "e2", "e3")] == [3, 3, 4]
+    assert values["e1", "repetition"].value is values["e2", "repetition"].value is None
+    assert values["e3", "repetition"].value == 0
+
+
+def test_a_blank_text_without_a_prompt_is_unscored():
+    nothing = Record(Example("e1", "Who?"), Generation("e1", {}, " ", (), "stop"), "\n")
+    values = {score.metric: score.value for score in scores(nothing, scored_text="full")}
+    assert values == {"perplexity": None, "repetition": None, "broken": 1, "empty": 1}
+
+
 def test_an_impossible_text_is_unscored():
     by_metric = {score.metric: score for score in scores(record("never"))}
     assert by_metric["perplexity"].value is None

@@ -119,3 +119,15 @@ def test_refuses_what_it_cannot_do() -> None:
         SimpleQARubric(rubric="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="between 0 and 1"):
         SimpleQARubric(max_unscored=2)
+
+
+def test_the_full_text_is_graded_with_its_prompt() -> None:
+    judge = Scripted([Verdict("CORRECT")])
+    for text in ("completion", "full"):
+        SimpleQARubric(graded_text=text).score([record("e", " Paris.")], Tools(judge=judge))
+    assert [grading.answer for grading in judge.asked] == [" Paris.", "Q: Paris."]
+
+
+def test_an_unknown_graded_text_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"simpleqa_rubric\.graded_text must be completion or full, got 'prompt'"):
+        SimpleQARubric(graded_text="prompt")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from harness.records.rows import Trial, trial_row
 from harness.records.run import read_run
 from harness.report.compare import Comparison, compare
 from harness.report.curves import front, is_degenerate, search_curve, strength_curves
-from harness.report.expect import held_against, read_expectations
+from harness.report.expect import check_expectations, held_against, read_expectations
 from harness.report.figures import figures
 from harness.report.files import finite, write_report
 from harness.report.groups import compare_groups
@@ -107,6 +107,31 @@ def test_claims_must_be_complete(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=r"no `expect:` node|lacks source, tolerance"):
         read_expectations(path)
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        (0.0154, r"a random model's 0\.0154 lies inside 0\.035 ± 0\.03"),
+        (0.065, r"a random model's 0\.065 lies inside"),
+        ("few", r"random_model must be a number, got 'few'"),
+    ],
+)
+def test_a_claim_that_a_random_model_meets_is_refused(level: float | str, said: str) -> None:
+    claim = {"value": 0.035, "tolerance": 0.03, "source": "Table 1", "random_model": level}
+    with pytest.raises(ValueError, match=said):
+        check_expectations({"baseline": {"accurate": claim}}, "expect")
+
+
+def test_a_claim_without_a_random_model_is_marked(comparison: Comparison) -> None:
+    stated = {"value": 0.5, "tolerance": 0.1, "source": "Table 1"}
+    claims = {"segmented": {"correct": stated}}
+    (marked,) = held_against(comparison, check_expectations(claims, "expect"))
+    assert marked.source == "Table 1; a random model's value is not stated"
+    (known,) = held_against(
+        comparison, check_expectations({"segmented": {"correct": {**stated, "random_model": 0.0}}}, "expect")
+    )
+    assert known.source == "Table 1"
 
 
 def test_the_command_prints_tables_and_paths(small: Path, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,24 @@ def test_the_unsteered_text_wins_where_nothing_is_better(bench: Callable, settin
     assert {(selection.trial, len(selection.generation.parameters)) for selection in found} == {(-1, 0)}
 
 
+def test_without_an_incumbent_no_unsteered_text_is_made(bench: Callable, setting: Callable, tmp_path: Path) -> None:
+    plan = dataclasses.replace(PER_PROMPT, incumbent=False)
+    subject = bench()
+    examples = subject.task.examples("test")
+    with_text = PER_PROMPT.select(bench(), examples, {}, setting())
+    place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
+    found = plan.select(subject, examples, {}, place)
+    assert {request.trial for request in subject.asked} == {0, 1, 2, 3, 4, 5}
+    assert {row["trial"] for row in rows_of(place)} == {0, 1, 2, 3, 4, 5}
+    assert plan.num_trials_of(len(examples)) == len(rows_of(place))
+    again = bench()
+    place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
+    assert plan.select(again, examples, {}, place) == found
+    assert again.asked == [], "a finished search is read"
+    for old, new in zip(with_text, found, strict=True):
+        assert new.trial == old.trial or old.trial == -1
+
+
 def test_of_equals_the_first_wins(bench: Callable, setting: Callable) -> None:
     class Flat(Marked):
         def _worth(self, record: object) -> float:

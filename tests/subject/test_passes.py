@@ -13,10 +13,11 @@ from harness.subject import capture as captures
 from harness.subject import passes
 from harness.subject.capture import capture, capture_tokens
 from harness.subject.load import ModelConfig, load_model
-from harness.subject.passes import Text
+from harness.subject.passes import Text, loglikelihood, next_token_logprobs
 from harness.subject.scorers import open_subject
 from harness.subject.tally import Tally
 from harness.types import Intervention, Site
+from methods.fusion import MeanShift
 
 CONFIG = ModelConfig(kind="tiny", family="llama", dtype="float64", chat_template=False)
 TEXTS = [Text((5, 9, 13, 21, 8), (30, 31)), Text((7, 7, 3), (40, 41, 42, 43, 44))]
@@ -102,3 +103,37 @@ def test_tokens_are_read_under_the_rows_own_edits() -> None:
     ):
         shift = moved.states[Site(1)] - plain.states[Site(1)]
         torch.testing.assert_close(shift, vector[plain.text], atol=1e-6, rtol=0)
+
+
+def over_the_sequence(rows: int, width: int) -> Intervention:
+    """Each row's mean over prompt and completion so far is moved, at every step anew."""
+    reference = torch.randn(rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    edit = MeanShift(reference, torch.full((rows,), 0.7, dtype=torch.float64), "sequence")
+    return Intervention({Site(1): edit}, uses_cache=False)
+
+
+def test_a_scored_token_takes_no_part_in_its_own_prediction() -> None:
+    network = open_subject(load_model(CONFIG)).network
+    vocabulary = network.model.config.get_text_config().vocab_size
+    prompt, said = (5, 9, 13, 21, 8), (30, 31)
+    texts = [Text(prompt, (*said, token)) for token in range(vocabulary)]
+    steered = over_the_sequence(1, network.layout.width)
+
+    with torch.no_grad():
+        found = loglikelihood(network, texts, steered, Tally(), owners=[0] * vocabulary)
+    last = torch.stack([row[-1] for row in found])
+    assert float(last.exp().sum()) == pytest.approx(1, abs=1e-9)
+    (generated,) = next_token_logprobs(network, [prompt + said], steered, Tally())
+    torch.testing.assert_close(last, generated)
+
+
+def test_tokens_of_several_texts_come_back_in_order() -> None:
+    network = open_subject(load_model(CONFIG)).network
+    steered = over_the_sequence(2, network.layout.width)
+    with torch.no_grad():
+        found = loglikelihood(network, TEXTS, steered, Tally())
+    for row, text in enumerate(TEXTS):
+        own = steered.take(torch.tensor([row]))
+        for place, token in enumerate(text.completion):
+            (before,) = next_token_logprobs(network, [text.prompt + text.completion[:place]], own, Tally())
+            torch.testing.assert_close(found[row][place], before[token])

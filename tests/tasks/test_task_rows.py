@@ -23,13 +23,14 @@ def test_json_lines_skip_blank_lines_and_keep_line_separators_inside_strings(tmp
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.txt", b"", r"must end in \.csv, \.jsonl, \.json, got .*rows\.txt"),
+        ("rows.txt", b"", r"must end in \.csv, \.jsonl, \.json, \.parquet, got .*rows\.txt"),
         ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows\.jsonl line 2 is not JSON"),
         ("rows.jsonl", b"[1]\n", r"line 1 must be a JSON object, got list"),
         ("rows.json", b'{"a": 1}', r"must be a JSON list of objects"),
         ("rows.csv", b"a,b\n1\n", r"row 1 must have 2 cells, one per column"),
         ("rows.csv", b"a,b\n1,2,3\n", r"row 1 must have 2 cells, one per column"),
         ("rows.csv", b"a,b\n\xff,2\n", r"must be UTF-8"),
+        ("rows.parquet", b"PAR1 and more", r"rows\.parquet is not Parquet"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, name, content, message):
