@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m harness experiment=demo
 
 test: lint $(VENV)/.browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

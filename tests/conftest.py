@@ -48,7 +48,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    # Workers of one test run share the cores; threads that wait for each other would take longer than one.
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    torch.set_num_threads(1 if several else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
