@@ -70,4 +70,5 @@ def test_torch_and_transformers_are_enough() -> None:
     assert out.returncode == 0, out.stderr
     imported = {name.partition(".")[0] for name in out.stdout.split()}
     assert "transformers" in imported
-    assert not imported & {"hydra", "omegaconf", "datasets", "wandb", "jaxtyping", "optuna", "scipy"}
+    # transformers imports scipy where it is there.
+    assert not imported & {"hydra", "omegaconf", "datasets", "wandb", "jaxtyping", "optuna"}

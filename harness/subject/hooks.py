@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,5 +137,26 @@ def before_each_pass(model: nn.Module, look: BeforePass) -> Iterator[None]:
     handle = model.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
+    finally:
+        handle.remove()
+
+
+class _EnoughError(Exception):
+    """Ends a pass whose further blocks nobody asked for."""
+
+
+@contextmanager
+def stopped_behind(block: nn.Module) -> Iterator[list[Any]]:
+    """End the pass inside the context behind a block; the list then holds the block's output."""
+    outputs: list[Any] = []
+
+    def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+        outputs.append(output)
+        raise _EnoughError
+
+    handle = block.register_forward_hook(stop)
+    try:
+        with suppress(_EnoughError):
+            yield outputs
     finally:
         handle.remove()

@@ -7,7 +7,7 @@ scores. The states are kept over rounds, until they would take too much memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from harness.steering import Intervention
 from harness.subject.attention import Plan
+from harness.subject.hooks import stopped_behind
 from harness.subject.network import Network, Padded, pass_tokens
 from harness.subject.slots import SlotCache
 
@@ -223,32 +224,11 @@ def _computed(network: Network, prompts: Sequence[tuple[int, ...]], depth: int, 
     tally.count(padded.ids.numel(), sum(map(len, prompts)), depth / len(blocks))
     if depth == len(blocks):
         return Group(padded, depth, cache, network.hidden(padded.ids, padded.positions, Plan(), cache))
-    with _stopped_behind(blocks[depth - 1]) as outputs:
+    with stopped_behind(blocks[depth - 1]) as outputs:
         network.hidden(padded.ids, padded.positions, Plan(), cache)
     (output,) = outputs
     in_tuple = isinstance(output, tuple)
     return Group(padded, depth, cache, output[0] if in_tuple else output, in_tuple)
-
-
-class _EnoughError(Exception):
-    """Ends a pass whose further blocks nobody asked for."""
-
-
-@contextmanager
-def _stopped_behind(block: nn.Module) -> Iterator[list[Any]]:
-    """End the pass inside the context behind a block; the list then holds the block's output."""
-    outputs: list[Any] = []
-
-    def stop(_module: nn.Module, _args: Any, output: Any) -> None:
-        outputs.append(output)
-        raise _EnoughError
-
-    handle = block.register_forward_hook(stop)
-    try:
-        with suppress(_EnoughError):
-            yield outputs
-    finally:
-        handle.remove()
 
 
 def completion_states(

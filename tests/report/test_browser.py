@@ -82,7 +82,7 @@ def count(page: "playwright.Page") -> str:
 
 def test_it_opens_offline_with_every_section(page: "playwright.Page") -> None:
     headings = page.locator("h2").all_inner_texts()
-    assert headings[:3] == ["What it says", "Leaderboard", "Paired differences"]
+    assert headings[:2] == ["Leaderboard", "Claims and differences"]
     assert {"Strength curves", "Objective against trials", "Chosen strengths", "Provenance"} <= set(headings)
     assert page.locator(".plot .main-svg").count() >= 6
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -166,8 +166,8 @@ def test_injected_script_is_stopped_by_the_policy(browser: "playwright.Browser",
 
 def test_figures_change_with_their_buttons(page: "playwright.Page") -> None:
     box = page.locator(".plot[data-section=differences]")
-    assert "difference in overlap" in box.inner_text()
-    box.get_by_role("button", name="perplexity").click()
+    assert "difference in correct (better is right)" in box.inner_text()
+    box.get_by_role("button", name="perplexity · deployable").click()
     assert "difference in perplexity (better is left)" in box.inner_text()
 
 
