@@ -1,0 +1,1 @@
+"""Steered models inside other people's evaluation harnesses."""
