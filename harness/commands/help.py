@@ -42,7 +42,7 @@ _FOOT = """\
   -m, --multirun   run every combination of values that are separated by commas
   --hydra-help     options of Hydra, which composes the configuration
 
-More commands: python -m harness.{compare, score, export, doctor, calibrate, dashboard, bench}, each with --help.
+More commands: python -m harness.{compare, score, export, import, lm_eval, doctor, calibrate, dashboard, bench}, each with --help.
 """
 
 
