@@ -19,7 +19,7 @@ from harness.nodes import built
 from harness.progress import phase
 from harness.steering import Artifact, Layout, Method
 from harness.subject.plain import steered
-from harness.tasks.rows import check_columns, file_rows, text_of
+from harness.tasks.rows import Row, check_columns, file_rows, text_of
 from harness.tasks.task import Task
 from harness.vectors.additions import described, same_for_all_prompts
 from harness.vectors.bundle import Bundle, BundleNote, bundle_of_run, read_bundle
@@ -267,10 +267,11 @@ def _sides(pair: Pair) -> tuple[tuple[str, bool], tuple[str, bool]]:
 
 def _pairs(given: Pairs) -> list[Pair]:
     columns = ("prompt", "positive", "negative")
+    rows: list[Row]
     if isinstance(given, str | Path):
         rows, origin = file_rows(str(given)), str(given)
     else:
-        rows = [dict(row) if isinstance(row, Mapping) else dict(zip(columns, row, strict=False)) for row in given]
+        rows = [{**row} if isinstance(row, Mapping) else dict(zip(columns, row, strict=False)) for row in given]
         origin = "pairs"
     check_columns(rows, columns, origin)
     return [

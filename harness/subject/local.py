@@ -100,9 +100,13 @@ class LocalSubject:
         """Where the model lives."""
         return self.network.device
 
-    @cached_property
+    @property
     def prefix_length(self) -> int:
         """Tokens that every rendered prompt begins with."""
+        return self._prefix_length
+
+    @cached_property
+    def _prefix_length(self) -> int:
         rendered = [self.encode(self.render(question)) for question in ("", "1", "2")]
         columns = zip(*rendered, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns))
