@@ -42,7 +42,8 @@ _FOOT = """\
   -m, --multirun   run every combination of values that are separated by commas
   --hydra-help     options of Hydra, which composes the configuration
 
-More commands: python -m harness.{compare, score, export, import, lm_eval, doctor, calibrate, dashboard, bench}, each with --help.
+More commands, each with --help: python -m harness.NAME, where NAME is compare, score, export, import, lm_eval, doctor,
+calibrate, dashboard or bench.
 """
 
 
