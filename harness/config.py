@@ -22,6 +22,10 @@ _NOTHING_TO_SHUFFLE = ("actadd",)
 _PER_ITEM_CONTROLS = ("gold_in_prompt", "best_of_n")
 """Controls that are about the answers of the task's own items."""
 """Methods that are fed neither data nor answers."""
+LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""Launchers, and which extra of this package installs each of them."""
+PLUGIN_LAUNCHERS = "hydra/launcher/plugin"
+"""Group of the options that installed plug-ins give to their launchers; the YAMLs of launchers begin with them."""
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
@@ -287,6 +291,8 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
 
 
 def _unknown_choice(group: str, name: str, text: str) -> str:
+    if group == PLUGIN_LAUNCHERS:
+        return f"hydra/launcher={name} is not installed: pip install 'steering-harness[{LAUNCHER_EXTRAS[name]}]'"
     options = re.findall(r"^\t(\w\S*)$", text, re.MULTILINE)
     if not options:  # of a list of choices, Hydra only says which it could not load
         options = _yaml_names(group)

@@ -9,14 +9,18 @@ import os
 import sys
 import types
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from harness.config import composed, expand, explain, fitting, swept
+from harness import workers
+from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, swept
 
 JOBS = "HARNESS_JOBS"
 """Environment variable that tells a job how many there are."""
@@ -46,12 +50,14 @@ class CommandLine:
         is_sweep: without ``-m``, it turned out to stand for several jobs: those of ``jobs`` or ``controls``.
         kept_back: overrides of a search that not every job has.
         shared: overrides that all jobs have.
+        printed: overrides of failed jobs whose error this process has printed.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     is_sweep: bool = False
     kept_back: list[str] = field(default_factory=list)
     shared: frozenset[str] = frozenset()
+    printed: set[tuple[str, ...]] = field(default_factory=set)
 
     def label(self, overrides: Sequence[str]) -> str:
         """What tells a job from the others of its sweep."""
@@ -90,22 +96,37 @@ class JobSweeper(Sweeper):
         """Launch every job, keep what came of each, and compare all that ran."""
         jobs = self._jobs(arguments)
         # Imported only now, since it imports torch, which a wrong command line need not wait for.
-        from harness.sweep import chosen_contrasts, outcome_on_disk, published_values, report_sweep
+        from harness.sweep import chosen_contrasts, outcome_on_disk, print_failure, published_values, report_sweep
 
         published_values(self.config)  # a mistake in these must not show at the end only
         chosen_contrasts(self.config)
         os.environ[JOBS] = str(len(jobs))
         command_line.shared = frozenset.intersection(*map(frozenset, jobs)) if len(jobs) > 1 else frozenset()
         try:
-            results = self.launcher.launch(jobs, initial_job_idx=0)
+            with self._places():
+                results = self.launcher.launch(jobs, initial_job_idx=0)
             outcomes = [_returned(result, job) for result, job in zip(results, jobs, strict=True)]
         except Exception as error:
             # Some launchers raise for the whole sweep when one of its processes was lost. The others have finished:
             # what they came to lies on the disk.
             outcomes = [outcome_on_disk(job, self._search_path, explain(error)) for job in jobs]
         command_line.outcomes += outcomes
+        for outcome in outcomes:
+            if outcome.error is not None and outcome.overrides not in command_line.printed:
+                print_failure(outcome)
         report_sweep(self.config, outcomes)
         return outcomes
+
+    def _places(self) -> AbstractContextManager[None]:
+        """Places for the worker processes of a launcher that leaves it to them which GPU they use."""
+        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
+        if launcher == "joblib":
+            from joblib import effective_n_jobs
+
+            return workers.places(effective_n_jobs(self.config.hydra.launcher.n_jobs), workers.visible_gpus())
+        if launcher == "submitit_local":
+            return workers.places(workers.one_per_gpu(without=2), workers.visible_gpus())
+        return nullcontext()
 
     @property
     def _search_path(self) -> list[str]:
@@ -145,7 +166,7 @@ def _returned(result: Any, job: Sequence[str]) -> Outcome:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra, as installing a plug-in would.
+    """Make the sweeper, and what the YAMLs of launchers refer to, known to Hydra, as installing a plug-in would.
 
     Hydra takes plug-ins from the package ``hydra_plugins`` only. This project keeps its own folders, so the module gets
     its second name here.
@@ -160,3 +181,13 @@ def register() -> None:
     sys.modules[place] = sys.modules[__name__]
     setattr(sys.modules[package], name, sys.modules[__name__])
     plugins.register(JobSweeper)
+
+    # Each of our YAMLs of launchers inherits the node that a plug-in stores under the same name: it gets another one.
+    store = ConfigStore.instance()
+    for name in LAUNCHER_EXTRAS:
+        with suppress(ConfigLoadError):  # not installed
+            installed = store.load(f"hydra/launcher/{name}.yaml")
+            store.store(name, installed.node, group=PLUGIN_LAUNCHERS, provider=installed.provider)
+            del store.repo["hydra"]["launcher"][f"{name}.yaml"]
+    OmegaConf.register_new_resolver("one_per_gpu", workers.one_per_gpu, replace=True)
+    OmegaConf.register_new_resolver("one_gpu", workers.one_gpu, replace=True)

@@ -66,10 +66,17 @@ def _title(job: Job) -> str:
 
 def _failed(overrides: Sequence[str], reason: str, folder: Path | None, total: int) -> Outcome:
     """The outcome of a failed job, after its one line on stderr."""
-    name = f"job {launching.command_line.label(overrides)}: " if total > 1 else ""
+    outcome = Outcome(tuple(overrides), None if folder is None else str(folder), reason)
+    print_failure(outcome, one_of_many=total > 1)
+    return outcome
+
+
+def print_failure(outcome: Outcome, *, one_of_many: bool = True) -> None:
+    """One line on stderr: which job failed, and why."""
+    name = f"job {launching.command_line.label(outcome.overrides)}: " if one_of_many else ""
     progress.console.print("[red]error:[/red]", end=" ")
-    progress.console.print(f"{name}{reason}", markup=False, highlight=False, soft_wrap=True)
-    return Outcome(tuple(overrides), None if folder is None else str(folder), reason)
+    progress.console.print(f"{name}{outcome.error}", markup=False, highlight=False, soft_wrap=True)
+    launching.command_line.printed.add(outcome.overrides)
 
 
 def outcome_on_disk(job: Sequence[str], search_path: Sequence[str], lost: str) -> Outcome:

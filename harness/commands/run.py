@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness import launching
+from harness import launching, workers
 from harness.commands.help import help_text
 from harness.config import composed, expand, explain, fitting, is_several, refuse_lists, swept
 from harness.launching import Outcome
@@ -35,6 +35,7 @@ def run_job(config: DictConfig) -> Outcome:
         launching.command_line.is_sweep = True
         return Outcome(tuple(overrides))
 
+    workers.take_place()  # before torch looks for devices
     from harness.sweep import attempt  # imports torch, which a wrong command line need not wait for
 
     number = 1 + settings.job.num if in_sweep else 1
