@@ -128,8 +128,8 @@ def _error_held(comparison: Comparison, calibration: Mapping[str, object]) -> st
         name = auditor.get("judge", "a second judge") if isinstance(auditor, Mapping) else "a second judge"
         graded = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         return (
-            f"{graded} units per entry were graded by {name} too: the corrected mean's interval holds the first judge's "
-            "error; gains and tests hold sampling error only."
+            f"{graded} units per entry were graded by {name} too: the corrected mean's interval holds judge error; "
+            "gains and tests hold sampling error only."
         )
     graded = any(run.audits.get(comparison.primary) for entry in comparison.entries for run in entry.runs)
     why = f"a second judge graded fewer than {SMALLEST_AUDIT}" if graded else "no second judge graded a sample"
