@@ -55,7 +55,6 @@ def evaluate(
     estimates: dict[str, Estimate] = {}
     derived: dict[str, float] = {}
     problems: list[str] = []
-    units = [record.example.unit for record in records]
     for name, evaluator in evaluators.items():
         own = [record for record in records if record.kind == evaluator.reads]
         with phase(f"score {name}"):
@@ -64,6 +63,7 @@ def evaluate(
             else:
                 own_scores = evaluator.score(own, tools(evaluator))
         columns = _columns(name, evaluator, own, own_scores)
+        units = [record.example.unit for record in own]
         scores += own_scores
         derived |= evaluator.derived(own_scores)
 

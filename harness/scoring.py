@@ -94,6 +94,12 @@ class Score:
         return dataclasses.replace(self, details={**self.details, "audit": audit})
 
 
+def audited_score(details: Mapping[str, Any]) -> float | None:
+    """What the second judge's verdict makes of a score, from the score's details; None where it gave none."""
+    score = (details.get("audit") or {}).get("score")
+    return None if score is None else float(score)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A metric over all records with its 95 % interval."""

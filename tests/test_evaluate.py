@@ -1,10 +1,12 @@
 """Which of an example's trials counts."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from evaluators.token_overlap import TokenOverlap
 from harness.evaluate import evaluate
-from harness.types import Example, Generation, Record, Tools
+from harness.types import Evaluator, Example, Generation, Metric, Record, Score, Tools
 
 
 def record(name: str, text: str) -> Record:
@@ -27,3 +29,36 @@ def test_the_best_scored_trial_counts_and_the_first_of_equal_ones() -> None:
     }
     assert plain.estimates["overlap"].value == 0.25
     assert best.estimates["overlap"].value == 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestLatent(Evaluator):
+    """What the method read in a concept's texts, and nothing that was written."""
+
+    metrics: ClassVar = (Metric("largest", True, 0.0, 10.0),)
+    reads: ClassVar = "latents"
+
+    def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
+        return [Score(item.example.id, "largest", max(item.generation.latents)) for item in records]
+
+
+def test_intervals_draw_the_concepts_of_each_evaluators_own_records() -> None:
+    """Four texts of two concepts, and one record of latents for each concept: two units either way."""
+    written = [
+        Record(Example(f"{concept}-{number}", "Who?", "Ada", cluster=concept), generation, "Who?")
+        for concept, text in (("c0", "Ada"), ("c1", "nobody"))
+        for number in range(2)
+        for generation in [Generation(f"{concept}-{number}", {}, text, (), "stop")]
+    ]
+    read = [
+        Record(Example(concept, "Who?", "Ada"), Generation(concept, {}, "", (), "latents", latents=(1.0, 2.0)), "")
+        for concept in ("c0", "c1")
+    ]
+    evaluators = {"overlap": TokenOverlap(), "latents": LargestLatent()}
+    together = evaluate([*written, *read], evaluators, lambda _: Tools(), 0).estimates
+    assert together["largest"].value == 2.0
+    assert (together["largest"].num_scored, together["overlap"].num_scored) == (2, 4)
+
+    by_concept = evaluate([written[0], written[2]], {"overlap": TokenOverlap()}, lambda _: Tools(), 0).estimates
+    ends = [(found["overlap"].low, found["overlap"].high) for found in (together, by_concept)]
+    assert ends[0] == ends[1], "the second text of a concept says nothing new"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.data import Example
 from harness.records.lines import FileMark, read_json, read_lines, write_json
 from harness.records.rows import FORMAT, Selected, Trial, score_of, selected_of, trial_of
-from harness.scoring import Estimate, Evaluator, Metric, MetricKind, Score
+from harness.scoring import Estimate, Evaluator, Metric, MetricKind, Score, audited_score
 
 RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl", "generations.jsonl", "trials.jsonl"
 LATENTS_FILE = "latents.jsonl"
@@ -319,12 +319,14 @@ class StoredRun:
         record: its ``run.json``.
         scores: value (None where unscored) by metric and example id.
         selected: the generation that stands for each example, by its id, in file order; then the latents by concept.
+        audits: what a second judge's verdict makes of a score, by metric and example id, where it gave one.
     """
 
     path: Path
     record: RunRecord
     scores: Mapping[str, Mapping[str, float | None]]
     selected: Mapping[str, Selected]
+    audits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -371,20 +373,26 @@ def read_run(folder: Path) -> StoredRun:
     for name in ("task", "evaluator", "scorer"):
         if not isinstance(record.config.get(name) or {}, Mapping):
             raise ValueError(f"{folder / RUN_FILE}: config.{name} must be a table, got {record.config[name]!r}")
-    return StoredRun(folder, record, _scores(folder, record), _selected(folder, record))
+    scores, audits = _scores(folder, record)
+    return StoredRun(folder, record, scores, _selected(folder, record), audits)
 
 
-def _scores(folder: Path, record: RunRecord) -> dict[str, dict[str, float | None]]:
+def _scores(folder: Path, record: RunRecord) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, float]]]:
+    """The scores by metric and example id, and likewise what a second judge made of them."""
     scores: dict[str, dict[str, float | None]] = {}
+    audits: dict[str, dict[str, float]] = {}
     for row in read_lines(folder / SCORES_FILE, record.files.get(SCORES_FILE)):
         try:
             metric, example, value = row["metric"], row["example_id"], row["value"]
             if value is not None and not isinstance(value, int | float):
                 raise TypeError(f"value is {value!r}")
             scores.setdefault(metric, {})[example] = value
-        except (KeyError, TypeError) as error:
+            audit = audited_score(row.get("details") or {})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{folder}: a line of {SCORES_FILE} is not a score ({error!r})") from error
-    return scores
+        if audit is not None:
+            audits.setdefault(metric, {})[example] = audit
+    return scores, audits
 
 
 def _selected(folder: Path, record: RunRecord) -> dict[str, Selected]:

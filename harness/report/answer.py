@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from harness.report.audit import SMALLEST_AUDIT
 from harness.report.claims import Claim, Verdict
 from harness.report.compare import Comparison
 from harness.report.contrasts import CEILINGS
@@ -108,11 +109,28 @@ def _could_have_seen(claims: Sequence[Claim]) -> str:
 
 
 def trust(comparison: Comparison) -> str:
-    """How far the primary metric can be trusted: who graded, how well, and what its intervals leave out.
-
-    A second judge's audit of a sample belongs here: with one, the intervals hold the first judge's error as well.
-    """
+    """How far the primary metric can be trusted: who graded, how well, and what its intervals leave out."""
     calibration = comparison.calibration(comparison.primary)
     if calibration is None:
         return f"{comparison.primary} is computed, not judged."
-    return f"Graded by {trust_text(calibration)}. Intervals hold sampling error only: no second judge graded a sample."
+    return f"Graded by {trust_text(calibration)}. {_error_held(comparison, calibration)}"
+
+
+def _error_held(comparison: Comparison, calibration: Mapping[str, object]) -> str:
+    """Whether intervals hold the judge's error beside that of sampling."""
+    counts = [
+        correction.num_audited
+        for entry in comparison.entries
+        if (correction := comparison.correction(entry, comparison.primary)) is not None
+    ]
+    if counts:
+        auditor = calibration.get("audited_by")
+        name = auditor.get("judge", "a second judge") if isinstance(auditor, Mapping) else "a second judge"
+        graded = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        return (
+            f"{graded} units per entry were graded by {name} too: the corrected mean's interval holds judge error; "
+            "gains and tests hold sampling error only."
+        )
+    graded = any(run.audits.get(comparison.primary) for entry in comparison.entries for run in entry.runs)
+    why = f"a second judge graded fewer than {SMALLEST_AUDIT}" if graded else "no second judge graded a sample"
+    return f"Intervals hold sampling error only: {why}."

@@ -8,12 +8,15 @@ the judges happen to agree does not show that they always do; quantiles of Stude
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from harness.report.entries import Entry
+from harness.scoring import Metric
 
 SMALLEST_AUDIT = 10
 """With fewer scores of the second judge there is no correction: their spread says nothing yet."""
@@ -80,7 +83,44 @@ def corrected(
     return Corrected(min(max(value, low), high), *limits, total, part, value - plain)
 
 
-def audited_score(details: Mapping[str, Any]) -> float | None:
-    """What the second judge's verdict makes of a score, from the score's details; None where it gave none."""
-    score = (details.get("audit") or {}).get("score")
-    return None if score is None else float(score)
+def corrections(entry: Entry, declared: Mapping[str, Metric]) -> dict[str, Corrected]:
+    """The corrected mean of every metric of which a second judge scored enough.
+
+    Args:
+        entry: whose scores.
+        declared: metrics by name.
+    """
+    made = {}
+    for name, metric in declared.items():
+        if name in entry.metrics and _is_corrected(metric, entry):
+            judged, audited = entry.means(name), entry.audited_means(name)
+            made[name] = corrected(list(judged.values()), list(audited.values()), metric.low, metric.high)
+    return {name: correction for name, correction in made.items() if correction is not None}
+
+
+def _is_corrected(metric: Metric, *entries: Entry) -> bool:
+    """Whether both judges' scores are there, on a scale with two ends, which the disagreements nobody saw reach."""
+    was_audited = all(any(run.audits.get(metric.name) for run in entry.runs) for entry in entries)
+    return was_audited and metric.kind != "geometric" and math.isfinite(metric.high - metric.low)
+
+
+def corrected_gap(ours: Entry, theirs: Entry, metric: Metric) -> Corrected | None:
+    """The corrected mean difference of two entries, over the units that both scored.
+
+    The second judge is asked the same questions in every entry, so that most units are audited on both sides or on
+    neither; one that is audited on one side alone counts as not audited.
+
+    Args:
+        ours: an entry.
+        theirs: what it is held against.
+        metric: what was measured.
+    """
+    if not _is_corrected(metric, ours, theirs):
+        return None
+    judged, others = ours.means(metric.name), theirs.means(metric.name)
+    audited, audited_others = ours.audited_means(metric.name), theirs.audited_means(metric.name)
+    shared = [unit for unit in judged if unit in others]
+    pairs = [(audited[unit], audited_others[unit]) for unit in shared]
+    gaps = [None if mine is None or other is None else mine - other for mine, other in pairs]
+    span = metric.high - metric.low
+    return corrected([judged[unit] - others[unit] for unit in shared], gaps, -span, span)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.data import Example
 from harness.records.run import StoredRun, read_run
+from harness.report.audit import Corrected, corrections
 from harness.report.claims import Claim, Pairs, claims_of, tested_pairs
 from harness.report.contrasts import Contrast, planned_contrasts
 from harness.report.countable import truncation, why_not_counted
@@ -43,6 +44,7 @@ class Comparison:
         claims: what each method claims on the primary metric.
         baseline: the un-steered entry.
         notices: what a reader must know before believing a number.
+        corrected: by entry and metric, the mean as a second judge's scores of a random part move it, if there are any.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Comparison:
     claims: tuple[Claim, ...]
     baseline: Entry | None
     notices: tuple[Notice, ...] = ()
+    corrected: Mapping[str, Mapping[str, Corrected]] = field(default_factory=dict)
 
     @property
     def deployable(self) -> list[Entry]:
@@ -88,6 +91,14 @@ class Comparison:
             return None
         calibration = next((record.judge_calibration for record in records if record.judge_calibration), {})
         return {"judge": records[0].judge or "unnamed judge", "mark": "not calibrated"} | dict(calibration)
+
+    def correction(self, entry: Entry, metric: str) -> Corrected | None:
+        """A metric's mean as a second judge's scores of a random part move it; None where it scored too few."""
+        return self.corrected.get(entry.name, {}).get(metric)
+
+    def is_corrected(self, metric: str) -> bool:
+        """Whether any entry's mean of this metric was corrected by a second judge's scores."""
+        return any(metric in metrics for metrics in self.corrected.values())
 
     def entry(self, name: str) -> Entry:
         """The entry of this name."""
@@ -157,6 +168,7 @@ def compare(
         claims=claims,
         baseline=next((entry for entry in entries if entry.is_baseline), None),
         notices=notices_of(entries, contrasts, tested),
+        corrected={entry.name: corrections(entry, declared) for entry in entries},
     )
 
 

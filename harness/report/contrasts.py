@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.report.audit import Corrected, corrected_gap
 from harness.report.entries import Entry
 from harness.report.paired import Difference, paired_difference
 from harness.scoring import Metric
@@ -30,6 +31,7 @@ class Contrast:
         unequal_budget: trials of both where they differ and should not, else None.
         p_holm: p-value of two methods after Holm over all such pairs that are tested; None if the pair is not.
         exploratory: the pair was tested although the claims of the two were not both made good.
+        corrected: the mean difference as a second judge's scores of a random part move it; None without such scores.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class Contrast:
     unequal_budget: tuple[float, float] | None = None
     p_holm: float | None = None
     exploratory: bool = False
+    corrected: Corrected | None = None
 
 
 def planned_pairs(entries: Sequence[Entry]) -> Iterator[tuple[Kind, Entry, Entry]]:
@@ -89,5 +92,6 @@ def planned_contrasts(
             mine, other = (means.get((side.name, name), {}) for side in (ours, theirs))
             difference = paired_difference(metric, mine, other, draws=draws)
             if difference is not None:
-                contrasts.append(Contrast(kind, ours.name, theirs.name, difference, unequal))
+                correction = corrected_gap(ours, theirs, metric)
+                contrasts.append(Contrast(kind, ours.name, theirs.name, difference, unequal, corrected=correction))
     return tuple(contrasts)

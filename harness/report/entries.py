@@ -102,6 +102,19 @@ class Entry:
         """What is compared and tested: the mean of every unit over its examples and seeds, on the metric's scale."""
         return unit_means(self.metrics[metric], self.column(metric), self.units_of(metric))
 
+    def audited_means(self, metric: str) -> dict[str, float | None]:
+        """The means of every unit as the second judge's verdicts move them, None where it was not asked.
+
+        A unit of several items or seeds moves by the mean of what its audited ones move: these were drawn by chance.
+        """
+        shifts = means_by(
+            (run.unit(example), audit - score)
+            for run in self.runs
+            for example, audit in run.audits.get(metric, {}).items()
+            if (score := run.scores[metric].get(example)) is not None
+        )
+        return {unit: mean + shifts[unit] if unit in shifts else None for unit, mean in self.means(metric).items()}
+
     def _examples(self, metric: str) -> list[str]:
         return list(dict.fromkeys(example for run in self.runs for example in run.scores.get(metric, ())))
 

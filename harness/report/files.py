@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.records.lines import plain_cell, replaced, write_json
 from harness.report.answer import answer, trust
+from harness.report.audit import Corrected
 from harness.report.claims import Claim
 from harness.report.compare import Comparison
 from harness.report.curves import steerability
@@ -24,7 +25,7 @@ COLUMNS: tuple[str, ...] = (
     "comparison", "entry", "method", "search", "control", "model", "seeds", "access", "oracle", "metric",
     "optimised_against_gold", "value", "low", "high", "num_scored", "num_unscored", "against_baseline",
     "against_baseline_low", "against_baseline_high", "share_worse", "fairest_opponent", "gain", "gain_low", "gain_high",
-    "p_claim", "p_claim_holm", "verdict",
+    "p_claim", "p_claim_holm", "verdict", "corrected", "corrected_low", "corrected_high", "num_audited",
 )  # fmt: skip
 PAPER = ("forest", "pareto", "strengths", "trials")
 """Sections whose figures are drawn into ``figures/``; the page gives away any other."""
@@ -65,6 +66,7 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
         "oracle": entry.oracle,
         "optimised_metrics": sorted(entry.optimised_metrics),
         "estimates": {name: dataclasses.asdict(item) for name, item in comparison.estimates[entry.name].items()},
+        "corrected": {name: dataclasses.asdict(item) for name, item in comparison.corrected[entry.name].items()},
         "parameters": [run.record.parameters for run in entry.runs],
         "derived": [run.record.derived for run in entry.runs],
         "cost": [run.record.cost.model_dump() for run in entry.runs],
@@ -115,6 +117,18 @@ def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
         "optimised_against_gold": metric in entry.optimised_metrics,
         **dataclasses.asdict(estimate),
         **against,
+        **_corrected(comparison.correction(entry, metric)),
+    }
+
+
+def _corrected(correction: Corrected | None) -> dict[str, Any]:
+    if correction is None:
+        return {}
+    return {
+        "corrected": correction.value,
+        "corrected_low": correction.low,
+        "corrected_high": correction.high,
+        "num_audited": correction.num_audited,
     }
 
 

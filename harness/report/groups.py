@@ -1,4 +1,4 @@
-"""Which runs are compared with which: a sweep over tasks or models gives one comparison for each."""
+"""Which runs are compared with which: a sweep over tasks, test items or models gives one comparison for each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def compare_groups(
     pairs: Pairs = "auto",
     strict: bool = True,
 ) -> list[Comparison]:
-    """Compare runs that were named one by one with each other, those found in a sweep's directory per task and model.
+    """Compare runs that were named one by one with each other, those found in a folder per task, items and model.
 
     Args:
         paths: run directories, or directories that hold some.
         across_models: compare over models as well.
         primary: the metric to test; by default the one that the task names.
         pairs: which methods to test against each other: "auto", those whose claims stand, or "all".
-        strict: refuse what cannot be compared; otherwise compare per task and model, and list the rest as not counted.
+        strict: refuse what cannot be compared; otherwise compare in groups, and list the rest as not counted.
 
     Raises:
         ValueError: if there is no run, or runs that must be compared differ in their examples, evaluators or model.
@@ -39,10 +39,29 @@ def compare_groups(
 
 
 def group_paths(paths: Sequence[Path], across_models: bool = False) -> list[list[Path]]:
-    """Run directories by task, its subset and, unless compared across, model; groups in order of first appearance."""
+    """Run directories by task, its subset, its test items and, unless compared across, model.
+
+    A folder that is used again with another ``task.limit`` holds runs on other items. A run that does not say which
+    ones it answered stands with the first that share the rest.
+
+    Args:
+        paths: run directories.
+        across_models: put all models into one group.
+
+    Returns:
+        The groups, in order of first appearance.
+    """
     groups: dict[tuple[str, ...], list[Path]] = {}
+    unmarked: list[tuple[tuple[str, ...], Path]] = []
     for path in paths:
-        groups.setdefault(_group(path, across_models), []).append(path)
+        *shared, items = _group(path, across_models)
+        if items:
+            groups.setdefault((*shared, items), []).append(path)
+        else:
+            unmarked.append((tuple(shared), path))
+    for shared, path in unmarked:
+        group = next((key for key in groups if key[:-1] == shared), (*shared, ""))
+        groups.setdefault(group, []).append(path)
     return list(groups.values())
 
 
@@ -50,9 +69,10 @@ def _group(path: Path, across_models: bool) -> tuple[str, ...]:
     try:
         record = RunRecord.read(path)
     except ValueError:  # it is listed with its reason when it is read whole
-        return ("", "", "")
+        return ("", "", "", "")
     subset = "" if record.subset is None else record.subset.name
-    return record.labels.task, subset, "" if across_models else record.labels.model
+    model = "" if across_models else record.labels.model
+    return record.labels.task, subset, model, record.provenance.task_fingerprint
 
 
 def _compare_or_list(group: Sequence[Path], *, across_models: bool, primary: str | None, pairs: Pairs) -> Comparison:

@@ -26,6 +26,7 @@ from harness.report.expect import Published
 from harness.report.figures import Figure
 from harness.report.summary import summary
 from harness.report.wording import (
+    corrected_text,
     finite,
     is_doubtful,
     metric_label,
@@ -54,6 +55,7 @@ def render(comparisons: Sequence[Comparison], published: Sequence[Sequence[Publi
     environment.filters |= {
         "number": number,
         "signed": signed,
+        "corrected": corrected_text,
         "p": p_text,
         "label": metric_label,
         "size": _size,

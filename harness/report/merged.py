@@ -47,7 +47,8 @@ def _joined(one: StoredRun, other: StoredRun) -> StoredRun:
             "cost": ours.cost.model_copy(update=_judging(ours, theirs)),
         }
     )
-    return dataclasses.replace(one, record=record, scores={**other.scores, **one.scores})
+    scores, audits = ({**theirs, **ours} for ours, theirs in ((one.scores, other.scores), (one.audits, other.audits)))
+    return dataclasses.replace(one, record=record, scores=scores, audits=audits)
 
 
 def _judging(ours: RunRecord, theirs: RunRecord) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from harness.report.answer import SIDES
 from harness.report.claims import ALPHA, Claim
 from harness.report.compare import Comparison
 from harness.report.contrasts import Contrast
-from harness.report.wording import is_doubtful, joined, p_text, signed, trust_text, verdict_text
+from harness.report.wording import corrected_text, is_doubtful, joined, p_text, signed, trust_text, verdict_text
 
 _PAIRS_NAMED = 8
 
@@ -59,7 +59,18 @@ def _about(comparison: Comparison, claim: Claim) -> str:
         said.append(f"{comparison.primary}: {against}.")
     tested = "" if claim.p_holm is None else f" (p {_relation(claim.p)}, after Holm {_relation(claim.p_holm)})"
     said.append(f"{verdict_text(claim).capitalize()}{tested}.")
-    return " ".join([*said, _made_worse(comparison, claim), _elsewhere(comparison, claim)]).strip()
+    return " ".join([*said, _corrected(claim), _made_worse(comparison, claim), _elsewhere(comparison, claim)]).strip()
+
+
+def _corrected(claim: Claim) -> str:
+    """The gain over the fairest opponent as the second judge would have seen it; not tested."""
+    fairest = claim.fairest
+    if fairest is None or fairest.corrected is None:
+        return ""
+    return (
+        f"As a second judge's {fairest.corrected.num_audited} grades move it, not tested: "
+        f"{fairest.difference.metric} {corrected_text(fairest.corrected)} higher than {fairest.theirs}'s."
+    )
 
 
 def _opponent(comparison: Comparison, contrast: Contrast) -> str:

@@ -20,7 +20,16 @@ from harness.report.curves import Steerability, steerability
 from harness.report.entries import Entry
 from harness.report.expect import Published
 from harness.report.summary import summary
-from harness.report.wording import estimate_text, gain_text, is_doubtful, metric_label, number, p_text, signed
+from harness.report.wording import (
+    corrected_text,
+    estimate_text,
+    gain_text,
+    is_doubtful,
+    metric_label,
+    number,
+    p_text,
+    signed,
+)
 
 _KINDS = {
     "baseline": "the un-steered model",
@@ -96,7 +105,9 @@ def answer_table(comparison: Comparison, layout: Sequence[str]) -> Table:
     others = [name for name in comparison.headline if name != comparison.primary] if "others" in layout else []
     _name_column(table, [entry.name for entry in comparison.entries])
     doubt = " ‡" if is_doubtful(comparison.calibration(comparison.primary)) else ""
-    columns = [metric_label(comparison.metrics[comparison.primary]) + doubt, *others, "gain", "over", "verdict"]
+    is_corrected = comparison.is_corrected(comparison.primary)
+    own = [metric_label(comparison.metrics[comparison.primary]) + doubt, *(["corrected"] if is_corrected else [])]
+    columns = [*own, *others, "gain", "over", "verdict"]
     for header in [*columns, *(["−        0        +"] if "drawing" in layout else [])]:
         table.add_column(header, justify="left" if header in ("over", "verdict") else "right", no_wrap=True)
 
@@ -107,6 +118,8 @@ def answer_table(comparison: Comparison, layout: Sequence[str]) -> Table:
             table.add_row("[bold]Oracle[/]" if oracle else "[bold]Deployable[/]")
         for entry in shown:
             cells = [_score(comparison, entry, comparison.primary, interval="interval" in layout)]
+            if is_corrected:
+                cells.append(corrected_text(comparison.correction(entry, comparison.primary)))
             cells += [_score(comparison, entry, name, interval=False) for name in others]
             cells += _verdict_cells(comparison, rows.get(entry.name), layout, list(rows.values()))
             table.add_row(f" {escape(entry.name)}", *cells)

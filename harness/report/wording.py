@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.report.audit import Corrected
 from harness.report.claims import Claim
 from harness.report.paired import Difference
 from harness.scoring import Estimate, Metric
@@ -41,6 +42,13 @@ def estimate_text(estimate: Estimate | None) -> str:
     if estimate is None or estimate.value is None:
         return "—"
     return f"{number(estimate.value)} {_interval(estimate.low, estimate.high)}"
+
+
+def corrected_text(correction: Corrected | None) -> str:
+    """A corrected mean with its interval, short: two digits."""
+    if correction is None:
+        return "—"
+    return f"{correction.value:.{_digits(correction.value)}f} {_interval(correction.low, correction.high)}"
 
 
 def gain_text(gain: tuple[float, float | None, float | None], is_ratio: bool) -> str:

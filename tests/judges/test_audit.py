@@ -13,7 +13,7 @@ from evaluators.token_overlap import TokenOverlap
 from harness.judges.audit import AuditedJudge
 from harness.judges.match import MatchJudge
 from harness.judges.usage import Usage
-from harness.report.audit import audited_score
+from harness.scoring import audited_score
 from harness.types import Example, Generation, Grading, Judge, Record, Score, Tools, Verdict
 
 SCALES = frozenset({"accuracy", "coherence", "relevance", "quality"})

@@ -349,11 +349,26 @@ def test_a_sweep_over_tasks_gives_one_comparison_each(tmp_path: Path) -> None:
     assert [item.title for item in compare_groups([tmp_path])] == ["facts on tiny", "triviaqa on tiny"]
 
 
-def test_a_sweep_reports_what_cannot_be_compared(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path, "baseline", count=10), write_run(tmp_path, "caa", strength=1.0, count=12)]
-    found = compare_groups(runs, strict=False)
+def test_a_sweep_reports_what_cannot_be_compared(pair: list[Path], tmp_path: Path) -> None:
+    rows = lines(generations(pair[1]))
+    rows[3]["answer"] = "23-Oct-18"
+    write_lines(generations(pair[1]), rows)
+    reseal(pair[1])
+    found = compare_groups([tmp_path], strict=False)
     assert not found[0].entries
-    assert all("different examples" in failure.reason for failure in found[0].failures)
+    assert all("another gold" in failure.reason for failure in found[0].failures)
+
+
+def test_a_folder_used_again_with_another_limit_gives_a_comparison_for_each(tmp_path: Path) -> None:
+    for count in (10, 12):
+        write_run(tmp_path / str(count), "baseline", count=count)
+        write_run(tmp_path / str(count), "caa", strength=1.0, count=count)
+    rewrite(write_run(tmp_path / "early", "prompting"), status="failed", error="no memory", provenance={})
+    found = compare_groups([tmp_path], strict=False)
+    assert [(len(item.entries), len(item.examples)) for item in found] == [(2, 10), (2, 12)]
+    assert [len(item.failures) for item in found] == [1, 0], (
+        "a run that says nothing of its items stands with the first"
+    )
 
 
 def test_when_every_run_failed_the_reasons_are_given(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.report.audit import SMALLEST_AUDIT, audited_score, corrected
+from harness.report.audit import SMALLEST_AUDIT, corrected
+from harness.scoring import audited_score
 
 
 def test_a_part_that_is_everything_gives_the_second_judges_mean() -> None:
