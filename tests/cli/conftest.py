@@ -66,7 +66,8 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def warm_context() -> ForkServerContext:
     """Processes forked from one that has imported everything, so that each starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.sweep", "harness.commands.doctor", "harness.commands.score"])
+    commands = [f"harness.commands.{name}" for name in ("calibrate", "compare", "doctor", "export", "score")]
+    context.set_forkserver_preload(["harness.__main__", "harness.sweep", *commands])
     return context
 
 
