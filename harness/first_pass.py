@@ -141,12 +141,14 @@ def _check_rows(part: RowData, name: str, rows: int) -> None:
         value = getattr(part, field.name)
         if isinstance(value, RowData):
             _check_rows(value, name, rows)
-        elif isinstance(value, Tensor) and not field.metadata.get("shared"):
-            if value.ndim == 0 or len(value) != rows:
-                raise ContractError(
-                    f"{name}: {field.name} must have one row for each of {rows} rows, got {_shape(value)}; what all "
-                    "rows have in common is declared with shared()"
-                )
+            continue
+        if not isinstance(value, Tensor) or field.metadata.get("shared"):
+            continue
+        if value.ndim == 0 or len(value) != rows:
+            raise ContractError(
+                f"{name}: {field.name} must have one row for each of {rows} rows, got {_shape(value)}; what all rows "
+                "have in common is declared with shared()"
+            )
 
 
 def _kind(value: object) -> str:

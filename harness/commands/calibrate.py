@@ -7,7 +7,6 @@ false); rows that carry a ``source`` are measured by source.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -20,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from harness.commands.parser import OneLineParser
 from harness.judges.agreement import (
     SETS,
     UNSCORED,
@@ -173,7 +173,7 @@ def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m harness.calibrate", description=__doc__)
+    parser = OneLineParser(prog="python -m harness.calibrate", description=__doc__)
     parser.add_argument(
         "overrides", nargs="*", help="data=FILE, and as for python -m harness: judge=local, judge.KEY=…"
     )

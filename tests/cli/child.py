@@ -73,6 +73,7 @@ def run_as_module(module: str, arguments: Sequence[str], folder: str, environmen
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = [module, *arguments]
+    sys.modules.pop(f"{module}.__main__", None)  # imported ahead; as a program it is run anew
     status = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
