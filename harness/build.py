@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from harness.config import composed, plain_values
 from harness.control import Control
+from harness.credentials import without_credentials
 from harness.data import Access, Split
 from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered, decides
@@ -362,8 +363,10 @@ def build(
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
         labels=labels,
-        config={name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")},
-        overrides=tuple(overrides),
+        config=without_credentials(
+            {name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")}
+        ),
+        overrides=without_credentials(tuple(overrides)),
     )
     check(job)
     if isinstance(suite, Suite) and suite.measure:

@@ -34,7 +34,15 @@ from harness.judges.agreement import (
     read_items,
 )
 from harness.judges.prompts import LABELS
-from harness.judges.trust import LARGEST_ERROR_BY_LENGTH, LOWEST_KAPPA, keep, measured, set_figures, ship
+from harness.judges.trust import (
+    LARGEST_ERROR_BY_LENGTH,
+    LOWEST_KAPPA,
+    check_shippable,
+    keep,
+    measured,
+    set_figures,
+    ship,
+)
 from harness.scoring import Judge
 
 _PARTS: tuple[Part, ...] = ("open", "held-out")
@@ -187,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [Path(text.removeprefix("data=")) for text in options.overrides if text.startswith("data=")]
     overrides = [text for text in options.overrides if not text.startswith("data=")]
     try:
+        if options.into:
+            check_shippable(options.into)
         judge = built_judge(overrides)
         sets = (
             [one for path in files for one in sets_of_file(path, options.part, options.name)]
