@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 
 from harness.config import composed, plain_values
 from harness.control import Control
+from harness.credentials import without_credentials
 from harness.data import Access, Split
 from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered, decides
@@ -361,8 +363,10 @@ def build(
         prune_loops=values["prune_loops"],
         lock_wait=values["lock_wait"],
         labels=labels,
-        config={name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")},
-        overrides=tuple(overrides),
+        config=without_credentials(
+            {name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")}
+        ),
+        overrides=without_credentials(tuple(overrides)),
     )
     check(job)
     if isinstance(suite, Suite) and suite.measure:
@@ -384,6 +388,7 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
     if values["seed"] < 0 or values["lock_wait"] < 0:
         negative = "seed" if values["seed"] < 0 else "lock_wait"
         raise ValueError(f"{negative} must not be below 0, got {values[negative]}")
+    _check_out(values["out"])
     for option in ("name", "sweep"):
         if (name := values[option]) is not None and not _FOLDER_NAME.fullmatch(name):
             raise ValueError(
@@ -393,6 +398,19 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
         if name in _TAKEN:
             raise ValueError(f"{option}={name} is a name that the harness itself uses in out; choose another one")
     return values
+
+
+def _check_out(out: str) -> None:
+    """Raise ValueError unless files can be written below ``out``; nothing is made for the test."""
+    if not out.strip() or "://" in out:
+        raise ValueError(f"out must be a folder of this machine, got {out!r}")
+    path = Path(out).absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"out={out}: {nearest} is a file, not a folder")
+    # Some systems' own folders can be written by their permissions, and yet hold nothing new.
+    if not os.access(nearest, os.W_OK | os.X_OK) or nearest.is_relative_to("/proc"):
+        raise ValueError(f"out={out}: nothing can be written in {nearest}")
 
 
 def built_evaluators(node: Mapping[str, Any], packages: Packages = None) -> dict[str, Evaluator]:
@@ -412,6 +430,7 @@ def built_judge(overrides: Sequence[str]) -> Judge:
 def check(job: Job) -> None:
     """Raise ValueError for parts that do not fit, before any weights load."""
     job.method.check(job.layout)
+    _check_control(job)
     if job.generates:
         job.search.check(job.method, job.layout)
         job.task.check()
@@ -425,6 +444,15 @@ def check(job: Job) -> None:
     if job.generates and job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
+
+
+def _check_control(job: Job) -> None:
+    """Raise for a control of what a method steers with where the method steers nothing."""
+    if job.control.steers and type(job.control) is not Control and not job.method.steers:
+        raise ValueError(
+            f"control={job.labels['control']} changes what a method steers with; method={job.labels['method']} steers "
+            "nothing. Choose another method, or control=none"
+        )
 
 
 def _check_protocol(job: Job) -> None:

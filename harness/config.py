@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -247,6 +249,31 @@ def refuse_lists(overrides: Sequence[str]) -> None:
         if _key(item) in groups and value.startswith("[") and value.endswith("]"):
             choices = value.strip("[] ")
             raise ValueError(f"{_key(item)} takes one choice, got {value}; -m {_key(item)}={choices} runs each of them")
+
+
+def refuse_search_paths(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a place in ``hydra.searchpath`` that is not there: Hydra would pass over it in silence."""
+    for item in overrides:
+        if _key(item) != "hydra.searchpath":
+            continue
+        _path, places = parsed_setting(item)
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise ValueError(f"hydra.searchpath must be a list such as [pkg://PACKAGE.conf], got {places!r}")
+        for place in places:
+            provider, _, path = place.partition("://")
+            if provider == "file" and not Path(path).is_dir():
+                raise ValueError(f"hydra.searchpath: there is no folder {path}")
+            if provider == "pkg" and not _is_package(path):
+                raise ValueError(f"hydra.searchpath: there is no package {path}")
+            if provider not in ("file", "pkg"):
+                raise ValueError(f"hydra.searchpath: places begin with pkg:// or file://, got {place!r}")
+
+
+def _is_package(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def did_you_mean(name: str, overrides: Sequence[str]) -> str:

@@ -41,6 +41,11 @@ class Control:
     detects: ClassVar[bool] = True
     """False: it leaves what was fitted alone, so that latents would be those of the method itself."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a temperature below 0."""
+        if self.temperature < 0:
+            raise ValueError(f"control.temperature must not be below 0, got {self.temperature}")
+
     def fit_data(self, data: FitData, seed: int) -> FitData:
         """What the method fits on."""
         return data

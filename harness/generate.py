@@ -14,6 +14,8 @@ import torch
 from harness import receipt
 from harness.build import Job
 from harness.data import Example
+from harness.first_pass import check_first_pass
+from harness.lengths import check_lengths
 from harness.progress import phase
 from harness.records.locks import locked
 from harness.records.meter import Meter
@@ -114,6 +116,16 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
         return Generated(store, (*selected, *latents), store.receipt, store.cost(), store.prepared)
 
 
+def bench_for(job: Job, subject: LocalSubject) -> Workbench:
+    """Where the job's rows are run."""
+    return Workbench(subject, job.task, job.method, job.control, job.seed, job.prune_loops)
+
+
+def dev_items(job: Job) -> list[Example]:
+    """The items that the job's own search runs besides those of the test."""
+    return job.task.examples("dev") if job.search.uses_dev and job.chosen_by is None else []
+
+
 def _produce(job: Job, store: GenerationStore, tests: Sequence[Example], source: Generated | None) -> None:
     """Everything that is still missing, each piece written as soon as it is done.
 
@@ -124,7 +136,9 @@ def _produce(job: Job, store: GenerationStore, tests: Sequence[Example], source:
         source: whose fitted tensors and parameters to take over; None to fit and search.
     """
     subject = subject_for(job)
-    bench = Workbench(subject, job.task, job.method, job.control, job.seed, job.prune_loops)
+    bench = bench_for(job, subject)
+    if job.generates:
+        check_lengths(bench, [*tests, *dev_items(job)])
     meter = Meter(lambda: subject.tally.forward_tokens)
     if source is None:
         _fit(bench, store, meter)
@@ -148,7 +162,7 @@ def _search_and_generate(
     source: Generated | None,
 ) -> None:
     """Choose parameters, or take over those of ``source``, and generate with them."""
-    dev = job.task.examples("dev") if job.search.uses_dev and source is None else []
+    dev = dev_items(job)
     bench.feed(tests)
     if dev and job.steers:
         bench.feed(dev)
@@ -187,7 +201,11 @@ def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter, tes
         return known
 
     longest = max(len(bench.subject.encode(bench.prompt(example))) for example in tests)
-    one_row = bench.intervention([Request(tests[0], bench.method.defaults(bench.subject.layout))])
+    defaults = bench.method.defaults(bench.subject.layout)
+    if job.steers:
+        check_first_pass(bench, [Request(example, defaults) for example in tests])
+        store.add_work(meter.lap("first pass"))
+    one_row = bench.intervention([Request(tests[0], defaults)])
     bench.forget_conditions()  # the row was only asked what it keeps per token
     network, tokens = bench.subject.network, longest + bench.task.max_new_tokens
     tokens = Shapes.of(network.device, 1, tokens, job.engine.compile).capacity

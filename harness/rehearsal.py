@@ -59,6 +59,7 @@ def rehearse(job: Job) -> Forecast:
     growth = {
         "fit": len(items["train"]) / max(1, len(few["train"])),
         "dev": used,
+        "first pass": 1.0,
         "receipt": min(receipt.MEASURED_ROWS, len(items["test"])) / len(few["test"]),
     }
     by_tests = len(items["test"]) / len(few["test"])

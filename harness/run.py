@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,9 @@ from harness.generate import generate, subject_for
 from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
+
+TRACEBACK = "traceback.txt"
+"""Where a run's folder says at which line it failed."""
 
 
 def runs_folder(job: Job) -> Path:
@@ -83,12 +87,14 @@ def run(job: Job) -> tuple[Path, RunRecord]:
         try:
             record = _carry_out(job, folder, record)
         except Exception as error:
+            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
             # What was generated before the failure can be scored: say where it lies.
             known = RunRecord.read(folder)
             known.model_copy(update={"status": "failed", "error": first_line(error)}).write(folder)
             job.tracking.publish(folder, job.sweep)
             raise
         record.write(folder)
+        (folder / TRACEBACK).unlink(missing_ok=True)
         job.tracking.publish(folder, job.sweep)
         return folder, record
 

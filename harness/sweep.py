@@ -25,10 +25,14 @@ from harness.report.expect import Expectations, check_expectations, held_against
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
 from harness.report.terminal import print_comparison, print_paths
-from harness.run import begun_folder, run, run_folder, runs_folder
+from harness.run import TRACEBACK, begun_folder, run, run_folder, runs_folder
 
 DEBUG = "HARNESS_DEBUG" in os.environ
 INDEX = "index.csv"
+
+
+_MISTAKES = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+"""What code raises that is wrong itself: the message alone does not say where."""
 
 
 def attempt(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], number: int = 1) -> Outcome:
@@ -53,7 +57,10 @@ def attempt(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[
         if DEBUG:
             traceback.print_exc()
         begun = None if job is None else begun_folder(job)
-        return _failed(overrides, explain(error, overrides), begun, total)
+        reason = explain(error, overrides)
+        if isinstance(error, _MISTAKES) and begun is not None and (begun / TRACEBACK).exists():
+            reason = f"{type(error).__name__}: {reason} (where: {begun / TRACEBACK})"
+        return _failed(overrides, reason, begun, total)
     if record.status != "done":
         return _failed(overrides, record.error or "no reason stored", folder, total)
     return Outcome(tuple(overrides), str(folder))

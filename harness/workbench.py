@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.control import Control, stable_seed
 from harness.data import Access, Example, Parameters
+from harness.first_pass import check_intervention
 from harness.flow import POOL_ROWS, Flow, Following
 from harness.scoring import Generation, Record
 from harness.steering import Artifact, Intervention, Method
@@ -166,6 +167,7 @@ class Workbench:
             for name in requests[0].parameters
         }
         edits = self.method.intervention(self.artifact, condition, parameters)
+        check_intervention(edits, self.method, len(requests))
         ids = [request.example.id for request in requests]
         return self.control.wrap(edits, ids, self.subject.layout, self.seed)
 

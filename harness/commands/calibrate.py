@@ -7,7 +7,6 @@ false); rows that carry a ``source`` are measured by source.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -20,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from harness.commands.parser import OneLineParser
 from harness.judges.agreement import (
     SETS,
     UNSCORED,
@@ -34,7 +34,15 @@ from harness.judges.agreement import (
     read_items,
 )
 from harness.judges.prompts import LABELS
-from harness.judges.trust import LARGEST_ERROR_BY_LENGTH, LOWEST_KAPPA, keep, measured, set_figures, ship
+from harness.judges.trust import (
+    LARGEST_ERROR_BY_LENGTH,
+    LOWEST_KAPPA,
+    check_shippable,
+    keep,
+    measured,
+    set_figures,
+    ship,
+)
 from harness.scoring import Judge
 
 _PARTS: tuple[Part, ...] = ("open", "held-out")
@@ -173,7 +181,7 @@ def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m harness.calibrate", description=__doc__)
+    parser = OneLineParser(prog="python -m harness.calibrate", description=__doc__)
     parser.add_argument(
         "overrides", nargs="*", help="data=FILE, and as for python -m harness: judge=local, judge.KEY=…"
     )
@@ -187,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [Path(text.removeprefix("data=")) for text in options.overrides if text.startswith("data=")]
     overrides = [text for text in options.overrides if not text.startswith("data=")]
     try:
+        if options.into:
+            check_shippable(options.into)
         judge = built_judge(overrides)
         sets = (
             [one for path in files for one in sets_of_file(path, options.part, options.name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import get_args
 
 from rich.console import Console
 
+from harness.commands.parser import OneLineParser
 from harness.report.claims import Pairs
 from harness.report.compare import Comparison
 from harness.report.expect import held_against, read_expectations
@@ -55,8 +55,8 @@ def _default_directory(runs: Sequence[Path]) -> Path:
     return first if is_sweep else Path("comparison")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.compare", description=__doc__)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m harness.compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN|SWEEP_DIR", help="runs, or a sweep's directory")
     parser.add_argument("--out", type=Path, help="where to write (default: the sweep's directory, or comparison/)")
     parser.add_argument("--expect", type=Path, metavar="EXPERIMENT_YAML", help="hold results against published values")

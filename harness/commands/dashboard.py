@@ -6,13 +6,13 @@ nothing is averaged over models, tasks or settings. Intervals stand in the table
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from harness.commands.parser import OneLineParser
 from harness.records.tracking import BEST_OBJECTIVE, REPORT, TABLE, TRIALS, is_logged_in
 
 METRICS = ("overlap", "correct", "perplexity", "repetition")
@@ -133,8 +133,8 @@ def specification(template: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.dashboard", description=__doc__)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m harness.dashboard", description=__doc__)
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", required=True, help="W&B project that holds the runs")
     parser.add_argument(

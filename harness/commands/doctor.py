@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 from harness.build import Job, build
 from harness.config import composed, expand, explain, swept
 from harness.data import Example
-from harness.generate import subject_for
+from harness.generate import bench_for, dev_items, subject_for
+from harness.lengths import check_lengths
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.rehearsal import MOST_TESTS, Forecast, rehearse
@@ -216,6 +217,7 @@ def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
             yield _engine(job)
             speeds[name] = measure(job)
             yield _measured(speeds[name])
+        check_lengths(bench_for(job, subject_for(job)), [*job.task.examples("test"), *dev_items(job)])
         work = estimate(rehearse(job), speeds[name])
         total = Work(total.rows + work.rows, total.tokens + work.tokens, total.seconds + work.seconds)
         if len(jobs) > 1:

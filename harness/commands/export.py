@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.commands.parser import OneLineParser
 from harness.nodes import built, installed_packages
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 from harness.vectors.additions import additions_of, described
@@ -104,8 +104,8 @@ def _beside(source: Path, name: str) -> Path:
     return (source if source.is_dir() else source.parent) / name
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.export", description=__doc__)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m harness.export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN|BUNDLE", help="folder of a finished run, or a bundle")
     parser.add_argument("--to", choices=TOOLS, default="bundle", help="for which tool (default: bundle)")
     parser.add_argument("--out", type=Path, help="where to write (default: into the run's folder)")

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, plain_values
 from harness.data import Access, Example
 from harness.judges.prompts import RUBRICS
@@ -85,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.import", description=_ABOUT)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m harness.import", description=_ABOUT)
     parser.add_argument("file", metavar="FILE", help="CSV, JSON Lines, JSON or Parquet, or an http(s) URL of one")
     parser.add_argument("out", metavar="out=DIR", help="where runs lie; those to be compared belong into one folder")
     for name, text in (

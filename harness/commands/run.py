@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import launching, workers
 from harness.commands.help import help_text
-from harness.config import composed, expand, explain, fitting, is_several, refuse_lists, swept
+from harness.config import composed, expand, explain, fitting, is_several, refuse_lists, refuse_search_paths, swept
 from harness.launching import Outcome
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -63,6 +63,7 @@ def command_line(main: Callable[[], Any]) -> int:
         return 2
     try:
         refuse_lists(sys.argv[1:])
+        refuse_search_paths(sys.argv[1:])
         if not _shown_jobs():
             _run_hydra(main)
     except Exception as error:

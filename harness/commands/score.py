@@ -7,7 +7,6 @@ names must be of the right kind and of an installed package (or of one that the 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import Scoring, built_evaluators, check_scoring
+from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, parsed_setting, plain_values
 from harness.evaluate import score_run
 from harness.nodes import Packages, built, installed_packages
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="python -m harness.score",
         description="Score finished runs again from what lies on disk; the result is a new run beside the old one.",
         epilog=f"Settings that may change: {', '.join(CHANGEABLE)}; everything else stays as the run had it.",

@@ -6,7 +6,6 @@ alone, so the same command goes on after a break.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import openai
 
+from harness.commands.parser import OneLineParser
 from harness.config import composed, plain_values
 from harness.nodes import built
 from harness.progress import phase
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="python -m harness.write_prompts",
         description="Have an OpenAI-compatible endpoint write a steering prompt for each concept of a task.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import openai
 from rich.console import Console
 
+from harness.credentials import without_credentials
 from harness.judges.batch import Batch
 from harness.judges.cache import Call, Reply, ReplyCache
 from harness.judges.endpoint import Endpoint, Structured
@@ -92,6 +94,14 @@ class OpenAIJudge(Judge):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"judge.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not self.model.strip():
+            raise ValueError("judge.model must name a model of the server, got ''")
+        if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
+            address = without_credentials(self.base_url)
+            raise ValueError(f"judge.base_url must be an http(s) address up to /v1, got {address!r}")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            # Not repeated: it may be the key itself, on the wrong line.
+            raise ValueError("judge.key_variable must be the name of an environment variable (letters, digits and _)")
         price = price_of(self.model, self.prices)
         if self.max_cost is not None and price is None:
             raise ValueError(f"judge.max_cost needs a price: add judge.prices.{self.model}={{input: , output: }}")
@@ -101,7 +111,7 @@ class OpenAIJudge(Judge):
     @property
     def identity(self) -> str:
         """Kind, model, server, version, all settings that decide a reply, and the hash of the prompts."""
-        server = urlsplit(self._server).netloc
+        server = urlsplit(without_credentials(self._server)).netloc
         settings = f"temperature {self.temperature} seed {self.seed} max {self.max_tokens} structured {self.structured}"
         return f"openai:{self.model}@{server} v{self.version} {settings} prompts {prompts_hash(self.rubrics)}"
 
@@ -121,7 +131,9 @@ class OpenAIJudge(Judge):
             return
         outcome = self._ask({call.key: (call, _PREFLIGHT)}, keep=lambda call, reply: None)[call.key]
         if isinstance(outcome, str):
-            raise ConnectionError(f"judge {self.model} at {self._server} cannot be used: {outcome}")
+            raise ConnectionError(
+                f"judge {self.model} at {without_credentials(self._server)} cannot be used: {outcome}"
+            )
         _reached.add((call.key, self._key()))
 
     def forecast(self, gradings: Sequence[Grading]) -> Forecast:
@@ -178,7 +190,7 @@ class OpenAIJudge(Judge):
 
     def _call(self, grading: Grading) -> Call:
         rubric = rubric_named(grading.rubric)
-        settings = self._sampling | {"base_url": self._server, "structured": self.structured}
+        settings = self._sampling | {"base_url": without_credentials(self._server), "structured": self.structured}
         return Call(self.model, rubric.hash, rubric.render(grading), settings)
 
     def _ask(
@@ -191,7 +203,16 @@ class OpenAIJudge(Judge):
             give_up_after=self.give_up_after,
             usage=self.usage,
         )
-        return batch.run([(call, rubric_named(grading.rubric)) for call, grading in missing.values()])
+        try:
+            outcomes = batch.run([(call, rubric_named(grading.rubric)) for call, grading in missing.values()])
+        except (PermissionError, LookupError) as error:
+            raise type(error)(self._public(str(error))) from None
+        return {key: self._public(one) if isinstance(one, str) else one for key, one in outcomes.items()}
+
+    def _public(self, message: str) -> str:
+        """A message without credentials: servers repeat keys that they refuse."""
+        key = os.environ.get(self.key_variable, "")
+        return without_credentials(message.replace(key, "***") if key else message)
 
     @asynccontextmanager
     async def _endpoint(self) -> AsyncIterator[Endpoint]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,18 @@ def keep(identity: str, sets: Mapping[str, Mapping[str, Any]]) -> Path:
     draft.write_text(json.dumps(measured(identity, {**known, **sets}), indent=1, ensure_ascii=False), "utf-8")
     draft.replace(path)
     return path
+
+
+def check_shippable(path: Path) -> None:
+    """Raise ValueError unless `ship` can write there; asked before anything is graded."""
+    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--into must be a JSON file that can be written, got {path}")
+    try:
+        judges = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"--into {path} is not JSON ({error})") from error
+    if not isinstance(judges, dict):
+        raise ValueError(f"--into {path} must hold a table of judges")
 
 
 def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHIPPED) -> None:

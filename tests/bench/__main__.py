@@ -20,6 +20,7 @@ from bench import batching, gpu, report
 from bench.memory import peak_memory
 from bench.suite import WAYS, Models, side_by_side
 from bench.work import Work, model_config, model_overrides
+from harness.commands.parser import OneLineParser
 
 if TYPE_CHECKING:
     from bench.jobs import Jobs
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     what = "How fast steering is here, in other ways, and at best."
-    parser = argparse.ArgumentParser(prog="python -m harness.bench", description=what)
+    parser = OneLineParser(prog="python -m harness.bench", description=what)
     parser.add_argument("--model", default="smollm2", help="a YAML in conf/model, a folder or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--dtype", help="float32 or bfloat16; the model's own setting if left out")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import resource
+import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +61,29 @@ def run_quietly(
     from harness.__main__ import console_main
 
     status = console_main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def run_as_module(module: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
+    """Run ``python -m MODULE ARGUMENTS`` in a folder; stdout and stderr go to files there. Ends as a process does."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = [module, *arguments]
+    sys.modules.pop(f"{module}.__main__", None)  # imported ahead; as a program it is run anew
+    status = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

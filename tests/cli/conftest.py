@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from child import TINY, Cli, Finished, run_quietly
+from child import TINY, Cli, Finished, run_as_module, run_quietly
 from hydra.core.global_hydra import GlobalHydra
 
 
@@ -62,11 +63,37 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
+def warm_context() -> ForkServerContext:
+    """Processes forked from one that has imported everything, so that each starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    commands = [f"harness.commands.{name}" for name in ("calibrate", "compare", "doctor", "export", "score")]
+    context.set_forkserver_preload(["harness.__main__", "harness.sweep", *commands])
+    return context
+
+
+@pytest.fixture(scope="session")
+def as_module() -> Callable[..., Finished]:
+    """``python -m MODULE ARGUMENTS`` in a process of its own, ended if it takes too long."""
+    context = warm_context()
+
+    def run(module: str, *arguments: str, folder: Path, seconds: float = 60.0) -> Finished:
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200", "OPENAI_API_KEY": ""}
+        process = context.Process(target=run_as_module, args=(module, arguments, os.fspath(folder), settings))
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        status = -9 if process.exitcode is None else process.exitcode
+        return Finished(status, (folder / "stdout").read_text("utf-8"), (folder / "stderr").read_text("utf-8"))
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def spawn() -> Callable[..., BaseProcess]:
     """Starts ``python -m harness ARGUMENTS`` in a process of its own, forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.__main__"])
+    context = warm_context()
 
     def start(
         *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, file_limit: int | None = None
