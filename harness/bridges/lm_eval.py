@@ -145,9 +145,9 @@ class HarnessLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy completions, cut before the first of the task's stop texts."""
+        asked: list[tuple[str, dict[str, Any]]] = [tuple(request.args) for request in requests]  # pyright: ignore
         groups: dict[tuple[int, float], list[int]] = {}
-        for index, request in enumerate(requests):
-            options = request.args[1]
+        for index, (_, options) in enumerate(asked):
             length = int(options.get("max_gen_toks") or options.get("max_new_tokens") or self._max_new_tokens)
             is_drawn = bool(options.get("do_sample"))
             temperature = float(options.get("temperature") or 0.0) if is_drawn else 0.0
@@ -155,12 +155,12 @@ class HarnessLM(TemplateLM):
 
         texts = [""] * len(requests)
         for (length, temperature), members in groups.items():
-            contexts = [requests[index].args[0] for index in members]
+            contexts = [asked[index][0] for index in members]
             prompts = [self.tok_encode(context)[-(self.max_length - length) :] for context in contexts]
             sampling = Sampling(length, temperature=temperature)
             rows = self._model.subject.decode(prompts, self._intervention(contexts), sampling)
             for index, row in zip(members, rows, strict=True):
-                until = requests[index].args[1].get("until") or []
+                until = asked[index][1].get("until") or []
                 stops = [until] if isinstance(until, str) else until
                 texts[index] = _before(self._model.subject.decode_text(row.token_ids), stops)
         return texts
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(make_table(results))
     if options.out is not None:
         with replaced(options.out) as draft:
-            kept = {"results": results["results"], "samples": results.get("samples", {})}
+            kept = {name: dict(results).get(name, {}) for name in ("results", "samples")}
             draft.write_text(json.dumps(kept, default=str, ensure_ascii=False), encoding="utf-8")
         print(f"wrote {options.out}")
     return 0
