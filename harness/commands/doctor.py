@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from harness.build import Job, build
 from harness.config import composed, expand, explain, swept
-from harness.data import Example
+from harness.data import Access, Example
 from harness.generate import bench_for, dev_items, subject_for
 from harness.lengths import check_lengths
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
 from harness.rehearsal import MOST_TESTS, Forecast, rehearse
-from harness.scoring import Evaluator, Grading
+from harness.report.claims import ALPHA
+from harness.report.power import detectable_share, standard_effect
+from harness.scoring import Evaluator, Grading, Metric
 from harness.steering import Intervention
 from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.fidelity import first_logits
@@ -38,6 +41,8 @@ _QUANTIZED = {"int8": 1.0, "nf4": 0.5}
 _ROWS, _STEPS = 8, 8
 """Size of the measurement: prompts, and tokens generated for each."""
 _GIB = 2**30
+_CHANGED = 0.2
+"""Share of questions whose score differs between a method and its opponent, before anybody knows: a common one."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
     for model in {repr(job.model.config): job.model for job in jobs}.values():
         yield from _model(model)
     yield from _data(jobs)
+    yield from _power(jobs)
     yield _judge(jobs)
     yield _disk(first.out)
     yield _tracking(first.tracking)
@@ -149,6 +155,46 @@ def _data(jobs: Sequence[Job]) -> Iterator[Finding]:
         yield Finding(
             "data", "ok", f"{job.task.name}{origin}: {len(tests)} test items, first: {tests[0].question[:60]!r}"
         )
+
+
+def _power(jobs: Sequence[Job]) -> Iterator[Finding]:
+    """What the planned questions can show of a task's primary metric, at the strictest step of Holm's correction."""
+    for name in dict.fromkeys(job.labels["task"] for job in jobs):
+        own = [job for job in jobs if job.labels["task"] == name]
+        methods = [job for job in own if job.labels["control"] == "none" and job.labels["method"] != "baseline"]
+        families = Counter(
+            oracle for _, oracle in {(job.labels["method"], Access.GOLD in job.access) for job in methods}
+        )
+        num_tests = max(families.values(), default=1)
+        num_units = len({example.unit for example in own[0].task.examples("test")})
+        metric = _tested(own[0])
+        yield Finding(
+            "power", "ok", f"{name}: {num_units} questions, {num_tests} claims: {seen(metric, num_units, num_tests)}"
+        )
+
+
+def _tested(job: Job) -> Metric:
+    """The metric that the task names, or the first that is scored."""
+    metrics = [metric for evaluator in job.scoring.evaluators.values() for metric in evaluator.metrics]
+    return next((metric for metric in metrics if metric.name == job.task.primary), metrics[0])
+
+
+def seen(metric: Metric, num_units: int, num_tests: int) -> str:
+    """The smallest gain over one opponent that would be found with 80 % power, in words.
+
+    Args:
+        metric: the one that is tested.
+        num_units: questions, or clusters of them.
+        num_tests: methods whose claims are corrected together.
+    """
+    level = ALPHA / num_tests
+    if metric.kind != "proportion":
+        effect = standard_effect(num_units, level)
+        return f"{effect:.2g} standard deviations of the differences in {metric.name} can be seen"
+    gain = detectable_share(num_units, _CHANGED, level)
+    if gain is None:
+        return f"too few to see any gain in {metric.name}"
+    return f"a gain of {gain:.2g} in {metric.name} can be seen (80 % power, {_CHANGED:.0%} of the answers changed)"
 
 
 def _judge(jobs: Sequence[Job]) -> Finding:

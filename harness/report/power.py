@@ -32,10 +32,11 @@ def detectable_effect(gaps: Sequence[float] | np.ndarray, binary: bool, alpha: f
         return detectable_share(data.size, max(float((data != 0).mean()), 1 / data.size), alpha)
     if data.size < 2 or data.std(ddof=1) == 0:
         return None
-    return float(data.std(ddof=1) * _standard_effect(data.size, alpha))
+    return float(data.std(ddof=1) * standard_effect(data.size, alpha))
 
 
-def _standard_effect(count: int, alpha: float) -> float:
+def standard_effect(count: int, alpha: float) -> float:
+    """The same in standard deviations of the differences, for scores that are not pass/fail."""
     return float((norm.ppf(1 - alpha / 2) + norm.ppf(POWER)) / math.sqrt(count))
 
 

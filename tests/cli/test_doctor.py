@@ -1,5 +1,8 @@
 """What the doctor says of runs that can start and of runs that cannot."""
 
+import math
+import re
+
 import pytest
 from child import TINY, Cli
 
@@ -7,6 +10,7 @@ from harness.build import build
 from harness.commands import doctor
 from harness.config import composed
 from harness.rehearsal import Forecast
+from harness.scoring import Metric
 
 
 def test_a_healthy_run(tool: Cli) -> None:
@@ -15,7 +19,24 @@ def test_a_healthy_run(tool: Cli) -> None:
     for words in ("tiny-llama", "million weights", "GiB free", "3 test items", "off (tracking=none)", "tokens/s"):
         assert words in done.out
     assert "18 texts" in done.out, "3 items, 5 trials and the un-steered text each"
+    assert "facts: 3 questions, 1 claims: too few to see any gain in correct" in " ".join(done.out.split())
     assert "ready to run" in done.out
+
+
+@pytest.mark.parametrize(
+    ("count", "tests", "least", "most"), [(150, 1, 0.10, 0.115), (150, 5, 0.125, 0.145), (1000, 1, 0.035, 0.045)]
+)
+def test_the_gain_that_can_be_seen_is_that_of_the_textbook(count: int, tests: int, least: float, most: float) -> None:
+    """(1.96 + 0.84) standard errors, of 20 % discordant pairs; the exact test asks for a little more."""
+    correct = Metric("correct", True, 0.0, 1.0, "proportion")
+    gain = re.search(r"a gain of ([\d.]+) in correct can be seen", doctor.seen(correct, count, tests))
+    assert gain
+    assert least <= float(gain[1]) <= most
+
+
+def test_a_gain_of_a_mean_is_in_standard_deviations() -> None:
+    words = doctor.seen(Metric("logit_difference", True, -math.inf, math.inf), 100, 1)
+    assert words == "0.28 standard deviations of the differences in logit_difference can be seen"
 
 
 def test_a_sweep_is_added_up(tool: Cli) -> None:

@@ -63,7 +63,7 @@ def test_heavy_tails_and_clusters_cover() -> None:
 @pytest.mark.slow
 def test_the_whole_simulation_keeps_its_promises() -> None:
     """Coverage, false claims, power and agreement with other implementations, at fewer repeats than by hand."""
-    assert simulate(["--repeats", "400", "--comparisons", "60"]) == 0
+    assert simulate(["--repeats", "100", "--comparisons", "15", "--draws", "2000"]) == 0
 
 
 def test_percentile_bootstrap_would_not_cover() -> None:
