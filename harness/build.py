@@ -441,6 +441,7 @@ def check(job: Job) -> None:
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
     _check_evaluators(job)
+    _check_primary(job)
     if job.generates and job.search.needs_objective:
         terms = {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
         _check_judge(terms, job.scoring.judge, job.labels["judge"])
@@ -500,6 +501,17 @@ def check_scoring(scoring: Scoring, judge_label: str) -> None:
             if (owner := owners.setdefault(metric.name, name)) != name:
                 raise ValueError(f"evaluator: {owner} and {name} both report {metric.name}; choose one of them")
     _check_judge(scoring.evaluators, scoring.judge, judge_label)
+
+
+def _check_primary(job: Job) -> None:
+    """Raise for a primary metric on the command line that no evaluator reports.
+
+    A task's own may be missing: other evaluators may have been chosen on purpose.
+    """
+    reported = [metric.name for evaluator in job.scoring.evaluators.values() for metric in evaluator.metrics]
+    is_given = any(item.lstrip("+").startswith("task.primary=") for item in job.overrides)
+    if is_given and job.task.primary and job.task.primary not in reported:
+        raise ValueError(f"task.primary must be one of {', '.join(reported)}, got {job.task.primary!r}")
 
 
 def _check_judge(evaluators: Mapping[str, Evaluator], judge: Judge, label: str) -> None:

@@ -31,7 +31,16 @@ DEBUG = "HARNESS_DEBUG" in os.environ
 INDEX = "index.csv"
 
 
-_MISTAKES = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+_MISTAKES = (
+    TypeError,
+    AttributeError,
+    NameError,
+    KeyError,
+    IndexError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+)
 """What code raises that is wrong itself: the message alone does not say where."""
 
 

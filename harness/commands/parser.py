@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn, override
+from typing import Any, NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -12,7 +12,6 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
-    @override
     def error(self, message: str) -> NoReturn:
         """End with exit status 2, and one line on stderr."""
         self.exit(2, f"error: {message} (--help lists the options)\n")

@@ -96,7 +96,7 @@ class OpenAIJudge(Judge):
                 raise ValueError(f"judge.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not self.model.strip():
             raise ValueError("judge.model must name a model of the server, got ''")
-        if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
+        if self.base_url and urlsplit(self.base_url).scheme not in ("http", "https"):
             address = without_credentials(self.base_url)
             raise ValueError(f"judge.base_url must be an http(s) address up to /v1, got {address!r}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):

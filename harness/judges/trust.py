@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +87,16 @@ def keep(identity: str, sets: Mapping[str, Mapping[str, Any]]) -> Path:
 
 def check_shippable(path: Path) -> None:
     """Raise ValueError unless `ship` can write there; asked before anything is graded."""
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"--into must be a JSON file that can be written, got {path}")
+    is_new = not path.exists()
     try:
-        judges = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        path.open("a", encoding="utf-8").close()  # permissions alone do not tell for every file system
+    except OSError as error:
+        raise ValueError(f"--into {path} cannot be written ({error.strerror})") from error
+    if is_new:
+        path.unlink()
+        return
+    try:
+        judges = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"--into {path} is not JSON ({error})") from error
     if not isinstance(judges, dict):

@@ -88,8 +88,31 @@ def _positive(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print tables, write JSON after each of them."""
+    """Run, print tables, write JSON after each of them; exit status 2 and one line if something was wrong."""
     options = arguments(argv)
+    try:
+        _check(options)
+        return _run(options)
+    except (ValueError, OSError, LookupError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise ValueError or OSError for what would show only after long work: places to write, names of methods."""
+    for option in ("output", "write_work"):
+        path: Path | None = getattr(options, option)
+        if path is not None:
+            path.open("a", encoding="utf-8").close()
+    if options.methods:
+        from bench.methods import method_names
+
+        for name in options.methods:
+            if name not in method_names():
+                raise ValueError(f"--methods {name} does not exist; choose from {', '.join(method_names())}")
+
+
+def _run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     models = Models(model_config(options.model, options.device, options.dtype), options.clock, not options.no_scoring)
     if options.write_work is not None:

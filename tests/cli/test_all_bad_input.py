@@ -86,16 +86,19 @@ ROOT = (
     "+expect.a.overlap={value: nan, tolerance: 1, source: x}", "engine=null", "engine=5", "engine.max_rows=-1",
     "engine.token_budget=0", "engine.token_budget=x", "engine.compile=3", "method=null", "task=null", "model=null",
     "search=null", "judge=null", "evaluator=null", "evaluator=[]", "evaluator=[token_overlap,token_overlap]",
-    "tracking.mode=nosuch", "hydra.searchpath=5", "hydra.searchpath=[file:///nosuch]", "hydra.searchpath=[pkg://nosuch]",
+    "tracking.mode=nosuch", "hydra.searchpath=5", "hydra.searchpath=[file:///nosuch]",
+    "hydra.searchpath=[pkg://nosuch]",
     "hydra.searchpath=[nosuch]", "hydra/launcher=nosuch", "hydra.run.dir=5", "nosuch=1", "+nosuch=1", "~seed", "~task",
     "+method.nosuch=1", "=", "a", "seed", "seed=", "seed=${nosuch}", "seed=${oc.env:NO_SUCH}", "--nosuch", "--seed=1",
     "--config-name=nosuch", "--config-dir=nosuch", "--config-path=nosuch", "--experimental-rerun=file", "--cfg=nosuch",
-    "method._target_=os.system", "method._target_=nosuch.Class", "method._target_=5", "method._target_=harness.data.Pair",
+    "method._target_=os.system", "method._target_=nosuch.Class", "method._target_=5",
+    "method._target_=harness.data.Pair",
     "tracking._target_=builtins.open", "task._target_=torch.load", "+method.a._target_=os.system",
 )  # fmt: skip
 
 VALUES = (
-    ["control=random", "method=baseline"], ["control=shuffled", "method=baseline"], ["control=random", "method=prompting"],
+    ["control=random", "method=baseline"], ["control=shuffled", "method=baseline"], ["control=random",
+    "method=prompting"],
     ["control.temperature=-1"], ["control=best_of_n", "control.temperature=-1"], ["task.temperature=-0.5"],
     ["task.path=''"], ["task.limit=0"], ["task.limit=-1"], ["task.rows=5"], ["task.rows=3:1"], ["task.rows=a:b"],
     ["task.rows=100000:"], ["task.dev_size=-1"], ["task.train_size=-1"], ["task.seed=-1"], ["task.max_new_tokens=-1"],
@@ -108,15 +111,19 @@ VALUES = (
     ["task=behaviors", "evaluator=token_overlap"], ["search=per_prompt", "method=caa", "search.sampler=x"],
     ["judge=openai", "evaluator=simpleqa_rubric"], ["judge=openai", "evaluator=simpleqa_rubric", "judge.model=''"],
     ["judge=openai", "judge.model=''"], ["judge=openai", "judge.timeout=-1"], ["judge=openai", "judge.temperature=-1"],
-    ["judge=openai", "judge.base_url=''"], ["judge=openai", "judge.base_url=nosuch"], ["judge=openai", "judge.seed=x"],
+    ["judge=openai", "judge.base_url=nosuch"], ["judge=openai", "judge.seed=x"],
     ["judge=openai", "judge.base_url=ftp://x/y"], ["judge=openai", "judge.key_variable='sk-a b'"],
-    ["judge=openai", "judge.max_calls=-1"], ["judge=openai", "judge.max_cost=-1"], ["judge=openai", "judge.cache=/proc"],
+    ["judge=openai", "judge.max_calls=-1"], ["judge=openai", "judge.max_cost=-1"], ["judge=openai",
+    "judge.cache=/proc"],
     ["judge=openai", "judge.key_variable=''"], ["judge=openai", "judge.prices={x: 1}"],
     ["judge=table", "judge.path=nosuch", "evaluator=simpleqa_rubric"], ["judge=table", "evaluator=simpleqa_rubric"],
-    ["protocol.subset=nosuch"], ["protocol=baseline_failures", "task=behaviors"], ["search=equal_kl", "method=baseline"],
+    ["protocol.subset=nosuch"], ["protocol=baseline_failures", "task=behaviors"], ["search=equal_kl",
+    "method=baseline"],
     ["method=vector"], ["method=vector", "method.path=nosuch"], ["method=vector", "method.path=damaged.json"],
-    ["method=caa", "+search.parameters.strength=inf"], ["method=caa", "search=fixed", "+search.parameters.strength=abc"],
-    ["method=caa", "search=fixed", "+search.parameters.strength=nan"], ["method=caa", "search=fixed", "search.parameters=5"],
+    ["method=caa", "+search.parameters.strength=inf"], ["method=caa", "search=fixed",
+    "+search.parameters.strength=abc"],
+    ["method=caa", "search=fixed", "+search.parameters.strength=nan"], ["method=caa", "search=fixed",
+    "search.parameters=5"],
     ["method=caa", "search=fixed", "+search.parameters.nosuch=1"], ["method=caa", "task=sentiment", "task.limit=-2"],
     ["model=hf", "model.id=''"], ["model=hf", "model.id=5"], ["model=hf", "model.id=../.."], ["model=hf", "model.id=."],
     ["model=hf", "model.id=./model_damaged"], ["model=hf", "model.id=./model_empty"], ["model=hf", "model.id=file"],
@@ -126,21 +133,34 @@ VALUES = (
 )  # fmt: skip
 
 BROKEN = {
-    "empty.jsonl": b"", "blank.jsonl": b"\n\n", "damaged.jsonl": b'{"question": "Who?", "answer": ', "list.jsonl": b"[1]\n",
+    "empty.jsonl": b"", "blank.jsonl": b"\n\n", "list.jsonl": b"[1]\n",
+    "damaged.jsonl": b'{"question": "Who?", "answer": ',
     "number.jsonl": b"5\n", "zeros.jsonl": bytes(64), "latin.csv": "question,answer\nWer?,f\xfcr\n".encode("latin-1"),
     "columns.jsonl": b'{"q": "Who?", "a": "She"}\n', "nan.jsonl": b'{"question": NaN, "answer": NaN}\n',
     "half.jsonl": b'{"question": "\\ud800", "answer": "She"}\n', "nothing.jsonl": b'{"question": "", "answer": ""}\n',
     "null.jsonl": b'{"question": null, "answer": null}\n', "nested.jsonl": b'{"question": {"a": 1}, "answer": [1]}\n',
-    "damaged.json": b'{"a": ', "deep.json": b'{"a":' * 3000, "number.json": b"5", "object.json": b'{"question": "Who?"}',
-    "header.csv": b"question,answer\n", "short.csv": b"question,answer\nWho?\n", "image.png": b"\x89PNG\r\n", "file": b"x",
-    "damaged.parquet": b"PAR1xxxx", "damaged.safetensors": bytes(8) + b"{", "yaml.yaml": b"a: [", "tag.yaml": b"!!python/x 5",
+    "damaged.json": b'{"a": ', "deep.json": b'{"a":' * 3000, "number.json": b"5",
+    "object.json": b'{"question": "Who?"}',
+    "header.csv": b"question,answer\n", "short.csv": b"question,answer\nWho?\n", "image.png": b"\x89PNG\r\n",
+    "file": b"x",
+    "damaged.parquet": b"PAR1xxxx", "damaged.safetensors": bytes(8) + b"{", "yaml.yaml": b"a: [",
+    "tag.yaml": b"!!python/x 5",
     "list.yaml": b"- 1\n", "split.jsonl": b'{"question": "Who?", "answer": "She", "split": "nosuch"}\n',
 }  # fmt: skip
 """Files that hold nothing of use."""
 
 
 def broken_paths() -> list[str]:
-    return [*BROKEN, "absent.jsonl", ".", "a\nb.jsonl", "~nobody/x.csv", "file:///absent.csv", "ftp://x/y.csv", "/proc/self/mem"]
+    return [
+        *BROKEN,
+        "absent.jsonl",
+        ".",
+        "a\nb.jsonl",
+        "~nobody/x.csv",
+        "file:///absent.csv",
+        "ftp://x/y.csv",
+        "/proc/self/mem",
+    ]
 
 
 def broken_tasks() -> Iterator[list[str]]:
@@ -157,11 +177,14 @@ def imports() -> Iterator[list[str]]:
         yield [name, "out=runs", *columns]
     good = ["good.jsonl", "out=runs", *columns]
     yield from (
-        [], ["good.jsonl"], ["good.jsonl", "out=runs"], ["good.jsonl", "runs", *columns], ["good.jsonl", "out=", *columns],
+        [], ["good.jsonl"], ["good.jsonl", "out=runs"], ["good.jsonl", "runs", *columns], ["good.jsonl", "out=",
+        *columns],
         ["good.jsonl", "out=file", *columns], ["good.jsonl", "out=http://x/y", *columns], [*good, "--prompt", "x"],
-        [*good, "--echoed"], [*good, "--parameters", "nosuch"], [*good, "--parameters", "answer"], [*good, "--grades", "x"],
+        [*good, "--echoed"], [*good, "--parameters", "nosuch"], [*good, "--parameters", "answer"], [*good, "--grades",
+        "x"],
         [*good, "--grades", "nosuch=answer"], [*good, "--grades", "simpleqa=nosuch"], [*good, "--access", "nosuch"],
-        [*good, "--failures-of", "0"], [*good, "--failures-of", "x"], [*good, "--aliases", "answer"], [*good, "--nosuch"],
+        [*good, "--failures-of", "0"], [*good, "--failures-of", "x"], [*good, "--aliases", "answer"],
+        [*good, "--nosuch"],
         ["good.jsonl", "out=runs", *columns[:-1], ""], ["good.jsonl", "out=runs", *columns[:-1], "a/b"],
         ["good.jsonl", "out=runs", *columns[:-1], "a\nb"],
     )  # fmt: skip
@@ -169,14 +192,17 @@ def imports() -> Iterator[list[str]]:
 
 OTHERS: dict[str, list[list[str]]] = {
     "harness.compare": [
-        [], ["absent"], ["file"], ["."], ["good", "--nosuch"], ["good", "--metric", "nosuch"], ["good", "--expect", "absent"],
+        [], ["absent"], ["file"], ["."], ["good", "--nosuch"], ["good", "--metric", "nosuch"], ["good", "--expect",
+        "absent"],
         ["good", "--expect", "yaml.yaml"], ["good", "--expect", "tag.yaml"], ["good", "--expect", "list.yaml"],
         ["good", "--contrasts", "nosuch"], ["good", "--out", "/proc/nothing"], ["good", "--out", "file"], [""],
     ],
     "harness.score": [
         [], ["absent"], ["file"], ["evaluator=perplexity"], ["good", "evaluator=nosuch"], ["good", "seed=1"],
-        ["good", "name=.."], ["good", "name=a/b"], ["good", "evaluator=choice"], ["good", "judge=nosuch"], ["good", "--nosuch"],
-        ["good", "judge._target_=os.system"], ["good", "judge.nosuch=1"], ["good", "evaluator=[]"], ["good", "judge=[match]"],
+        ["good", "name=.."], ["good", "name=a/b"], ["good", "evaluator=choice"], ["good", "judge=nosuch"], ["good",
+        "--nosuch"],
+        ["good", "judge._target_=os.system"], ["good", "judge.nosuch=1"], ["good", "evaluator=[]"], ["good",
+        "judge=[match]"],
         ["good", "name=''"], ["good", "judge.model=x"], ["good", "protocol.scored_trials=5"], ["good", "task.limit=1"],
     ],
     "harness.export": [
@@ -187,16 +213,20 @@ OTHERS: dict[str, list[list[str]]] = {
     "harness.doctor": [
         [*SMALL, *more] for more in (
             ["method=nosuch"], ["out=/proc/nothing"], ["out=file"], ["out=/dev/null/x"], ["task.max_new_tokens=5000"],
-            ["task.path=absent.csv"], ["task.path=damaged.jsonl"], ["seed=-1"], ["model=hf", "model.id=./model_damaged"],
+            ["task.path=absent.csv"], ["task.path=damaged.jsonl"], ["seed=-1"], ["model=hf",
+            "model.id=./model_damaged"],
             ["jobs=[['method=[/b]']]"], ["jobs=5"], ["nosuch"], ["--nosuch"], ["control=random", "method=baseline"],
-            ["judge=openai", "evaluator=simpleqa_rubric"], ["lock_wait=-1"], ["out=http://x/y"], ["task.path=half.jsonl"],
+            ["judge=openai", "evaluator=simpleqa_rubric"], ["lock_wait=-1"], ["out=http://x/y"],
+            ["task.path=half.jsonl"],
         )
     ],
     "harness.calibrate": [
         *([f"data={name}"] for name in BROKEN),
-        ["data=absent"], ["judge=nosuch"], ["judge=match", "--into", "/proc/nothing"], ["judge=match", "--into", "list.yaml"],
+        ["data=absent"], ["judge=nosuch"], ["judge=match", "--into", "/proc/nothing"], ["judge=match", "--into",
+        "list.yaml"],
         ["judge=match", "--into", "damaged.json"], ["judge=match", "--into", "."], ["judge=openai"], ["judge.nosuch=1"],
-        ["--part", "nosuch"], ["--nosuch"], ["judge=[match,local]"], ["nosuch"], ["judge=match", "--into", "number.json"],
+        ["--part", "nosuch"], ["--nosuch"], ["judge=[match,local]"], ["nosuch"], ["judge=match", "--into",
+        "number.json"],
         ["judge=match", "--into", "number.jsonl"], ["judge=table"],
     ],
     "harness.bench": [
@@ -226,7 +256,8 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
         f"run.json: {name}={value!r}": (lambda folder, name=name, value=value: changed(folder, name, value))
         for name, value in (
             ("labels", "x"), ("generations", 5), ("generations", "../../absent"), ("estimates", {"overlap": 5}),
-            ("receipt", {"sites": "x"}), ("provenance", [1]), ("config", [1]), ("key", 5), ("files", 5), ("entry", None),
+            ("receipt", {"sites": "x"}), ("provenance", [1]), ("config", [1]), ("key", 5), ("files", 5),
+            ("entry", None),
             ("status", "nosuch"), ("access", 5), ("oracle", "x"), ("parameters", 5), ("cost", 5), ("subset", 5),
         )
     },
