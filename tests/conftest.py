@@ -34,16 +34,19 @@ DEFAULT_MODEL = ModelConfig(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow or long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow") or os.environ.get("CI"):
+    if config.getoption("--slow"):
         return
-    skip = pytest.mark.skip(reason="slow: run with --slow, or set CI")
+    left_out = {"long": "long: run with --slow"}
+    if not os.environ.get("CI"):
+        left_out["slow"] = "slow: run with --slow, or set CI"
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        for name, reason in left_out.items():
+            if name in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

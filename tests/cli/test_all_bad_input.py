@@ -344,7 +344,7 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_option_of_any_yaml_takes_a_value_of_any_type() -> None:
     """All of them, without the command line, which asks the same function."""
     taken = []
@@ -359,25 +359,25 @@ def test_no_option_of_any_yaml_takes_a_value_of_any_type() -> None:
     assert not taken
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", RUNS)
 def test_runs(as_module: AsModule, place: Path, kind: str) -> None:
     refuses(as_module, place, RUN, RUNS[kind]())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("module", [*OTHERS, "harness.import"])
 def test_other_commands(as_module: AsModule, place: Path, module: str) -> None:
     refuses(as_module, place, module, OTHERS.get(module) or imports())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_they_are_many() -> None:
     count = sum(len(list(inputs())) for inputs in RUNS.values()) + sum(map(len, OTHERS.values())) + len(list(imports()))
     assert count + 3 * len(DAMAGE) >= 600
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["harness.compare", "harness.score", "harness.export"])
 def test_damaged_runs(as_module: AsModule, place: Path, module: str) -> None:
     complaints = []

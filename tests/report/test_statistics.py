@@ -60,7 +60,7 @@ def test_heavy_tails_and_clusters_cover() -> None:
         assert worst.coverage >= LEAST_COVERAGE - 0.02, worst  # of 200 data sets each
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_simulation_keeps_its_promises() -> None:
     """Coverage, false claims, power and agreement with other implementations, at fewer repeats than by hand."""
     assert simulate(["--repeats", "100", "--comparisons", "15", "--draws", "2000"]) == 0
