@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -107,15 +107,19 @@ class ConceptPrompting(Prompting):
             raise ValueError(f"{self.prompts} has no steering prompt for the concept {example.concept!r}")
         return self.instruction.replace("{concept}", example.concept)
 
-    @cached_property
+    @property
     def _written(self) -> dict[str, str]:
         """Steering prompts by concept."""
-        if self.prompts is None:
-            return {}
-        prompts = {}
-        for number, line in enumerate(Path(self.prompts).expanduser().read_text("utf-8").splitlines(), start=1):
-            row = json.loads(line)
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("concept", "prompt")):
-                raise ValueError(f"{self.prompts}: line {number} must hold concept and prompt, both texts")
-            prompts[row["concept"]] = row["prompt"]
-        return prompts
+        return {} if self.prompts is None else _prompts_in(self.prompts)
+
+
+# A method holds settings only, so what its file holds is kept here.
+@lru_cache(maxsize=8)
+def _prompts_in(path: str) -> dict[str, str]:
+    prompts = {}
+    for number, line in enumerate(Path(path).expanduser().read_text("utf-8").splitlines(), start=1):
+        row = json.loads(line)
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("concept", "prompt")):
+            raise ValueError(f"{path}: line {number} must hold concept and prompt, both texts")
+        prompts[row["concept"]] = row["prompt"]
+    return prompts

@@ -139,7 +139,7 @@ class TestRefusals:
             ({"per_concept": 1}, r"task.per_concept must be at least 2"),
             ({"per_concept": 41}, r"task.per_concept=41 asks for more instructions than task.prompts=own has \(40\)"),
             ({"halves": "first"}, r"task.halves must be second or both, got 'first'"),
-            ({"prompts": "list.txt"}, r"task.prompts must end in .csv, .jsonl, .json, got list.txt"),
+            ({"prompts": "list.txt"}, r"task.prompts must end in .csv, .jsonl, .json, .parquet, got list.txt"),
             ({"temperature": -1.0}, r"task.temperature must be 0"),
         ],
     )
@@ -160,7 +160,7 @@ class TestRefusals:
 
     def test_a_file_that_is_no_parquet(self, tmp_path: Path) -> None:
         (tmp_path / "train.parquet").write_text("input,output")
-        with pytest.raises(ValueError, match="is not a Parquet file"):
+        with pytest.raises(ValueError, match="is not Parquet"):
             AxBench(path=str(tmp_path / "train.parquet")).check()
 
     @pytest.mark.parametrize("column", COLUMNS)
