@@ -52,17 +52,25 @@ def group_paths(paths: Sequence[Path], across_models: bool = False) -> list[list
         The groups, in order of first appearance.
     """
     groups: dict[tuple[str, ...], list[Path]] = {}
-    unmarked: list[tuple[tuple[str, ...], Path]] = []
+    unfinished: list[tuple[tuple[str, ...], Path]] = []
     for path in paths:
-        *shared, items = _group(path, across_models)
-        if items:
-            groups.setdefault((*shared, items), []).append(path)
+        group = _group(path, across_models)
+        if group[-1] and _is_done(path):
+            groups.setdefault(group, []).append(path)
         else:
-            unmarked.append((tuple(shared), path))
-    for shared, path in unmarked:
-        group = next((key for key in groups if key[:-1] == shared), (*shared, ""))
+            unfinished.append((group, path))
+    # A run that answered nothing is listed beside those that it would have been compared with, if they are there.
+    for own, path in unfinished:
+        group = own if own in groups else next((key for key in groups if key[:-1] == own[:-1]), own)
         groups.setdefault(group, []).append(path)
     return list(groups.values())
+
+
+def _is_done(path: Path) -> bool:
+    try:
+        return RunRecord.read(path).status == "done"
+    except ValueError:
+        return False
 
 
 def _group(path: Path, across_models: bool) -> tuple[str, ...]:
