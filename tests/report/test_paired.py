@@ -55,6 +55,15 @@ def test_many_differences_take_the_normal_distribution_that_draws_would_give(
     assert normal == pytest.approx(sign_flip_p(gaps), abs=0.015)
 
 
+def test_chunks_do_not_change_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by drawing swaps in chunks; the stream of random numbers goes on over their ends."""
+    gaps = np.random.default_rng(3).choice([-0.5, -0.25, 0.25, 0.5], size=60)
+    whole = sign_flip_p(gaps)
+    monkeypatch.setattr("harness.report.paired._CHUNK", 1_000)
+    assert 0.2 < whole < 0.8
+    assert sign_flip_p(gaps) == pytest.approx(whole, abs=1e-12)
+
+
 def test_one_difference_that_outweighs_all_others_is_drawn() -> None:
     """The sign of the large one decides, so half of all swaps are as far out; a normal distribution would say 0.32."""
     gaps = np.concatenate([[1.0], np.full(1_500, 1e-6), np.full(1_500, -1e-6)])

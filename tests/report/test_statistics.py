@@ -102,13 +102,6 @@ def test_same_seed_same_interval_another_seed_another() -> None:
     assert mean_interval(data, seed=1) != mean_interval(data, seed=2)
 
 
-def test_chunks_do_not_change_what_is_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = np.random.default_rng(0).random(100)
-    whole = mean_interval(data, draws=500)
-    monkeypatch.setattr("harness.statistics._CHUNK", 1000)
-    assert mean_interval(data, draws=500) == pytest.approx(whole, abs=1e-12)
-
-
 @pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf]])
 def test_missing_and_infinite_scores_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="only finite"):
