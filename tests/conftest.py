@@ -20,6 +20,9 @@ from harness.subject import tiny
 from harness.subject.amx import avoid_trapped_amx
 from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 
+# A broken law then shows the values that broke it, as an assertion in a test does.
+pytest.register_assert_rewrite("harness.laws.methods", "harness.laws.evaluators", "harness.laws.states")
+
 avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
 REPOSITORY = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from hydra.utils import instantiate
-from laws.lab import composed, names_of
+from laws.yamls import names_of
 
 from bench import batching, growth, judging, methods, report, search
 from bench.__main__ import TABLES, arguments, asked_tables, main
@@ -25,6 +25,7 @@ from bench.plain import hooked
 from bench.suite import WAYS, Models, side_by_side, way
 from bench.timing import Stopwatch, Timing, median, ratio
 from bench.work import Work, model_config, model_overrides
+from harness.laws.lab import composed
 from harness.subject.load import ModelConfig, load_model
 from harness.types import Site
 

@@ -1,7 +1,8 @@
 """Evaluators and objectives that a task cannot have are refused before weights load."""
 
 import pytest
-from laws.lab import job_of
+
+from harness.laws.lab import job_of
 
 TINY = ("model=tiny", "tracking=none", "task.limit=4")
 

@@ -10,13 +10,14 @@ from typing import Any, get_type_hints
 import pytest
 from axbench_data import write_folder
 from hydra.utils import get_class, instantiate
-from laws.lab import CONF, SHIPPED_TASKS, class_of, composed, job_for, job_of, names_of
 from laws.tiny_classifier import classifier_folder
-from laws.tiny_vector import vector_file
+from laws.yamls import CONF, class_of, names_of
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.build import build
 from harness.config import expand
+from harness.laws.lab import SHIPPED_TASKS, composed, job_for, job_of
+from harness.laws.tiny_vector import vector_file
 from harness.types import Evaluator, Method
 from methods.dsas import DSAS
 from methods.single_vector import SingleVector

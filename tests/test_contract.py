@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from laws.lab import NEW_TOKENS, Lab, cut, early_stops, ids, job_for, job_of, lab_for, one_thread
 from laws.plain_model import Edit, PlainModel
 from torch import Tensor
 from torch.nn import functional
 
 from harness.directions import encoded_names
+from harness.laws.lab import NEW_TOKENS, Lab, cut, early_stops, ids, job_for, job_of, lab_for, one_thread
 from harness.types import Intervention, Parameters
 from harness.workbench import Request
 from methods.dsas import DSAS

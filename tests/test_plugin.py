@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from laws import evaluator_laws, method_laws
-from laws.lab import Lab, job_of, one_thread
+
+from harness.commands import laws
+from harness.laws import evaluators as evaluator_laws
+from harness.laws import methods as method_laws
+from harness.laws.lab import Lab, job_of, one_thread
 
 METHOD = '''
 """A method of somebody else's."""
@@ -187,6 +190,39 @@ def test_their_evaluator_keeps_the_laws(importable: str) -> None:
     job = job_of([*SMALL, importable, "method=louder", "evaluator=[length]"])
     for law in evaluator_laws.LAWS:
         law(job.scoring.evaluators["length"])
+
+
+def test_the_laws_command_holds_their_plugins_to_them(importable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert laws.main([importable, "method=louder", "task.limit=6"]) == 0
+    assert "22 laws hold" in capsys.readouterr().out
+    assert laws.main([importable, "evaluator=length"]) == 0
+    assert "7 laws hold" in capsys.readouterr().out
+
+
+def test_the_laws_command_names_what_is_broken(
+    importable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from louder import steering  # pyright: ignore[reportMissingImports]
+
+    def in_place(_edit, h, _where, carry):
+        return h.mul_(1.5), carry
+
+    monkeypatch.setattr(steering.Scale, "apply", in_place)
+    assert laws.main([importable, "method=louder"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "edits are pure broken" in printed
+    assert "fit is deterministic holds" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [(["method=louder"], "method=louder does not exist"), (["task=facts"], "name one plug-in")],
+)
+def test_the_laws_command_refuses_in_one_line(
+    command: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert laws.main(command) == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_their_method_goes_behind_a_gate(importable: str) -> None:

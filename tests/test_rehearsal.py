@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from laws.lab import job_of
 
 from harness.generate import generate
+from harness.laws.lab import job_of
 from harness.rehearsal import rehearse
 
 TINY = (

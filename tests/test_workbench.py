@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from laws.lab import job_for
 from torch import Tensor
 
 from harness import generate as generating
 from harness.control import Control
 from harness.directions import AddVector
+from harness.laws.lab import job_for
 from harness.subject.load import Loaded
 from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts

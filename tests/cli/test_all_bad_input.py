@@ -19,6 +19,9 @@ from harness.config import composed
 from harness.nodes import built
 from harness.scoring import Evaluator
 
+pytestmark = pytest.mark.timeout(1_800)
+"""Each test starts a command a hundred times and more."""
+
 AsModule = Callable[..., Finished]
 RUN, SMALL = "harness", (*TINY, "task.limit=2", "evaluator=token_overlap")
 CONF = Path(__file__).parents[2] / "conf"

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from child import TINY, Cli
-from laws.lab import job_of
 from safetensors.torch import load_file
 
 from harness.generate import subject_for
+from harness.laws.lab import job_of
 from harness.records.run import read_run
 from harness.tasks.side_effects import SideEffects
 from harness.workbench import Request, Workbench

@@ -1,5 +1,1 @@
-"""What every plug-in must keep, as plain functions: the tests here hand them each YAML of ``conf``."""
-
-import pytest
-
-pytest.register_assert_rewrite("laws.method_laws", "laws.evaluator_laws", "laws.states")
+"""The laws of ``harness.laws``, handed each YAML of ``conf``."""

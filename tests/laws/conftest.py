@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from laws.lab import one_thread
+from harness.laws.lab import one_thread
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -12,10 +12,11 @@ from hydra.utils import instantiate
 from harness.build import Job, check
 from harness.control import Control
 from harness.generate import generate
+from harness.laws.lab import Lab, composed, job_for, lab_for, spread, workbench_of
+from harness.laws.methods import hooks_of
 from harness.types import Access, Artifact, Example, FitData, Method, Subject
 from harness.workbench import Request, Workbench
-from laws.lab import Lab, class_of, composed, job_for, lab_for, names_of, spread, workbench_of
-from laws.method_laws import hooks_of
+from laws.yamls import class_of, names_of
 
 METHODS, CONTROLS = names_of("method"), names_of("control")
 STEERING = [name for name in METHODS if class_of("method", name).steers]

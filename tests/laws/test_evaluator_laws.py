@@ -6,10 +6,11 @@ from functools import cache
 import pytest
 from hydra.utils import instantiate
 
+from harness.laws import evaluators as evaluator_laws
+from harness.laws.lab import composed
 from harness.types import Evaluator
-from laws import evaluator_laws
-from laws.lab import class_of, composed, names_of
 from laws.tiny_classifier import classifier_folder
+from laws.yamls import class_of, names_of
 
 EVALUATORS = names_of("evaluator")
 Law = Callable[[Evaluator], None]

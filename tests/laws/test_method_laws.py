@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from laws import method_laws
-from laws.lab import Lab, class_of, lab_for, names_of
+from harness.laws import methods as method_laws
+from harness.laws.lab import Lab, lab_for
+from laws.yamls import class_of, names_of
 
 METHODS = names_of("method")
 STEERING = [name for name in METHODS if class_of("method", name).steers]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from axbench_data import write_folder
-from laws.lab import job_of
 
 from harness.commands.write_prompts import main
+from harness.laws.lab import job_of
 from harness.types import Example, Layout
 from methods.prompting import ConceptPrompting
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
-from laws.lab import job_of
 
+from harness.laws.lab import job_of
 from harness.records.keys import Keys, described, key_of
 from harness.types import Method, Range
 

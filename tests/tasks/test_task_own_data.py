@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from laws.lab import job_of
 
+from harness.laws.lab import job_of
 from harness.tasks.concept import Concept
 from harness.tasks.pairs import Pairs
 from harness.types import Pair

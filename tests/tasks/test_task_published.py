@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from laws.lab import class_of, job_of
 from laws.tiny_classifier import classifier_folder
+from laws.yamls import class_of
 
+from harness.laws.lab import job_of
 from harness.tasks.boolq import BoolQ
 from harness.tasks.copa import COPA
 from harness.tasks.gsm8k import GSM8K

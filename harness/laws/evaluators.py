@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import pytest
-
 from harness.evaluate import evaluate
 from harness.judges.prompts import RUBRICS
+from harness.laws.lab import expected
 from harness.records.run import EvaluatorNote
 from harness.types import Evaluator, Example, Generation, Grading, Record, Score, Tools, Verdict
 
@@ -195,7 +194,7 @@ def silent_tools_leave_records_unscored(evaluator: Evaluator) -> None:
 
 def missing_tools_are_an_error(evaluator: Evaluator) -> None:
     """An evaluator without the tool that it needs says which, instead of scoring."""
-    with pytest.raises(ValueError, match="|".join(sorted(evaluator.needs))):
+    with expected(ValueError, *sorted(evaluator.needs)):
         evaluator.score(records(evaluator), Tools())
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.laws.lab import Lab, cut, early_stops, expected, ids, row_index, workbench_of
+from harness.laws.states import Rows, Side, chosen, sites_of
+from harness.laws.toy_block import ToyBlock
 from harness.subject.hooks import Steering
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
@@ -22,14 +24,9 @@ from harness.subject.sites import FAMILIES, Blocks
 from harness.subject.tally import Tally
 from harness.types import Artifact, Carry, Edit, Intervention, Site, Where
 from harness.workbench import Request
-from laws.lab import Lab, cut, early_stops, ids, row_index, workbench_of
-from laws.states import Rows, Side, chosen, sites_of
-from laws.toy_block import ToyBlock
 
 FILLER = (30, 41, 52, 63, 74)
 """Tokens that stand for a completion."""
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-"""Methods may keep what they look up in float32, also for a model in float64."""
 SIDES: tuple[Side, ...] = ("left", "right")
 
 
@@ -53,13 +50,18 @@ def same(first: Artifact, second: Artifact) -> bool:
     )
 
 
+def _assert_close(actual: Tensor, due: Tensor) -> None:
+    """Equal within what float32 holds: methods may keep what they look up in it, also for a model in float64."""
+    torch.testing.assert_close(actual, due, rtol=1e-5, atol=1e-5)
+
+
 # What holds for every method.
 
 
 def is_frozen_data(lab: Lab) -> None:
     """A method is a frozen dataclass: it keeps nothing between calls, and parameters are the fields it declares."""
     method = lab.job.method
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with expected(dataclasses.FrozenInstanceError):
         method.instruction = "other"  # pyright: ignore[reportAttributeAccessIssue]
     assert set(vars(method)) == {item.name for item in dataclasses.fields(method)}
     assert method == type(method)(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init})
@@ -153,7 +155,7 @@ def likelihoods_do_not_depend_on_the_batch(lab: Lab) -> None:
         together = loglikelihood(network, texts, lab.intervention(), tally)
         for row, request in enumerate(lab.requests):
             alone = loglikelihood(network, [texts[row]], lab.bench.intervention([request]), tally)
-            torch.testing.assert_close(alone[0], together[row], **CLOSE)
+            _assert_close(alone[0], together[row])
 
 
 def options_of_a_row_share_its_pass(lab: Lab) -> None:
@@ -167,7 +169,7 @@ def options_of_a_row_share_its_pass(lab: Lab) -> None:
         together = loglikelihood(network, texts, intervention, shared, owners)
         for text, owner, found in zip(texts, owners, together, strict=True):
             (alone,) = loglikelihood(network, [text], intervention, single, [owner])
-            torch.testing.assert_close(alone, found, **CLOSE)
+            _assert_close(alone, found)
     if intervention.uses_cache and intervention.edits:
         assert shared.forward_tokens - shared.padding_tokens == single.forward_tokens / 2
 
@@ -224,7 +226,7 @@ def padding_does_not_matter(lab: Lab) -> None:
         for row in range(len(rows)):
             alone, _ = rows.take([row]).prefill(side).through(intervention.take(row_index([row])))
             for site, h in alone.items():
-                torch.testing.assert_close(together[site][row], h[0], **CLOSE)
+                _assert_close(together[site][row], h[0])
 
 
 def edits_are_pure(lab: Lab) -> None:
@@ -276,11 +278,11 @@ def take_commutes_with_apply(lab: Lab) -> None:
         reals = started.real(begun), fewer.without_last().prefill("right").real(begun_fewer)
         for site in rows.states:
             for place, row in enumerate(order):
-                torch.testing.assert_close(reals[1][site][place], reals[0][site][row], **CLOSE)
-            torch.testing.assert_close(after_fewer[site], after[site][row_index(order)], **CLOSE)
+                _assert_close(reals[1][site][place], reals[0][site][row])
+            _assert_close(after_fewer[site], after[site][row_index(order)])
         assert later_fewer.keys() == later.keys()
         for key, value in chosen(later, order).items():
-            torch.testing.assert_close(later_fewer[key], value, **CLOSE)
+            _assert_close(later_fewer[key], value)
 
 
 def a_step_continues_the_prompt(lab: Lab) -> None:
@@ -295,7 +297,7 @@ def a_step_continues_the_prompt(lab: Lab) -> None:
     stepwise, _ = rows.last().through(intervention, carry)
     for site, h in stepwise.items():
         for row in range(len(rows)):
-            torch.testing.assert_close(h[row, 0], at_once[site][row][-1], **CLOSE)
+            _assert_close(h[row, 0], at_once[site][row][-1])
 
 
 def rows_have_parameters_of_their_own(lab: Lab) -> None:
@@ -309,7 +311,7 @@ def rows_have_parameters_of_their_own(lab: Lab) -> None:
         expected, _ = batch.through(alone)
         found, _ = batch.through(many.take(row_index([row])))
         for site, h in expected.items():
-            torch.testing.assert_close(found[site], h, **CLOSE)
+            _assert_close(found[site], h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,9 +335,9 @@ def hooks_are_gone_after_an_exception(lab: Lab) -> None:
     last = max(whole.edits)
     broken = dataclasses.replace(whole, edits={**whole.edits, last: Failing(whole.edits[last])})
     endless = dataclasses.replace(lab.bench.subject, network=dataclasses.replace(network, stop_ids=frozenset()))
-    with pytest.raises(RuntimeError, match="planted"):
+    with expected(RuntimeError, "planted"):
         endless.decode(lab.prompts(), broken, Sampling(3))
-    with pytest.raises(RuntimeError, match="planted"):
+    with expected(RuntimeError, "planted"):
         loglikelihood(network, [Text(prompt, FILLER) for prompt in lab.prompts()], broken, tally)
     assert hooks_of(network) == 0
     assert torch.equal(next_token_logprobs(network, lab.prompts(), Intervention(), tally), before)

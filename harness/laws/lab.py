@@ -8,16 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
-from hydra import compose, initialize_config_module
-from hydra.utils import get_class
-from omegaconf import DictConfig, open_dict
 
 from harness.build import Job, build
+from harness.config import composed
+from harness.laws.tiny_vector import vector_file
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
@@ -26,9 +22,7 @@ from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
 from harness.types import Artifact, Intervention, Layout, Parameters, Range
 from harness.workbench import Request, Workbench
-from laws.tiny_vector import vector_file
 
-CONF = Path(__file__).parents[2] / "conf"
 SHIPPED_TASKS = ("facts", "behaviors", "sentiment")
 """Tasks that need no download."""
 ROWS, NEW_TOKENS = 6, 4
@@ -53,25 +47,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def names_of(group: str) -> list[str]:
-    """Every YAML of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+@contextmanager
+def expected(error: type[Exception], *words: str) -> Iterator[None]:
+    """What happens inside must fail with an error of this type that says one of the words, if there are any.
 
-
-def class_of(group: str, name: str) -> type:
-    """The class that a YAML names, or the YAML that it starts from."""
-    node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-    return get_class(node["_target_"]) if "_target_" in node else class_of(group, node["defaults"][0])
-
-
-def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration that ``python -m harness`` would see, and which YAML each group was taken from."""
-    with initialize_config_module("conf", version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
+    Raises:
+        AssertionError: nothing failed, or the error says something else.
+    """
+    try:
+        yield
+    except error as raised:
+        message = str(raised)
+        assert not words or any(word in message for word in words), f"the error says {message!r}, not {words}"
+    else:
+        raise AssertionError(f"nothing failed; a {error.__name__} was due")
 
 
 def job_of(overrides: Sequence[str]) -> Job:
@@ -85,26 +74,32 @@ _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
 
 
-def _settings_of(method: str) -> tuple[str, ...]:
-    settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
-    files = (f"method.path={vector_file()}",) if method == "vector" else ()
-    few = (f"method.{name}={number}" for name, number in _FEW.items() if name in settings)
-    return (*_SMALL, *files, *(_SHORT_TRAINING if "training" in settings else ()), *few)
-
-
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
-    """A small job of a method, on the first shipped task that offers what the method requires."""
+    """A small job of a method, on the first shipped task that offers what the method requires.
+
+    Args:
+        method: name of a YAML of the group ``method``.
+        overrides: further settings; they come last, so they win.
+        family: architecture of the tiny model.
+
+    Raises:
+        ValueError: no shipped task offers what the method requires.
+    """
+    node = composed([f"method={method}", *overrides])[0].method
+    few = [f"method.{name}={number}" for name, number in _FEW.items() if name in node]
+    training = _SHORT_TRAINING if "training" in node else ()
+    files = (f"method.path={vector_file()}",) if method == "vector" else ()
+
     refusals = []
     for task in SHIPPED_TASKS:
+        settings = [f"method={method}", *_SMALL, *files, *training, *few, f"model.family={family}", f"task={task}"]
         try:
-            return job_of(
-                [f"method={method}", *_settings_of(method), f"model.family={family}", f"task={task}", *overrides]
-            )
+            return job_of([*settings, *overrides])
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise
             refusals.append(str(error))
-    raise AssertionError(f"no shipped task offers what {method} requires: {refusals}")
+    raise ValueError(f"no shipped task offers what {method} requires: {'; '.join(refusals)}")
 
 
 @cache
