@@ -132,9 +132,9 @@ def _with_controls_and_jobs(
     """The jobs of ``jobs`` and the controls that ``controls=auto`` adds."""
     if config.controls not in ("none", "auto"):
         raise ValueError(f"controls must be none or auto, got {config.controls}")
-    jobs = OmegaConf.to_container(config.jobs, resolve=True)
+    jobs = OmegaConf.to_container(config.jobs, resolve=True) if OmegaConf.is_config(config.jobs) else config.jobs
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
-        raise ValueError("jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]]")
+        raise ValueError(f"jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {jobs}")
     # A job is one job: what it was expanded from does not stay in it, nor what an experiment's YAML lists.
     given = [item for item in overrides if _key(item) not in ("jobs", "controls")]
     if jobs and _value(given, "experiment"):
@@ -241,14 +241,19 @@ def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many:
         return kept
 
 
-def refuse_lists(overrides: Sequence[str]) -> None:
-    """Raise ValueError for a list where one choice is due: Hydra would merge its YAMLs into one node without a word."""
+def refuse_odd_choices(overrides: Sequence[str]) -> None:
+    """Raise ValueError for a list or a path where the name of one choice is due.
+
+    Hydra would merge the YAMLs of a list into one node without a word, and take a YAML of another group by its path.
+    """
     groups = {folder.name for folder in resources.files("conf").iterdir() if folder.is_dir()} - {"evaluator"}
     for item in overrides:
         value = item.partition("=")[2].strip()
         if _key(item) in groups and value.startswith("[") and value.endswith("]"):
             choices = value.strip("[] ")
             raise ValueError(f"{_key(item)} takes one choice, got {value}; -m {_key(item)}={choices} runs each of them")
+        if _key(item) in groups and ".." in value.split("/"):
+            raise ValueError(f"{_key(item)} takes the name of one choice, got the path {value}")
 
 
 def refuse_search_paths(overrides: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import launching, workers
 from harness.commands.help import help_text
-from harness.config import composed, expand, explain, fitting, is_several, refuse_lists, refuse_search_paths, swept
+from harness.config import composed, expand, explain, fitting, is_several, refuse_odd_choices, refuse_search_paths, swept
 from harness.launching import Outcome
 
 DEBUG = "HARNESS_DEBUG" in os.environ
@@ -62,7 +62,7 @@ def command_line(main: Callable[[], Any]) -> int:
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     try:
-        refuse_lists(sys.argv[1:])
+        refuse_odd_choices(sys.argv[1:])
         refuse_search_paths(sys.argv[1:])
         if not _shown_jobs():
             _run_hydra(main)
@@ -75,8 +75,9 @@ def command_line(main: Callable[[], Any]) -> int:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return 130
     outcomes = launching.command_line.outcomes
-    if len(outcomes) == 1 and outcomes[0].folder is not None and "--multirun" not in sys.argv and not sweep:
-        _print_run(Path(outcomes[0].folder))
+    only = outcomes[0] if len(outcomes) == 1 else None
+    if only and only.folder is not None and not only.error and "--multirun" not in sys.argv and not sweep:
+        _print_run(Path(only.folder))
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
@@ -133,9 +134,11 @@ def _wrong_option() -> str | None:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
-            get_args_parser().parse_args()
+            options = get_args_parser().parse_args()
     except SystemExit as stop:
         return complaint.getvalue().strip().rpartition("error: ")[2] if stop.code else None
+    if options.experimental_rerun:
+        return "--experimental-rerun is refused: it runs what a pickled file says; give the overrides themselves"
     return None
 
 
