@@ -134,7 +134,9 @@ def _with_controls_and_jobs(
         raise ValueError(f"controls must be none or auto, got {config.controls}")
     jobs = OmegaConf.to_container(config.jobs, resolve=True) if OmegaConf.is_config(config.jobs) else config.jobs
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
-        raise ValueError(f"jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {jobs}")
+        raise ValueError(
+            f"jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {jobs}"
+        )
     # A job is one job: what it was expanded from does not stay in it, nor what an experiment's YAML lists.
     given = [item for item in overrides if _key(item) not in ("jobs", "controls")]
     if jobs and _value(given, "experiment"):

@@ -7,7 +7,7 @@ file goes a line whenever a phase that took a while ends, and at least every hal
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +20,9 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 """Reports so many newly finished items."""
+
+Figures = Mapping[str, float | str]
+"""What a job says of itself while it lasts: its phase, how far it is, what its search has reached."""
 
 HEARTBEAT_SECONDS = 30.0
 """Longest silence into a pipe or a log."""
@@ -35,6 +38,7 @@ class _Job:
     title: str = ""
     place: str = ""
     log: Path | None = None
+    watch: Callable[[Figures], None] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -59,6 +63,22 @@ def job(title: str, number: int = 1, of: int = 1, log: Path | None = None) -> It
         yield
     finally:
         _job.title, _job.place, _job.log = "", "", None
+
+
+@contextmanager
+def watched(watch: Callable[[Figures], None]) -> Iterator[None]:
+    """Hand everything that is reported inside the block to ``watch`` as well."""
+    before, _job.watch = _job.watch, watch
+    try:
+        yield
+    finally:
+        _job.watch = before
+
+
+def report(figures: Figures) -> None:
+    """Say how far the job is to whoever watches it; nothing happens if nobody does."""
+    if _job.watch is not None:
+        _job.watch(figures)
 
 
 def say(text: str) -> None:
@@ -92,6 +112,11 @@ class _Phase:
     unit: str
     start: float = field(default_factory=monotonic)
     done: int = 0
+
+    def figures(self) -> Figures:
+        """How far it is, for a tracker."""
+        known = {} if self.total is None else {"progress/total": self.total}
+        return {"progress/phase": self.title, "progress/done": self.done, **known}
 
     def line(self) -> str:
         """How far it is, in words."""
@@ -127,7 +152,9 @@ def phase(title: str, total: int | None = None, unit: str = "trials") -> Iterato
             def advance(count: int) -> None:
                 state.done += count
                 draw(count)
+                report(state.figures())
 
+            report(state.figures())
             yield advance
     finally:
         ended.set()

@@ -82,20 +82,20 @@ def run(job: Job) -> tuple[Path, RunRecord]:
             job.tracking.publish(folder, job.sweep)
             return folder, earlier
 
-        record = _begun(job, folder)
-        record.write(folder)
-        try:
-            record = _carry_out(job, folder, record)
-        except Exception as error:
-            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-            # What was generated before the failure can be scored: say where it lies.
-            known = RunRecord.read(folder)
-            known.model_copy(update={"status": "failed", "error": first_line(error)}).write(folder)
-            job.tracking.publish(folder, job.sweep)
-            raise
-        record.write(folder)
-        (folder / TRACEBACK).unlink(missing_ok=True)
-        job.tracking.publish(folder, job.sweep)
+        _begun(job, folder).write(folder)
+        with job.tracking.live(folder, job.sweep) as live:
+            try:
+                record = _carry_out(job, folder, RunRecord.read(folder))
+            except Exception as error:
+                (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+                # What was generated before the failure can be scored: say where it lies.
+                known = RunRecord.read(folder)
+                known.model_copy(update={"status": "failed", "error": first_line(error)}).write(folder)
+                job.tracking.publish(folder, job.sweep, live)
+                raise
+            record.write(folder)
+            (folder / TRACEBACK).unlink(missing_ok=True)
+            job.tracking.publish(folder, job.sweep, live)
         return folder, record
 
 

@@ -17,7 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import launching, workers
 from harness.commands.help import help_text
-from harness.config import composed, expand, explain, fitting, is_several, refuse_odd_choices, refuse_search_paths, swept
+from harness.config import (
+    composed,
+    expand,
+    explain,
+    fitting,
+    is_several,
+    refuse_odd_choices,
+    refuse_search_paths,
+    swept,
+)
 from harness.launching import Outcome
 
 DEBUG = "HARNESS_DEBUG" in os.environ

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.records.keys import key_of
+from harness.records.lines import stored
 from harness.records.rows import UNSTEERED, Selected
-from harness.records.run import StoredRun, read_run
+from harness.records.run import ARTIFACT_FILE, TRIALS_FILE, StoredRun, read_run
 
-FORMAT = 2
+FORMAT = 3
 """Bump by hand whenever the same directory is published differently, so that earlier copies are replaced."""
 
 INTERVAL = ("value", "low", "high", "num_scored", "num_unscored")
@@ -39,6 +40,7 @@ class Publication:
         rows: the table, one row per example.
         curve: number of trials and mean best objective so far; 0 trials is the un-steered text.
         failed: the run did not finish.
+        files: the fitted tensors and the search's trials, by what they are, where there are any.
     """
 
     id: str
@@ -53,11 +55,13 @@ class Publication:
     rows: tuple[tuple[Any, ...], ...]
     curve: tuple[tuple[int, float], ...]
     failed: bool
+    files: Mapping[str, Path]
 
     @property
     def digest(self) -> str:
-        """Equal for equal content."""
-        return key_of([FORMAT, asdict(self)])
+        """Equal for equal content; where the files lie is no part of it."""
+        content = asdict(self) | {"files": {kind: path.name for kind, path in self.files.items()}}
+        return key_of([FORMAT, content])
 
 
 def read_publication(run_folder: Path, group: str | None, tags: Iterable[str] = ()) -> Publication:
@@ -87,7 +91,15 @@ def read_publication(run_folder: Path, group: str | None, tags: Iterable[str] = 
         rows=rows,
         curve=_curve(run),
         failed=record.status != "done",
+        files=_files(run),
     )
+
+
+def _files(run: StoredRun) -> dict[str, Path]:
+    """Fitted tensors and trials, where the run has any."""
+    candidates = {"fitted": run.generations_folder / ARTIFACT_FILE, "trials": run.generations_folder / TRIALS_FILE}
+    places = {kind: stored(path) for kind, path in candidates.items()}
+    return {kind: path for kind, path in places.items() if path is not None}
 
 
 def _tags(run: StoredRun, extra: Iterable[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from harness.records.rows import FORMAT, Selected, Trial, score_of, selected_of,
 from harness.scoring import Estimate, Evaluator, Metric, MetricKind, Score, audited_score
 
 RUN_FILE, SCORES_FILE, GENERATIONS_FILE, TRIALS_FILE = "run.json", "scores.jsonl", "generations.jsonl", "trials.jsonl"
-LATENTS_FILE = "latents.jsonl"
+LATENTS_FILE, ARTIFACT_FILE = "latents.jsonl", "artifact.safetensors"
 Status = Literal["running", "done", "failed"]
 
 

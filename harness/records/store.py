@@ -21,7 +21,7 @@ from harness.records.lines import (
     write_lines,
 )
 from harness.records.rows import FORMAT, Selected, Trial, selected_of, selected_row, trial_of, trial_row
-from harness.records.run import GENERATIONS_FILE, LATENTS_FILE, TRIALS_FILE, Cost, Receipt
+from harness.records.run import ARTIFACT_FILE, GENERATIONS_FILE, LATENTS_FILE, TRIALS_FILE, Cost, Receipt
 from harness.scoring import RecordKind
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class GenerationStore:
         """The fitted tensors, if they were saved before."""
         from safetensors.torch import load_file  # imports torch, which readers of scores need not wait for
 
-        path = self.folder / "artifact.safetensors"
+        path = self.folder / ARTIFACT_FILE
         return load_file(path) if path.exists() else None
 
     def save_artifact(self, artifact: Artifact) -> None:
@@ -217,7 +217,7 @@ class GenerationStore:
         from safetensors.torch import save_file
 
         tensors = {name: value.detach().cpu().contiguous() for name, value in artifact.items()}
-        with replaced(self.folder / "artifact.safetensors") as draft:
+        with replaced(self.folder / ARTIFACT_FILE) as draft:
             save_file(tensors, draft)
 
     @property

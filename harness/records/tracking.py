@@ -1,4 +1,7 @@
-"""Copies of finished runs in Weights & Biases, made from the run's directory. The only file that imports wandb."""
+"""Runs in Weights & Biases: open while they last, whole at their end. The only file that imports wandb.
+
+What stands in W&B at the end is made from the run's directory, so that it can be made again from there.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal, get_args
 
+from harness.progress import Figures, watched
 from harness.records.keys import key_of
 from harness.records.lines import read_json, write_json
 from harness.records.publication import Publication, read_publication
@@ -23,13 +28,19 @@ TABLE = "examples"
 TRIALS, BEST_OBJECTIVE = "search/trials", "search/best_objective"
 REPORT = "report"
 """Job type of a comparison's report."""
+_PROGRESS_EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
     """No tracking: everything is in the run's directory anyway."""
 
-    def publish(self, run_folder: Path, group: str | None = None) -> str | None:
+    @contextmanager
+    def live(self, run_folder: Path, group: str | None = None) -> Iterator[Live | None]:
+        """Show a run while the block lasts; nothing to do here."""
+        yield None
+
+    def publish(self, run_folder: Path, group: str | None = None, live: Live | None = None) -> str | None:
         """Publish a finished run; nothing to do here."""
         return None
 
@@ -42,9 +53,11 @@ class Tracking:
 class WandbTracking(Tracking):
     """Weights & Biases. A W&B that fails or is missing costs one warning, never a run.
 
-    A run is published whole, at its end, under an id made from its key: publishing again replaces the copy, or does
-    nothing where it is the same already. Offline copies lie in ``wandb/`` beside the run's directory, at most one for
-    each run; ``wandb sync`` uploads them.
+    A run is open from its start, under an id made from its key: its settings, its phase and what its search reaches are
+    there at once, and a run that dies is one that W&B calls crashed. At its end it gets the metrics, the table, the
+    curve, the fitted tensors and the trials. Publishing a finished run again replaces the copy, or does nothing where
+    it is the same already. Offline copies lie in ``wandb/`` beside the run's directory, at most one for each run;
+    ``wandb sync`` uploads them.
 
     Args:
         project: W&B project.
@@ -73,17 +86,52 @@ class WandbTracking(Tracking):
         if not self.timeout > 0:
             raise ValueError(f"tracking.timeout must be above 0 seconds, got {self.timeout}")
 
-    def publish(self, run_folder: Path, group: str | None = None) -> str | None:
+    @contextmanager
+    def live(self, run_folder: Path, group: str | None = None) -> Iterator[Live | None]:
+        """Open the W&B run of a run that starts now, and hand it what the job reports while the block lasts.
+
+        Whoever knows how the run ended hands the yielded object to `publish`, which adds the rest and closes it. If
+        nobody does, because the process is being stopped, it is closed as one that failed.
+
+        Args:
+            run_folder: directory with run.json.
+            group: name of the sweep.
+        """
+        live = self._opened(run_folder, group)
+        if live is None:
+            yield None
+            return
+        try:
+            with watched(live.log):
+                yield live
+        finally:
+            live.close(exit_code=1)
+
+    def _opened(self, run_folder: Path, group: str | None) -> Live | None:
+        """The open run, or None where W&B is off or fails: what is wrong with it, `publish` will say."""
+        try:
+            mode = wanted_mode() if self.mode == "auto" else self.mode
+            if mode == "disabled":
+                return None
+            copy, folder = _run_copy(run_folder, self.group or group, self.tags), run_folder.parent / "wandb"
+            self._forget(copy, folder, mode)
+            return Live(copy.id, mode, self._begin(copy, folder, mode))
+        except Exception as error:
+            logger.debug("no live run in W&B: %s", _one_line(error))
+            return None
+
+    def publish(self, run_folder: Path, group: str | None = None, live: Live | None = None) -> str | None:
         """Publish a run.
 
         Args:
             run_folder: directory with run.json.
             group: name of the sweep.
+            live: what `live` yielded for this run, if it is still open.
 
         Returns:
             The id of the W&B run, or None if there is none; the reason is then in the log.
         """
-        return self._attempt(run_folder, lambda: _run_copy(run_folder, self.group or group, self.tags))
+        return self._attempt(run_folder, lambda: _run_copy(run_folder, self.group or group, self.tags), live)
 
     def publish_report(self, path: Path, group: str | None = None) -> str | None:
         """Publish a comparison's page, to look at and to download; see `publish`. Without the file nothing happens.
@@ -96,13 +144,16 @@ class WandbTracking(Tracking):
             return None
         return self._attempt(path, lambda: _report_copy(path, self.group or group, self.tags))
 
-    def _attempt(self, source: Path, make: Callable[[], _Copy]) -> str | None:
+    def _attempt(self, source: Path, make: Callable[[], _Copy], live: Live | None = None) -> str | None:
         """The border: whatever fails behind it is one line in the log."""
         try:
             mode = wanted_mode() if self.mode == "auto" else self.mode
             if mode == "disabled":
                 return None
-            return self._publish(make(), source.parent / "wandb", mode)
+            copy, folder = make(), source.parent / "wandb"
+            if live is not None and live.is_open and self._completed(live, copy, folder):
+                return copy.id
+            return self._publish(copy, folder, mode)
         except Exception as error:
             logger.warning("%s was not published to W&B: %s", source, _one_line(error))
             return None
@@ -127,29 +178,54 @@ class WandbTracking(Tracking):
     def _claim(self, copy: _Copy, mode: Way) -> dict[str, Any]:
         return {"digest": copy.digest, "mode": mode, "entity": self.entity, "project": self.project}
 
+    def _completed(self, live: Live, copy: _Copy, folder: Path) -> bool:
+        """Add what is known at the end to the open run and close it; False, with nothing left of it, if that failed."""
+        try:
+            with _settings_of_wandb(folder, copy.id, live.mode):
+                live.run.config.update(copy.opening.get("config", {}), allow_val_change=True)
+                live.run.notes = copy.opening.get("notes")
+                copy.write(live.run)
+                live.close(int(copy.failed))
+        except Exception as error:
+            logger.debug("the live run in W&B could not be completed: %s", _one_line(error))
+            live.close(exit_code=1)
+            _discard(folder, copy.id, live.mode)
+            return False
+        self._sent(copy, folder, live.mode)
+        return True
+
     def _replace(self, copy: _Copy, folder: Path, mode: Way) -> None:
         """Make the copy, or leave nothing of it: half a copy must not be there to be synced."""
+        self._forget(copy, folder, mode)
+        try:
+            with _settings_of_wandb(folder, copy.id, mode):
+                live = Live(copy.id, mode, self._begin(copy, folder, mode))
+                exit_code = 1
+                try:
+                    copy.write(live.run)
+                    exit_code = int(copy.failed)
+                finally:
+                    live.close(exit_code)
+        except BaseException:
+            _discard(folder, copy.id, mode)
+            raise
+        self._sent(copy, folder, mode)
+
+    def _forget(self, copy: _Copy, folder: Path, mode: Way) -> None:
+        """Remove earlier copies and the receipt: it must not vouch for a copy that is killed half-way."""
         receipt = _receipt(folder, copy.id)
         receipt.parent.mkdir(parents=True, exist_ok=True)
         _discard(folder, copy.id, mode)
         if (read_json(receipt) or {}).get("mode") == mode:
-            receipt.unlink()  # it must not vouch for a copy that is killed half-way
-        try:
-            self._send(copy, folder, mode)
-        except BaseException:
-            _discard(folder, copy.id, mode)
-            raise
-        if mode == "online":
-            for made in ("online", "offline"):
-                _discard(folder, copy.id, made)
-        write_json(receipt, self._claim(copy, mode))
+            receipt.unlink()
 
-    def _send(self, copy: _Copy, folder: Path, mode: Way) -> None:
-        with _environment(WANDB_SILENT="true", WANDB_DATA_DIR=str(_staging(folder, copy.id, mode).resolve())):
+    def _begin(self, copy: _Copy, folder: Path, mode: Way) -> Any:
+        """A W&B run, open."""
+        with _settings_of_wandb(folder, copy.id, mode):
             import wandb
 
             try:
-                run = wandb.init(
+                return wandb.init(
                     project=self.project,
                     entity=self.entity,
                     id=copy.id,
@@ -157,14 +233,56 @@ class WandbTracking(Tracking):
                     settings=wandb.Settings(mode=mode, **_quiet(self.timeout)),
                     **copy.opening,
                 )
-                exit_code = 1
-                try:
-                    copy.write(run)
-                    exit_code = int(copy.failed)
-                finally:
-                    run.finish(exit_code=exit_code)
-            finally:
-                wandb.teardown()  # the file is complete only now; and a failed service would keep the id to itself
+            except BaseException:
+                wandb.teardown()  # a failed service would keep the id to itself
+                raise
+
+    def _sent(self, copy: _Copy, folder: Path, mode: Way) -> None:
+        """Note that the copy is whole."""
+        if mode == "online":
+            for made in ("online", "offline"):
+                _discard(folder, copy.id, made)
+        write_json(_receipt(folder, copy.id), self._claim(copy, mode))
+
+
+@dataclass
+class Live:
+    """A W&B run while it is open.
+
+    Args:
+        id: of the run.
+        mode: online or offline.
+        run: W&B's object.
+    """
+
+    id: str
+    mode: Way
+    run: Any
+    is_open: bool = True
+    _next_seconds: float = 0.0
+
+    def log(self, figures: Figures) -> None:
+        """Hand on what the job reports: every round of a search, and how far it is every two seconds at most."""
+        if not self.is_open or ("progress/phase" in figures and monotonic() < self._next_seconds):
+            return
+        if "progress/phase" in figures:
+            self._next_seconds = monotonic() + _PROGRESS_EVERY_SECONDS
+        try:
+            self.run.log(dict(figures))
+        except Exception as error:  # a tracker that fails costs no run
+            logger.debug("W&B took no figures: %s", _one_line(error))
+
+    def close(self, exit_code: int) -> None:
+        """Close the run, once; its file is complete afterwards."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        import wandb
+
+        try:
+            self.run.finish(exit_code=exit_code)
+        finally:
+            wandb.teardown()
 
 
 @dataclass(frozen=True)
@@ -201,6 +319,10 @@ def _writer(publication: Publication) -> Callable[[Any], None]:
             run.log({TRIALS: trials, BEST_OBJECTIVE: objective})
         if publication.rows:
             run.log({TABLE: wandb.Table(columns=list(publication.columns), data=list(map(list, publication.rows)))})
+        for kind, path in publication.files.items():
+            artifact = wandb.Artifact(f"{kind}-{publication.id}", type=kind)
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
         run.summary.update(dict(publication.summary))
 
     return write
@@ -275,6 +397,10 @@ def _discard(folder: Path, id: str, mode: Way) -> None:
     start = "offline-run" if mode == "offline" else "run"
     for path in (_staging(folder, id, mode), *folder.glob(f"{start}-*-{id}")):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _settings_of_wandb(folder: Path, id: str, mode: Way) -> AbstractContextManager[None]:
+    return _environment(WANDB_SILENT="true", WANDB_DATA_DIR=str(_staging(folder, id, mode).resolve()))
 
 
 @contextmanager

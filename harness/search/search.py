@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, ClassVar
 
 from harness.data import Access, Example, Parameters
-from harness.progress import Advance
+from harness.progress import Advance, report
 from harness.records.meter import Meter
 from harness.records.rows import Trial
 from harness.records.store import GenerationStore
@@ -55,6 +56,9 @@ class Setting:
     def keep(self, trials: list[Trial], work: str) -> None:
         """Write the trials of one round, and under this name what they took."""
         self.store.add_trials(trials, self.meter.lap(work))
+        objectives = [trial.objective for trial in trials if trial.objective is not None]
+        if objectives:
+            report({"search/round_mean": fmean(objectives), "search/round_best": max(objectives)})
 
     def note(self, work: str) -> None:
         """Write what was done since the last write, under this name."""

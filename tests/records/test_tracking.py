@@ -11,6 +11,7 @@ import wandb
 from wandb_files import OfflineRun, read_offline
 from wandb_server import Server, serving
 
+from harness import progress
 from harness.records.publication import read_publication
 from harness.records.tracking import Tracking, WandbTracking, is_logged_in, wanted_mode
 
@@ -155,6 +156,73 @@ def test_summary_has_every_metric_with_its_interval_and_counts(tmp_path: Path) -
     assert (summary["overlap/value"], summary["overlap/high"]) == (0.75, 1.0)
     assert summary["derived/f1"] == 0.31
     assert (summary["cost/forward_tokens"], summary["receipt/kl_mean"]) == (1234, 0.25)
+
+
+def test_fitted_tensors_and_trials_are_artifacts(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    fitted = tmp_path / "generations" / "0123abcd" / "artifact.safetensors"
+    fitted.write_bytes(b"tensors")
+    WandbTracking().publish(run)
+    artifacts = only(tmp_path).artifacts
+    assert artifacts.keys() == {"run_table", "fitted", "trials"}
+    (stored,) = artifacts["fitted"].manifest.contents
+    assert (stored.path, stored.size) == ("artifact.safetensors", len(b"tensors"))
+
+
+def test_a_run_is_open_from_its_start(tmp_path: Path) -> None:
+    tracking, running = WandbTracking(), write_run(tmp_path, status="running", estimates={}, receipt=None)
+    with tracking.live(running, "sweep-1") as live:
+        assert live is not None
+        assert live.run.config["seed"] == 7
+        with progress.phase("test items", 2) as advance:
+            advance(1)
+        progress.report({"search/round_best": 0.5})
+        assert list(tmp_path.glob("wandb/offline-run-*"))
+        name = tracking.publish(write_run(tmp_path), "sweep-1", live)
+
+    copy = only(tmp_path)
+    assert (copy.run.run_id, copy.run.run_group, copy.exit_code) == (name, "sweep-1", 0)
+    assert copy.config["run"]["status"] == "done"
+    phases = [row for row in copy.history if "progress/phase" in row]
+    assert (phases[0]["progress/phase"], phases[0]["progress/total"]) == ("test items", 2)
+    assert [row["search/round_best"] for row in copy.history if "search/round_best" in row] == [0.5]
+    assert copy.summary["overlap/value"] == 0.75
+    assert len(copy.table("examples")) == 2
+    before = {path: path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/**/*") if path.is_file()}
+    assert tracking.publish(tmp_path / "facts-caa", "sweep-1") == name
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_run_that_is_stopped_shows_as_one_that_crashed_and_is_replaced_later(tmp_path: Path) -> None:
+    tracking, running = WandbTracking(), write_run(tmp_path, status="running", estimates={}, receipt=None)
+    with pytest.raises(KeyboardInterrupt), tracking.live(running):
+        raise KeyboardInterrupt
+    assert only(tmp_path).exit_code == 1
+    with tracking.live(running) as live:
+        tracking.publish(write_run(tmp_path), live=live)
+    assert only(tmp_path).exit_code == 0
+
+
+def test_a_live_run_that_breaks_is_published_whole_all_the_same(tmp_path: Path) -> None:
+    tracking, run = WandbTracking(), write_run(tmp_path)
+    with tracking.live(run) as live:
+        assert live is not None
+        live.run.finish()  # as if W&B had gone away in the middle
+        assert tracking.publish(run, live=live) is not None
+    copy = only(tmp_path)
+    assert (copy.summary["overlap/value"], copy.exit_code) == (0.75, 0)
+
+
+def test_online_a_live_run_arrives_while_it_lasts(tmp_path: Path, server: Server) -> None:
+    tracking = WandbTracking(entity="lab")
+    running = write_run(tmp_path, status="running", estimates={}, receipt=None)
+    with tracking.live(running) as live:
+        assert server.runs[0]["displayName"] == "facts-caa"
+        progress.report({"search/round_best": 0.5})
+        tracking.publish(write_run(tmp_path), live=live)
+    assert {run["name"] for run in server.runs} == {live.id if live else None}
+    assert json.loads(server.files["wandb-summary.json"])["overlap/value"] == 0.75
+    assert any("search/round_best" in line for line in server.history.values())
 
 
 def test_table_has_a_row_for_every_example(tmp_path: Path) -> None:
@@ -324,7 +392,7 @@ def test_online_a_run_arrives_whole_and_leaves_no_offline_copy(
     assert (first["groupName"], first["jobType"], first["displayName"]) == ("sweep-1", "caa", "facts-caa")
     assert [json.loads(server.history[step])["search/trials"] for step in range(4)] == [0, 1, 2, 3]
     assert json.loads(server.files["wandb-summary.json"])["overlap/value"] == 0.75
-    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["run_table"]
+    assert {artifact["artifactTypeName"] for artifact in server.artifacts} == {"run_table", "trials"}
     assert any(path.startswith("media/table/examples_") for path in server.files)
     assert read_offline(tmp_path) == []
     assert capfd.readouterr() == ("", "")
