@@ -18,6 +18,9 @@ _SETTINGS = ("method", "search", "control", "objective", "task", "model", "proto
 """Nodes of a configuration that decide what is generated and counted: they tell entries of one method apart."""
 
 
+_PARAMETERS_NAMED = 4
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the leaderboard: a method with its search and control, over one or more seeds.
@@ -72,6 +75,14 @@ class Entry:
         return sum(run.record.cost.trials for run in self.runs) / len(self.runs)
 
     @cached_property
+    def setting(self) -> str:
+        """Layer and parameters of its steered answers, such as ``layer 18, strength 0.15``.
+
+        Seeds that differ stand one behind the other; "chosen per item" where items differ; "" for what has neither.
+        """
+        return " | ".join(dict.fromkeys(filter(None, map(_setting, self.runs))))
+
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Metrics of any of the runs."""
         return {name: metric for run in self.runs for name, metric in run.record.metrics.items()}
@@ -121,6 +132,19 @@ class Entry:
     def is_same_method(self, other: Entry) -> bool:
         """Whether the two differ in nothing but a control or a setting."""
         return all(self.label(axis) == other.label(axis) for axis in ("method", "search", "model"))
+
+
+def _setting(run: StoredRun) -> str:
+    """The layer that was configured and the parameters that were used, if they were the same for all items."""
+    used = {tuple(sorted(item.record.generation.parameters.items())) for item in run.selected.values()} - {()}
+    if len(used) > 1:
+        return "chosen per item"
+    parameters = dict(next(iter(used), ()))
+    layer = run.record.config.get("method", {}).get("layer")
+    if used and isinstance(layer, int) and "layer" not in parameters:
+        parameters = {"layer": layer, **parameters}
+    named = [f"{name} {value:.4g}" for name, value in parameters.items()]
+    return ", ".join([*named[:_PARAMETERS_NAMED], *(["…"] if len(named) > _PARAMETERS_NAMED else [])])
 
 
 def flatten(node: object, prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ from harness.report.html import render
 from harness.report.wording import finite
 
 COLUMNS: tuple[str, ...] = (
-    "comparison", "entry", "method", "search", "control", "model", "seeds", "access", "oracle", "metric",
+    "comparison", "entry", "method", "search", "control", "model", "setting", "seeds", "access", "oracle", "metric",
     "optimised_against_gold", "value", "low", "high", "num_scored", "num_unscored", "against_baseline",
     "against_baseline_low", "against_baseline_high", "share_worse", "fairest_opponent", "gain", "gain_low", "gain_high",
     "p_claim", "p_claim_holm", "verdict", "corrected", "corrected_low", "corrected_high", "num_audited",
@@ -67,6 +67,7 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
         "optimised_metrics": sorted(entry.optimised_metrics),
         "estimates": {name: dataclasses.asdict(item) for name, item in comparison.estimates[entry.name].items()},
         "corrected": {name: dataclasses.asdict(item) for name, item in comparison.corrected[entry.name].items()},
+        "setting": entry.setting,
         "parameters": [run.record.parameters for run in entry.runs],
         "derived": [run.record.derived for run in entry.runs],
         "cost": [run.record.cost.model_dump() for run in entry.runs],
@@ -111,6 +112,7 @@ def _row(comparison: Comparison, entry: Entry, metric: str) -> dict[str, Any]:
         "comparison": comparison.title,
         "entry": entry.name,
         **{key: entry.label(key) for key in ("method", "search", "control", "model")},
+        "setting": entry.setting,
         "seeds": len(entry.runs),
         "access": "+".join(entry.access),
         "oracle": entry.oracle,

@@ -39,6 +39,7 @@ _KINDS = {
 }
 _COLOURS = {"better": "green", "worse": "red", "ceiling": "dim", "not tested": "yellow"}
 _FAILURES_NAMED = 3
+_SETTINGS_NAMED = 4
 _LAYOUTS = (
     ("interval", "others", "gain", "drawing"),
     ("interval", "others", "gain"),
@@ -189,6 +190,10 @@ def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
         marks.append(f"unscored: {', '.join(unscored[:3])}{more}")
     if marks:
         yield "; ".join(marks)
+    settings = [f"{e.name}: {e.setting}" for e in comparison.entries if e.setting and not e.control]
+    if settings:
+        more = f"; {len(settings) - _SETTINGS_NAMED} more in the report" if len(settings) > _SETTINGS_NAMED else ""
+        yield f"with {'; '.join(settings[:_SETTINGS_NAMED])}{more}"
     labels = list(dict.fromkeys(notice.label for notice in comparison.notices))
     if labels:
         yield f"caution: {'; '.join(labels)}"
