@@ -18,6 +18,7 @@ from harness.config import composed, plain_values
 from harness.control import Control
 from harness.credentials import without_credentials
 from harness.data import Access, Split
+from harness.executors.executor import Executor
 from harness.nodes import Packages, built
 from harness.protocol import Protocol, Unsteered, decides
 from harness.records.keys import ENGINE_VERSION, Keys, described, key_of
@@ -29,7 +30,7 @@ from harness.search.per_prompt import PerPrompt
 from harness.search.search import Search
 from harness.side_effects import NotMeasured, Suite
 from harness.steering import Layout, Method
-from harness.subject.load import ModelConfig, ResolvedModel, resolve
+from harness.subject.load import ModelConfig, ResolvedModel
 from harness.subject.scorers import ScorerChoice
 from harness.subject.sizes import EngineConfig
 from harness.tasks.task import Task
@@ -47,6 +48,7 @@ PARTS: Mapping[str, type] = {
     "tracking": Tracking,
     "engine": EngineConfig,
     "side_effects": NotMeasured,
+    "executor": Executor,
 }
 """What may stand in each node of the root."""
 
@@ -148,6 +150,7 @@ class Job:
     task: Task
     model: ResolvedModel
     engine: EngineConfig
+    executor: Executor
     tracking: Tracking
     scoring: Scoring
     seed: int
@@ -341,12 +344,14 @@ def build(
         labels["model"] = model.config.label
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     named = parts.pop("model")
-    model = model or resolve(named)
+    parts["executor"].check(_searching_judge(parts))
+    model = model or parts["executor"].resolved(named)
     suite = parts["side_effects"]
     if "name" in vars(parts["task"]):  # tasks that the user names
         labels["task"] = parts["task"].name
+    own = ("method", "search", "objective", "control", "task", "tracking", "engine", "executor")
     job = Job(
-        **{name: parts[name] for name in ("method", "search", "objective", "control", "task", "tracking", "engine")},
+        **{name: parts[name] for name in own},
         model=model,
         scoring=Scoring(
             evaluators=built_evaluators(values["evaluator"]),
@@ -364,7 +369,7 @@ def build(
         lock_wait=values["lock_wait"],
         labels=labels,
         config=without_credentials(
-            {name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts")}
+            {name: node for name, node in values.items() if name not in ("jobs", "controls", "contrasts", "executor")}
         ),
         overrides=without_credentials(tuple(overrides)),
     )
@@ -375,6 +380,12 @@ def build(
         check_scoring(job.scoring, job.labels["judge"])
         _check_evaluators(job)
     return job
+
+
+def _searching_judge(parts: Mapping[str, Any]) -> Judge | None:
+    """The judge, if the search calls on it."""
+    searches = parts["search"].needs_objective and "judge" in parts["objective"].needs
+    return parts["judge"] if searches else None
 
 
 def checked_values(config: DictConfig) -> dict[str, Any]:

@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
-
-from harness import receipt
 from harness.build import Job
 from harness.data import Example
-from harness.first_pass import check_first_pass
-from harness.lengths import check_lengths
+from harness.executors.crew import Assignment, dismiss_crews, hands_for
+from harness.executors.hands import Hands
 from harness.progress import phase
 from harness.records.locks import locked
-from harness.records.meter import Meter
-from harness.records.rows import UNSTEERED, Selected
+from harness.records.rows import Selected
 from harness.records.run import LATENTS_FILE, Cost, Receipt
-from harness.records.store import GenerationStore, Sizes
-from harness.scoring import Tools
-from harness.search.search import Prepared, Setting
-from harness.subject.load import ResolvedModel, load_model
-from harness.subject.local import LocalSubject, Template
-from harness.subject.scorers import open_subject
-from harness.subject.sizes import Shapes, rows_that_fit
-from harness.workbench import Request, Workbench
-from harness.workspace import Workspace
-
-_subjects: dict[str, LocalSubject] = {}
-
-
-def subject_for(job: Job) -> LocalSubject:
-    """The job's model; the last one used stays loaded for the next job."""
-    key = _weights_key(job.model)
-    if key not in _subjects:
-        _subjects.clear()
-        with phase(f"load {job.model.config.label}"):
-            _subjects[key] = open_subject(load_model(job.model))
-    opened = _subjects[key]
-    opened.forget_prompts()
-    template = Template(job.model.config.prompt_template, job.model.config.chat_template)
-    return LocalSubject(opened.network, opened.tokenizer, template, opened.name, job.engine)
-
-
-def keep_loaded(model: ResolvedModel, subject: LocalSubject) -> None:
-    """Use a model that is loaded already for the jobs that ask for it."""
-    _subjects.clear()
-    _subjects[_weights_key(model)] = subject
-
-
-def forget_subjects() -> None:
-    """Give the memory of loaded models back."""
-    _subjects.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _weights_key(model: ResolvedModel) -> str:
-    """What must be loaded anew for: other weights, another dtype or device, but not another prompt."""
-    config = model.config
-    return repr((model.identity, config.dtype, str(model.device), config.quantization, config.blocks_path))
+from harness.records.store import GenerationStore
+from harness.scoring import Scorer
+from harness.search.search import Prepared
+from harness.steps import dev_items, forget_subjects, subject_for, tests_of
 
 
 @dataclass(frozen=True)
@@ -103,12 +58,12 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
     """
     source = None if job.chosen_by is None else generate(job.chosen_by)
     store = GenerationStore(generations_folder(job))
-    items = job.task.examples("test") if job.generates else []
-    tests = [example for example in items if counted is None or example.id in counted]
-    with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
+    tests = tests_of(job, counted)
+    with locked(store.folder, job.lock_wait, on_wait=release_models):
         store.begin(job.keys.made_from)
         if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
-            _produce(job, store, tests, source)
+            hands = hands_for(Assignment(job, store, None if source is None else source.store, counted))
+            _produce(job, hands, store, tests, source)
             store.seal()
         by_id = {item.record.example.id: item for item in store.selected()}
         selected = [by_id[example.id] for example in tests] if job.generates else []
@@ -116,105 +71,88 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
         return Generated(store, (*selected, *latents), store.receipt, store.cost(), store.prepared)
 
 
-def bench_for(job: Job, subject: LocalSubject) -> Workbench:
-    """Where the job's rows are run."""
-    return Workbench(subject, job.task, job.method, job.control, job.seed, job.prune_loops)
+def release_models() -> None:
+    """Give back what loaded models hold, in this process and in workers."""
+    forget_subjects()
+    dismiss_crews()
 
 
-def dev_items(job: Job) -> list[Example]:
-    """The items that the job's own search runs besides those of the test."""
-    return job.task.examples("dev") if job.search.uses_dev and job.chosen_by is None else []
+def scorer_for(job: Job) -> Scorer:
+    """The job's scorer, where the job's executor has the models."""
+    if job.executor.is_here:
+        return job.scoring.scorer.open(job.scoring.scoring_model, subject_for(job))
+    hands = hands_for(Assignment(job, GenerationStore(generations_folder(job)), None, None))
+    return _RemoteScorer(hands, job.scoring.scoring_model.identity)
 
 
-def _produce(job: Job, store: GenerationStore, tests: Sequence[Example], source: Generated | None) -> None:
+@dataclass(frozen=True)
+class _RemoteScorer:
+    """A scorer whose model is in a worker. Implements `harness.types.Scorer`."""
+
+    hands: Hands
+    name: str
+
+    def loglikelihood(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float, int]]:
+        """Summed log-probability in nats and number of tokens of each completion."""
+        return self.hands.do("loglikelihood", list(prompts), list(completions))
+
+
+def _produce(
+    job: Job, hands: Hands, store: GenerationStore, tests: Sequence[Example], source: Generated | None
+) -> None:
     """Everything that is still missing, each piece written as soon as it is done.
 
     Args:
         job: what to do.
-        store: where to write.
+        hands: who does what needs the model.
+        store: where they write.
         tests: items to generate for.
         source: whose fitted tensors and parameters to take over; None to fit and search.
     """
-    subject = subject_for(job)
-    bench = bench_for(job, subject)
     if job.generates:
-        check_lengths(bench, [*tests, *dev_items(job)])
-    meter = Meter(lambda: subject.tally.forward_tokens)
-    if source is None:
-        _fit(bench, store, meter)
-    else:
-        bench.adopt(source.store.artifact or {})
+        hands.do("check")
+    if source is None and store.artifact is None:
+        with phase("fit"):
+            hands.do("fit")
+        # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
+        shutil.rmtree(store.folder / "training", ignore_errors=True)
     if job.reads_latents and not store.latents():
         with phase("latents"):
-            records = bench.read_latents(job.task.latent_examples())
-            store.save_latents([Selected(record, UNSTEERED) for record in records])
-        store.add_work(meter.lap("latents"))
+            hands.do("read_latents")
     if job.generates:
-        _search_and_generate(job, bench, store, meter, tests, source)
+        _search_and_generate(job, hands, store, tests, source)
 
 
 def _search_and_generate(
-    job: Job,
-    bench: Workbench,
-    store: GenerationStore,
-    meter: Meter,
-    tests: Sequence[Example],
-    source: Generated | None,
+    job: Job, hands: Hands, store: GenerationStore, tests: Sequence[Example], source: Generated | None
 ) -> None:
     """Choose parameters, or take over those of ``source``, and generate with them."""
-    dev = dev_items(job)
-    bench.feed(tests)
-    if dev and job.steers:
-        bench.feed(dev)
-    sizes = _sizes(job, bench, store, meter, tests)
-    engine = dataclasses.replace(job.engine, max_rows=sizes.max_rows, token_budget=sizes.token_budget)
-    bench.subject = dataclasses.replace(bench.subject, engine=engine)
-
-    needs_scorer = source is None and job.search.needs_objective and "scorer" in job.objective.needs
-    scorer = job.scoring.scorer.open(job.scoring.scoring_model, bench.subject) if needs_scorer else None
-    tools = Tools(scorer=scorer, judge=job.scoring.judge)
-    chunks = _open_chunks(tests, sizes.chunk, store)
-
-    setting = Setting(job.objective, tools, job.seed, store, meter, lambda _count: None)
-    with phase("search on dev items", job.search.num_dev_trials_of(len(dev)) or None) as advance:
+    chunks = _open_chunks(tests, _chunk_size(job, hands, store), store)
+    with phase("search on dev items", job.search.num_dev_trials_of(len(dev_items(job))) or None) as advance:
         if source is None:
-            prepared = job.search.prepare(bench, dev, dataclasses.replace(setting, advance=advance))
+            hands.do("prepare", advance=advance)
         else:
-            prepared = _for_all(source.parameters)
-        store.save_prepared(prepared)
+            store.save_prepared(_for_all(source.parameters))
     with phase("test items", job.search.num_trials_of(sum(map(len, chunks)))) as advance:
-        _generate_all(job, bench, chunks, prepared, dataclasses.replace(setting, advance=advance))
+        hands.do_all("generate", [[example.id for example in chunk] for chunk in chunks], advance)
     if job.steers and store.receipt is None:
         with phase("proof of steering"):
-            _prove(job, bench, store, meter)
+            hands.do("prove")
 
 
-def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter, tests: Sequence[Example]) -> Sizes:
-    """How large chunks and batches are: decided at the first start by device and memory, and recorded.
+def _chunk_size(job: Job, hands: Hands, store: GenerationStore) -> int:
+    """Test items of a chunk, decided at the first start together with the size of batches, and recorded.
 
     Whoever continues gets the same ones, however much memory is free by then, unless the limits on the command line are
     others than before.
     """
-    asked = {"asked_rows": job.engine.max_rows, "asked_budget": job.engine.token_budget}
-    known = store.sizes
-    if known is not None and {name: getattr(known, name) for name in asked} == asked:
-        return known
-
-    longest = max(len(bench.subject.encode(bench.prompt(example))) for example in tests)
-    defaults = bench.method.defaults(bench.subject.layout)
-    if job.steers:
-        check_first_pass(bench, [Request(example, defaults) for example in tests])
-        store.add_work(meter.lap("first pass"))
-    one_row = bench.intervention([Request(tests[0], defaults)])
-    bench.forget_conditions()  # the row was only asked what it keeps per token
-    network, tokens = bench.subject.network, longest + bench.task.max_new_tokens
-    tokens = Shapes.of(network.device, 1, tokens, job.engine.compile).capacity
-    rows = rows_that_fit(network, job.engine, tokens, one_row.bytes_per_token)
-
-    sizes = Sizes(job.search.chunk_size(rows), rows, rows * tokens, **asked)
-    store.add_work(meter.lap("sizes"))
-    store.save_sizes(sizes)
-    return sizes
+    asked = (job.engine.max_rows, job.engine.token_budget)
+    sizes = store.sizes
+    if sizes is None or (sizes.asked_rows, sizes.asked_budget) != asked:
+        hands.do("decide_sizes")
+        sizes = store.sizes
+        assert sizes is not None
+    return sizes.chunk
 
 
 def _open_chunks(tests: Sequence[Example], size: int, store: GenerationStore) -> list[Sequence[Example]]:
@@ -231,56 +169,3 @@ def _for_all(parameters: Prepared) -> Prepared:
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise ValueError("side_effects: parameters were chosen for each group of examples; there are none for others")
     return parameters
-
-
-def _fit(bench: Workbench, store: GenerationStore, meter: Meter) -> None:
-    if (saved := store.artifact) is not None:
-        bench.adopt(saved)
-        return
-    workspace = Workspace(store.folder / "training", progress=partial(phase, unit="steps"))
-    with phase("fit"):
-        fitted = bench.fit(workspace)
-    trained_on = sum(cost.examples for cost in workspace.costs)
-    trained_tokens = sum(cost.tokens for cost in workspace.costs)
-    store.add_work(meter.lap("fit", trained_on or bench.fit_examples, trained_tokens))
-    if fitted:
-        store.save_artifact(fitted)
-    # Only now: a kill before this line finds the checkpoints, one behind it the artifact.
-    shutil.rmtree(store.folder / "training", ignore_errors=True)
-
-
-def _generate_all(
-    job: Job, bench: Workbench, chunks: Sequence[Sequence[Example]], prepared: Prepared, setting: Setting
-) -> None:
-    """Chunk by chunk, each as if it were the first: a restart that begins with it gets the same numbers."""
-    for chunk in chunks:
-        bench.subject.forget_prompts()
-        selections = job.search.select(bench, chunk, prepared, setting)
-        selected = [
-            Selected(bench.record(example, item.generation), item.trial, item.objective)
-            for example, item in zip(chunk, selections, strict=True)
-        ]
-        setting.note(f"generate from {chunk[0].id}")
-        setting.store.add_selected(selected)
-        bench.forget_conditions()
-
-
-def _prove(job: Job, bench: Workbench, store: GenerationStore, meter: Meter) -> None:
-    """Measure what the selected parameters do to hidden states, or refuse the result."""
-    bench.subject.forget_prompts()
-    steered = [
-        (Request(item.record.example, item.record.generation.parameters, item.trial), item.record.generation.token_ids)
-        for item in store.selected()
-        if item.record.generation.parameters
-    ]
-    of_unselected = not steered
-    if of_unselected:  # the un-steered text won everywhere: measure what was tried instead
-        by_id = {item.record.example.id: item.record.example for item in store.selected()}
-        steered = [
-            (Request(by_id[trial.generation.example_id], trial.generation.parameters, 0), trial.generation.token_ids)
-            for trial in store.trials()
-            if trial.number == 0 and trial.generation.example_id in by_id
-        ]
-    proof = receipt.prove(bench, [row for row, _ in steered], [ids for _, ids in steered], job.labels["method"])
-    store.add_work(meter.lap("receipt"))
-    store.save_receipt(proof.model_copy(update={"of_unselected_trials": of_unselected}))

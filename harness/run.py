@@ -13,7 +13,7 @@ from harness.build import Job
 from harness.config import first_line
 from harness.data import Access
 from harness.evaluate import evaluate, score_run, tools_for
-from harness.generate import generate, subject_for
+from harness.generate import generate, scorer_for
 from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
@@ -184,7 +184,7 @@ def _carry_out(job: Job, folder: Path, record: RunRecord) -> RunRecord:
         job.scoring,
         generated.store,
         generated.selected,
-        lambda: job.scoring.scorer.open(job.scoring.scoring_model, subject_for(job)),
+        lambda: scorer_for(job),
     )
 
 
@@ -192,9 +192,7 @@ def _subset(job: Job) -> Subset:
     """The examples whose un-steered answer is graded incorrect; the un-steered answers are made, or read, here."""
     baseline = job.unsteered()
     answers = [item.record for item in generate(baseline).selected]
-    tools = tools_for(
-        baseline.scoring, lambda: baseline.scoring.scorer.open(baseline.scoring.scoring_model, subject_for(baseline))
-    )
+    tools = tools_for(baseline.scoring, lambda: scorer_for(baseline))
     scores = evaluate(answers, job.scoring.grader, tools, job.seed).scores
     incorrect = {score.example_id for score in scores if score.metric == "incorrect" and score.value == 1}
     kept = tuple(answer.example.id for answer in answers if answer.example.id in incorrect)

@@ -28,9 +28,9 @@ PLUG_INS = [(group, name) for group, name in NODES if group != "experiment"]
 TINY = ("model=tiny", "tracking=none", "task.limit=4", "task.train_size=24")
 ROOT_KEYS = {
     "num_trials",
-    "contrasts", "control", "controls", "engine", "evaluator", "expect", "jobs", "judge", "lock_wait", "method",
-    "model", "name", "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed", "side_effects",
-    "sweep", "task",
+    "contrasts", "control", "controls", "engine", "evaluator", "executor", "expect", "jobs", "judge", "lock_wait",
+    "method", "model", "name", "objective", "out", "protocol", "prune_loops", "scorer", "search", "seed",
+    "side_effects", "sweep", "task",
     "tracking",
 }  # fmt: skip
 """Every option of the root. To add one is to add it for every run there will be: think twice, then add it here."""

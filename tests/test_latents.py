@@ -131,7 +131,7 @@ def test_latents_can_be_scored_again_without_the_model(
     job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, record = run(job(DETECTION))
-    monkeypatch.setattr("harness.generate.subject_for", lambda job: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("harness.steps.subject_for", lambda job: pytest.fail("the model was loaded"))
     _, again = score(folder, ["evaluator=[detection]", "evaluator.detection.max_unscored=0.9", "name=again"])
     assert again.estimates == record.estimates
 

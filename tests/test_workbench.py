@@ -104,7 +104,7 @@ def test_what_is_fitted_moves_to_where_the_model_lives(bench: Callable) -> None:
 
 
 def test_a_fit_that_breaks_off_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generating, "Workspace", partial(Workspace, save_every=0.0))
+    monkeypatch.setattr("harness.steps.Workspace", partial(Workspace, save_every=0.0))
     settings = ("search=fixed", "method.training.epochs=3")
     jobs = [job_for("reft_r1", *settings, f"out={tmp_path / name}") for name in ("whole", "broken")]
     steps = 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import generate
 from harness.api.fitted import Fitted, Steer
 from harness.api.model import Model, written
 from harness.build import build
@@ -18,6 +17,7 @@ from harness.report.files import write_report
 from harness.report.groups import compare_groups
 from harness.report.terminal import print_comparison
 from harness.run import run, runs_folder
+from harness.steps import keep_loaded
 
 Entry = str | Sequence[str] | Fitted | Steer
 """A method's name, a list of overrides as on the command line, or something fitted."""
@@ -95,7 +95,7 @@ def compare(
         config, choices = composed(job)
         built_jobs.append(build(config, choices, job, model=model.resolved))
 
-    generate.keep_loaded(model.resolved, model.subject)
+    keep_loaded(model.resolved, model.subject)
     folders = [run(job)[0] for job in built_jobs]
     comparisons = compare_groups(folders, strict=False)
     written_files = write_report(comparisons, runs_folder(built_jobs[0]))

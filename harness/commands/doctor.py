@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 from harness.build import Job, build
 from harness.config import composed, expand, explain, swept
 from harness.data import Access, Example
-from harness.generate import bench_for, dev_items, subject_for
 from harness.lengths import check_lengths
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode
@@ -29,6 +28,7 @@ from harness.report.claims import ALPHA
 from harness.report.power import detectable_share, standard_effect
 from harness.scoring import Evaluator, Grading, Metric
 from harness.steering import Intervention
+from harness.steps import bench_for, dev_items, subject_for
 from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.fidelity import first_logits
 from harness.subject.load import ResolvedModel

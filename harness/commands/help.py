@@ -21,6 +21,7 @@ _GROUPS = {
     "protocol": "which examples and trials count",
     "experiment": "whole studies",
     "tracking": "where results are sent",
+    "executor": "who does the work of one job",
 }
 """Groups in the order in which somebody new meets them."""
 

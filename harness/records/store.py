@@ -230,6 +230,14 @@ class GenerationStore:
         if prepared:
             write_json(self.folder / "prepared.json", dict(prepared))
 
+    def note(self, name: str) -> Any:
+        """What a search wrote down under this name; None before."""
+        return read_json(self.folder / f"{name}.json")
+
+    def save_note(self, name: str, content: Any) -> None:
+        """Keep what a search found out, beside what it decided."""
+        write_json(self.folder / f"{name}.json", content)
+
     @property
     def sizes(self) -> Sizes | None:
         """How large chunks and batches are, as it was decided at the first start; None before."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from harness.data import Example, Parameters
 from harness.receipt import prompt_end_kl
-from harness.records.lines import read_json, write_json
 from harness.search.search import Prepared, Search, Selection, Setting, run_all
 from harness.steering import Layout, Method, Range
 from harness.workbench import Request, Workbench
@@ -63,11 +62,10 @@ class EqualKL(Search):
         if not bench.steers:
             return {}
         line = Line.of(bench.method, bench.subject.layout, self.max_factor)
-        path = setting.store.folder / "equal_kl.json"
-        found = read_json(path)
+        found = setting.store.note("equal_kl")
         if found is None:
             found = self._calibrate(line, bench, dev[: self.dev_examples])
-            write_json(path, found)
+            setting.store.save_note("equal_kl", found)
         setting.note("dev calibration")
         return line.at(found["factor"])
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from child import TINY, Cli
 from safetensors.torch import load_file
 
-from harness.generate import subject_for
 from harness.laws.lab import job_of
 from harness.records.run import read_run
+from harness.steps import subject_for
 from harness.tasks.side_effects import SideEffects
 from harness.workbench import Request, Workbench
 
