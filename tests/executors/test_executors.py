@@ -1,9 +1,16 @@
 """One job over several workers: what lies on the disk afterwards is what one process leaves, byte by byte."""
 
 import json
-from collections.abc import Iterator
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.build import Job, build
@@ -25,6 +32,9 @@ RECORDS = (
     *("trials.jsonl", "generations.jsonl", "artifact.safetensors", "receipt.json", "sizes.json", "prepared.json"),
     *("meta.json", "equal_kl.json"),
 )
+REPOSITORY = Path(__file__).parents[2]
+LONGER = ("method=segmented", "search=per_prompt", *SEARCHES["per_prompt"], "task.limit=24")
+"""Six chunks of four prompts."""
 TWO = ("executor=processes", "executor.workers=2", "executor.threads=1")
 
 
@@ -44,6 +54,29 @@ def work(out: Path) -> list[tuple[str, int]]:
     (path,) = out.glob("generations/*/cost.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [(row["name"], row["forward_tokens"]) for row in rows]
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "harness.executors.worker" in child.cmdline()]
+
+
+def wait_until(is_true: Callable[[], object], seconds: float = 240.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def has_generations(out: Path) -> bool:
+    """Whether a chunk is written: with two workers, others are under way then."""
+    return any(path.stat().st_size for path in out.glob("generations/*/generations.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    run(job_of(out, *LONGER))
+    return out
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,3 +101,59 @@ def test_two_workers_leave_what_one_process_leaves(
     assert together.key == alone.key
     assert together.config == {**alone.config, "out": str(tmp_path / "together")}
     assert together.estimates == alone.estimates
+
+
+def test_what_a_killed_worker_had_is_done_again(
+    alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_one() -> None:
+        wait_until(lambda: has_generations(tmp_path))
+        workers_of(psutil.Process())[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run(job_of(tmp_path, *LONGER, *TWO))
+    killer.join()
+
+    assert re.search(
+        r"lost the worker on .* \(process \d+\); another worker does its work once more", capsys.readouterr().err
+    )
+    assert records(tmp_path) == records(alone)
+    assert work(tmp_path) == work(alone)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(alone: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness", *SMALL, f"out={tmp_path}", *LONGER, *TWO]
+    settings = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=settings, cwd=tmp_path) as driver:
+        wait_until(lambda: has_generations(tmp_path))
+        workers = workers_of(psutil.Process(driver.pid))
+        driver.kill()
+    assert len(workers) == 2
+    _gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert not list(tmp_path.glob("generations/*/receipt.json")), "it was killed after it had finished"
+
+    run(job_of(tmp_path, *LONGER, *TWO))
+    assert records(tmp_path) == records(alone)
+    assert work(tmp_path) == work(alone)
+
+
+def test_an_error_in_a_worker_is_the_jobs_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="more than the model's context") as failed:
+        run(job_of(tmp_path, "method=caa", "search=fixed", "task.max_new_tokens=100000", *TWO))
+    assert "in a worker on" in "".join(failed.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("executor=processes", "executor.workers=0"), "executor.workers must be at least 1, got 0"),
+        (("executor=processes", "executor.threads=0"), "executor.threads must be at least 1, got 0"),
+        (("executor=elsewhere",), "executor=elsewhere does not exist; choose one of here, processes"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        job_of(tmp_path, "method=caa", *overrides)
