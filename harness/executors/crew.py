@@ -53,10 +53,16 @@ class Assignment:
 
 
 def hands_for(assignment: Assignment) -> Hands:
-    """Who carries out the pieces of a job: this process, or the workers of its executor."""
+    """Who carries out the pieces of a job: this process, or the workers of its executor.
+
+    Raises:
+        ValueError: workers cannot load the model.
+    """
     job = assignment.job
     if job.executor.is_here:
         return OwnHands(Steps(job, assignment.store, assignment.source, tests_of(job, assignment.counted)))
+    if job.model.identity.startswith("memory:"):
+        raise ValueError(f"executor={job.executor.name}: workers cannot load a model that was handed over in memory")
     name = repr(job.executor)
     if name not in _crews:
         dismiss_crews()
