@@ -94,9 +94,9 @@ class Executor:
         if not self.gives_gpus or config.device == "cpu":
             return resolve(config)
         # This machine may have no GPU: it looks the model up as for its CPU, and never loads it.
-        found = resolve(dataclasses.replace(config, device="cpu"))
+        on_cpu = resolve(dataclasses.replace(config, device="cpu"))
         device = torch.device("cuda" if config.device == "auto" else config.device)
-        return dataclasses.replace(found, config=config, device=device)
+        return dataclasses.replace(on_cpu, config=config, device=device)
 
     def start(self, number: int, address: Address) -> Started:
         """Start a worker; `harness.executors.worker.work` is what it runs.

@@ -21,6 +21,7 @@ from harness.executors.executor import Address
 from harness.executors.remote_store import RemoteStore
 from harness.executors.usage import spent, usages
 from harness.executors.wire import Message, Wire, unpacked
+from harness.scoring import Judge
 from harness.steps import Steps, tests_of
 
 
@@ -48,6 +49,7 @@ class Worker:
         self._wire = wire
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._judge = Judge()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def run(self) -> None:
