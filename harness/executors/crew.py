@@ -110,11 +110,15 @@ class Crew:
         self._closed, self._looked = False, time.monotonic()
         self._key = secrets.token_bytes(32)
         self._listener = Listener(("" if executor.any_machine else "127.0.0.1", 0), backlog=64, authkey=self._key)
-        self.address = Address(executor.host, self._listener.address[1], self._key)
         threading.Thread(target=self._accept, daemon=True).start()
         self._started: dict[int, Started] = {}
-        for number in range(executor.count):
-            self._started[number] = executor.start(number, self.address)
+        try:
+            self.address = Address(executor.host, self._listener.address[1], self._key)
+            for number in range(executor.count):
+                self._started[number] = executor.start(number, self.address)
+        except BaseException:
+            self.close()
+            raise
 
     def next_message(self) -> tuple[Member, Message] | None:
         """What a worker says next; None after a while of silence.
@@ -165,6 +169,7 @@ class Crew:
                 continue
             self.failures += 1
             if self.failures >= MOST_LOSSES:
+                self.close()
                 raise RuntimeError(f"executor={self.executor.name}: workers end before they can begin: {reason}")
             self._start_again(number)
 
@@ -266,6 +271,8 @@ class _Round:
 
     def run(self) -> list[Any]:
         """Carry out all of them, and return their results in order."""
+        if self._each and not self._crew.members:
+            progress.say(f"waits for the first of {self._crew.executor.count} workers")
         try:
             while len(self._results) < len(self._each):
                 self._hand_out()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,7 +59,7 @@ class Processes(Executor):
         # A session of its own: Ctrl-C ends this process, and the end of the connection ends the worker.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         assert process.stdin is not None
-        with process.stdin as keyhole:
+        with suppress(BrokenPipeError), process.stdin as keyhole:  # it may have ended at once
             keyhole.write(address.key.hex().encode() + b"\n")
         return Process(process)
 

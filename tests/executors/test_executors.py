@@ -146,6 +146,13 @@ def test_an_error_in_a_worker_is_the_jobs_own(tmp_path: Path) -> None:
     assert "in a worker on" in "".join(failed.value.__notes__)
 
 
+def test_workers_that_cannot_begin_are_not_started_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew.dismiss_crews()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match=r"workers end before they can begin: process \d+ ended with status 1"):
+        run(job_of(tmp_path, "method=caa", "search=fixed", *TWO))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
