@@ -60,10 +60,9 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "harness.executors.worker" in child.cmdline()]
 
 
-def wait_until(is_true: Callable[[], object], seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
+def wait_until(is_true: Callable[[], object]) -> None:
+    """The time limit of the test is that of the wait."""
     while not is_true():
-        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
 
 
@@ -110,7 +109,7 @@ def test_what_a_killed_worker_had_is_done_again(
         wait_until(lambda: has_generations(tmp_path))
         workers_of(psutil.Process())[0].kill()
 
-    killer = threading.Thread(target=kill_one)
+    killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     run(job_of(tmp_path, *LONGER, *TWO))
     killer.join()
@@ -123,11 +122,12 @@ def test_what_a_killed_worker_had_is_done_again(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(alone: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness", *SMALL, f"out={tmp_path}", *LONGER, *TWO]
     settings = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=settings, cwd=tmp_path) as driver:
-        wait_until(lambda: has_generations(tmp_path))
+        wait_until(lambda: has_generations(tmp_path) or driver.poll() is not None)
         workers = workers_of(psutil.Process(driver.pid))
         driver.kill()
     assert len(workers) == 2
@@ -186,7 +186,7 @@ def test_a_cluster_of_this_machine_leaves_what_one_process_leaves_though_a_worke
     errors = tmp_path / "stderr"
 
     with errors.open("w") as stderr, subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=stderr) as driver:
-        wait_until(lambda: has_generations(tmp_path / "runs") or driver.poll() is not None, 900)
+        wait_until(lambda: has_generations(tmp_path / "runs") or driver.poll() is not None)
         descendants = psutil.Process(driver.pid).children(recursive=True)
         workers = [process for process in descendants if any(sign in word for word in process.cmdline())]
         workers[0].kill()
