@@ -30,7 +30,7 @@ from harness.search.per_prompt import PerPrompt
 from harness.search.search import Search
 from harness.side_effects import NotMeasured, Suite
 from harness.steering import Layout, Method
-from harness.subject.load import ModelConfig, ResolvedModel
+from harness.subject.load import ModelConfig, ResolvedModel, resolve
 from harness.subject.scorers import ScorerChoice
 from harness.subject.sizes import EngineConfig
 from harness.tasks.task import Task
@@ -345,7 +345,7 @@ def build(
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     named = parts.pop("model")
     parts["executor"].check(_searching_judge(parts))
-    model = model or parts["executor"].resolved(named)
+    model = model or resolve(named)
     suite = parts["side_effects"]
     if "name" in vars(parts["task"]):  # tasks that the user names
         labels["task"] = parts["task"].name
