@@ -79,9 +79,17 @@ class _JobPickler(pickle.Pickler):
 
 
 class _JobUnpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self._models: dict[str, ResolvedModel] = {}
+
     def persistent_load(self, pid: tuple[ModelConfig, str, str]) -> ResolvedModel:
-        """The model that this machine has under the name."""
-        config, identity, kind = pid
+        """The model that this machine has under the name, looked for once."""
+        if repr(pid) not in self._models:
+            self._models[repr(pid)] = self._resolved(*pid)
+        return self._models[repr(pid)]
+
+    def _resolved(self, config: ModelConfig, identity: str, kind: str) -> ResolvedModel:
         own = resolve(config)
         if own.identity != identity:
             raise RuntimeError(f"model {config.label} is {own.identity} on {socket.gethostname()}, not {identity}")
