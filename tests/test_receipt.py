@@ -14,6 +14,7 @@ from harness.receipt import NotSteeredError, prove
 from harness.records.run import Receipt
 from harness.subject.load import Loaded
 from harness.subject.local import LocalSubject
+from harness.subject.passes import next_token_logprobs
 from harness.subject.scorers import open_subject
 from harness.subject.sites import Blocks
 from harness.tasks.facts import Facts
@@ -75,6 +76,15 @@ def test_a_steered_model_passes_and_the_figures_are_right(subject: LocalSubject)
     assert found.sites["1.block"].tokens_prompt == sum(prompts)
     assert found.sites["1.block"].tokens_completion == 9
     assert 0 < found.kl_mean <= found.kl_max
+
+
+def test_branching_is_the_exponential_of_the_entropy(subject: LocalSubject) -> None:
+    found, tally = receipt_of(subject), subject.tally
+    prompts = [subject.encode(subject.render(e.question)) for e in Facts(limit=3).examples("test")]
+    plain = next_token_logprobs(subject.network, prompts, Intervention(), tally)
+    by_torch = torch.distributions.Categorical(logits=plain).entropy().exp().mean()
+    assert found.branching_unsteered == pytest.approx(float(by_torch), rel=1e-5)
+    assert found.branching != pytest.approx(found.branching_unsteered, rel=1e-5)
 
 
 def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubject) -> None:

@@ -157,6 +157,8 @@ class Receipt(_Part):
         sites_missed: sites that no pass came by.
         sites: what was changed, by site.
         kl_mean, kl_max: divergence of the next-token distribution at the prompt's end, steered from un-steered, nats.
+        branching, branching_unsteered: among how many tokens the model wavers there, the exponential of the entropy,
+            steered and not; None in records that are older.
         of_unselected_trials: the un-steered text was selected everywhere, so what was tried instead was measured.
         null: the parameters are those at which the method changes nothing, so nothing was to be proved.
     """
@@ -167,6 +169,8 @@ class Receipt(_Part):
     sites: dict[str, SiteChange]
     kl_mean: float
     kl_max: float
+    branching: float | None = None
+    branching_unsteered: float | None = None
     of_unselected_trials: bool = False
     null: bool = False
 
