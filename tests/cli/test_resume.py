@@ -91,6 +91,14 @@ def test_killed_four_times_it_ends_with_the_same_records(spawn: Spawn, tmp_path:
     kill_and_continue(spawn, tmp_path, uninterrupted, 4)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_a_hundred_times_it_ends_with_the_same_records(
+    spawn: Spawn, tmp_path: Path, uninterrupted: Path
+) -> None:
+    kill_and_continue(spawn, tmp_path, uninterrupted, 100)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_twenty_times_it_ends_with_the_same_records(spawn: Spawn, tmp_path: Path, uninterrupted: Path) -> None:
