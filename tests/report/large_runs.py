@@ -7,7 +7,6 @@ and bytes on disk. ``docs/scale.md`` takes its constants from here.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,16 @@ import zstandard
 from sample_runs import write_run
 
 METHODS = ("caa", "diffmean", "iti", "dsas", "reft_r1", "lat", "pca", "cast", "sadi", "pid", "lora", "angular")
+
+COMPARE = """
+import re, time
+from pathlib import Path
+from harness.commands.compare import main
+main()
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(time.process_time(), peak)
+"""
+"""Compares, then prints seconds and KiB: of its own alone, where `resource` would count the memory of its parent too."""
 
 
 def write_runs(folder: Path, examples: int, entries: int, trials: int) -> None:
@@ -47,13 +56,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="large-runs-") as place:
         runs = Path(place)
         write_runs(runs, options.examples, options.entries, options.trials)
-        command = [sys.executable, "-m", "harness.compare", str(runs), "--out", str(runs / "report")]
+        command = [sys.executable, "-c", COMPARE, str(runs), "--out", str(runs / "report")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(done.stderr)
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds, peak = done.stdout.split()[-2:]
         print(f"{options.examples:,} examples x {options.entries} entries x {options.trials} trials")
-        print(f"compare: {used.ru_utime + used.ru_stime:.0f} s of CPU, {used.ru_maxrss / 1024:.0f} MiB at most")
+        print(f"compare: {float(seconds):.0f} s of CPU, {int(peak) / 1024:.0f} MiB at most")
         print(f"page: {(runs / 'report' / 'report.html').stat().st_size / 1e6:.1f} MB")
         for name in ("generations.jsonl", "trials.jsonl"):
             files = sorted(runs.glob(f"generations/*/{name}"))
