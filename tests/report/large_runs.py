@@ -25,7 +25,7 @@ main()
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
 print(time.process_time(), peak)
 """
-"""Compares, then prints seconds and KiB: of its own alone, where `resource` would count the memory of its parent too."""
+"""Compares, then prints seconds and KiB of its own: `resource` would count the memory of its parent too."""
 
 
 def write_runs(folder: Path, examples: int, entries: int, trials: int) -> None:
