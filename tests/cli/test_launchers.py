@@ -73,7 +73,7 @@ def _is_worker(process: psutil.Process) -> bool:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("no_process_stays")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
