@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.build import Scoring
 from harness.data import Access
+from harness.job import Scoring
 from harness.progress import phase
 from harness.records.lines import mark_of, replaced, write_lines
 from harness.records.rows import Selected, score_row

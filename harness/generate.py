@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from harness import receipt
-from harness.build import Job
 from harness.data import Example
 from harness.first_pass import check_first_pass
+from harness.job import Job
 from harness.lengths import check_lengths
 from harness.progress import phase
 from harness.records.locks import locked

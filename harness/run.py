@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.build import Job
 from harness.config import first_line
 from harness.data import Access
 from harness.evaluate import evaluate, score_run, tools_for
 from harness.generate import generate, subject_for
+from harness.job import Job
 from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset

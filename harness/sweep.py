@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import launching, progress
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed, explain, fitting
+from harness.job import Job
 from harness.launching import JOBS, Outcome
 from harness.nodes import built
 from harness.records.lines import plain_cell, replaced

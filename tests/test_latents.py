@@ -13,9 +13,9 @@ from axbench_data import write_folder
 from laws.lab import job_of, workbench_of
 
 from evaluators.detection import Detection
-from harness.build import Job
 from harness.commands.score import score
 from harness.generate import generate
+from harness.job import Job
 from harness.records.run import LATENTS_FILE, read_run
 from harness.run import run
 from harness.types import Method, Site, Tools

@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed, expand, explain, swept
 from harness.data import Access, Example
 from harness.generate import bench_for, dev_items, subject_for
+from harness.job import Job
 from harness.lengths import check_lengths
 from harness.records.provenance import device_name
 from harness.records.tracking import Tracking, is_logged_in, wanted_mode

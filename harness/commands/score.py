@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.build import Scoring, built_evaluators, check_scoring
+from harness.build import built_evaluators
+from harness.checks import check_scoring
 from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, parsed_setting, plain_values
 from harness.evaluate import score_run
+from harness.job import Scoring
 from harness.nodes import Packages, built, installed_packages
 from harness.protocol import Protocol
 from harness.records.keys import Keys

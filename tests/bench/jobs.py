@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.suite import Models
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
 from harness.data import Example
+from harness.job import Job
 from harness.subject.local import LocalSubject
 from harness.tasks.task import Task
 from harness.workbench import Workbench

@@ -14,9 +14,9 @@ from bench import ours
 from bench.jobs import Jobs, encoded, questions
 from bench.report import grid
 from bench.timing import Timing, median, ratio
-from harness.build import Job
 from harness.config import first_line
 from harness.data import Example
+from harness.job import Job
 from harness.steering import Intervention
 from harness.workbench import Request
 

@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
-from harness.build import Job, build
+from harness.build import build
+from harness.job import Job
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject

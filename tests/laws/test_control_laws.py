@@ -9,9 +9,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.build import Job, check
+from harness.checks import check
 from harness.control import Control
 from harness.generate import generate
+from harness.job import Job
 from harness.types import Access, Artifact, Example, FitData, Method, Subject
 from harness.workbench import Request, Workbench
 from laws.lab import Lab, class_of, composed, job_for, lab_for, names_of, spread, workbench_of
