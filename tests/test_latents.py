@@ -16,7 +16,8 @@ from evaluators.detection import Detection
 from harness.commands.score import score
 from harness.generate import generate
 from harness.job import Job
-from harness.records.run import LATENTS_FILE, read_run
+from harness.records.run import LATENTS_FILE
+from harness.records.stored import read_run
 from harness.run import run
 from harness.types import Method, Site, Tools
 from harness.workbench import Request, Workbench

@@ -29,8 +29,9 @@ from harness.protocol import Protocol
 from harness.records.keys import Keys
 from harness.records.locks import locked
 from harness.records.rows import Selected
-from harness.records.run import Labels, RunRecord, StoredRun, read_run
+from harness.records.run import Labels, RunRecord
 from harness.records.store import GenerationStore
+from harness.records.stored import StoredRun, read_run
 from harness.records.tracking import Tracking
 from harness.run import earlier_record, folder_for
 from harness.scoring import Judge

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.records.keys import key_of
 from harness.records.rows import UNSTEERED, Selected
-from harness.records.run import StoredRun, read_run
+from harness.records.stored import StoredRun, read_run
 
 FORMAT = 2
 """Bump by hand whenever the same directory is published differently, so that earlier copies are replaced."""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.run import RUN_FILE, RunRecord, StoredRun
+from harness.records.run import RUN_FILE, RunRecord
+from harness.records.stored import StoredRun
 from harness.statistics import mean_of
 
 UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.records.run import StoredRun, printable
+from harness.records.run import printable
+from harness.records.stored import StoredRun
 from harness.scoring import Metric
 from harness.statistics import in_own_unit, means_by, on_scale, unit_means
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from harness.records.run import RunRecord, StoredRun
+from harness.records.run import RunRecord
+from harness.records.stored import StoredRun
 
 
 def merged(runs: Sequence[StoredRun]) -> list[StoredRun]:

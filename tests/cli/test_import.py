@@ -11,7 +11,7 @@ import pytest
 from child import Cli
 
 from harness.commands import compare, import_, score
-from harness.records.run import read_run
+from harness.records.stored import read_run
 
 PROMPT = "Question: {question}\nAnswer and explanation:"
 FULL = ("--question=prompt", "--gold=ground_truth", "--text=generated_text", f"--prompt={PROMPT}", "--echoed")

@@ -8,7 +8,7 @@ from laws.lab import job_of
 from safetensors.torch import load_file
 
 from harness.generate import subject_for
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.tasks.side_effects import SideEffects
 from harness.workbench import Request, Workbench
 

@@ -20,7 +20,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.data import Example
 from harness.records.rows import Selected
-from harness.records.run import EvaluatorNote, Labels, MetricNote, RunRecord, StoredRun
+from harness.records.run import EvaluatorNote, Labels, MetricNote, RunRecord
+from harness.records.stored import StoredRun
 from harness.report.claims import Claim, claims_of, corrected, tested_pairs
 from harness.report.contrasts import Contrast, planned_contrasts
 from harness.report.entries import Entry

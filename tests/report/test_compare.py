@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sample_runs import questions, reseal, rewrite, write_run, write_sweep
 
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.report.answer import answer
 from harness.report.compare import compare
 from harness.report.countable import run_folders

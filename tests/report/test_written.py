@@ -16,7 +16,7 @@ from sample_runs import reseal, rewrite, write_run, write_sweep
 
 from harness.commands.compare import main
 from harness.records.rows import Trial, trial_row
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.report.compare import Comparison, compare
 from harness.report.curves import front, is_degenerate, search_curve, strength_curves
 from harness.report.expect import check_expectations, held_against, read_expectations
