@@ -79,12 +79,12 @@ class Entry:
 
     @cached_property
     def _scores(self) -> dict[str, dict[str, float]]:
-        found = {}
+        by_metric = {}
         for name, metric in self.metrics.items():
             scores = [pair for run in self.runs for pair in run.scores.get(name, {}).items()]
             means = means_by((example, None if s is None else on_scale(metric, s)) for example, s in scores)
-            found[name] = {example: in_own_unit(metric, mean) for example, mean in means.items()}
-        return found
+            by_metric[name] = {example: in_own_unit(metric, mean) for example, mean in means.items()}
+        return by_metric
 
     def scores(self, metric: str) -> dict[str, float]:
         """Score by example id, averaged over seeds; unscored examples are left out."""
