@@ -86,7 +86,7 @@ def run(job: Job) -> tuple[Path, RunRecord]:
         record.write(folder)
         try:
             record = _carry_out(job, folder, record)
-        except Exception as error:
+        except Exception as error:  # noted in the run's folder whatever it is, and raised again
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
             # What was generated before the failure can be scored: say where it lies.
             known = RunRecord.read(folder)

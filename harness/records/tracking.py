@@ -103,7 +103,7 @@ class WandbTracking(Tracking):
             if mode == "disabled":
                 return None
             return self._publish(make(), source.parent / "wandb", mode)
-        except Exception as error:
+        except Exception as error:  # of wandb, of the network, of the disk: none of them may cost a run
             logger.warning("%s was not published to W&B: %s", source, _one_line(error))
             return None
 
@@ -112,7 +112,7 @@ class WandbTracking(Tracking):
             return copy.id
         try:
             self._replace(copy, folder, mode)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the copy may still be kept on this disk
             if self.mode != "auto" or mode == "offline":
                 raise
             os.environ["WANDB_MODE"] = "offline"  # the other jobs of this process need not wait for it again

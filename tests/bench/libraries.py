@@ -242,7 +242,7 @@ def main() -> int:
             result = measure(WAYS[name], Bench(options.model, work), options.singles, options.repeats, clock, wanted)
             wanted = wanted or result["tokens"]
             result.pop("tokens")
-        except Exception as error:
+        except Exception as error:  # a library that cannot run here is a line of the table
             traceback.print_exc()
             result = {"failed": f"{type(error).__name__}: {error}"[:300]}
         found["libraries"][name] = {"version": _version(name)} | result

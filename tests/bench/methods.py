@@ -81,7 +81,7 @@ def side_by_side(
         try:
             steered = _prepared(jobs, name, asked, examples)
             _timed(jobs, steered.first(2), 2)
-        except Exception as error:
+        except Exception as error:  # a method that needs what this machine lacks is a line of the table
             failed[name] = f"{type(error).__name__}: {first_line(error)}"
             note(f"{name} cannot be set up: {failed[name]}")
             continue
