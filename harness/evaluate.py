@@ -101,12 +101,14 @@ def _columns(
     """The scores by metric, after a check that each record has one and that it lies in the metric's range."""
     columns = {metric.name: [s for s in scores if s.metric == metric.name] for metric in evaluator.metrics}
     ids = [record.example.id for record in records]
+
     for metric in evaluator.metrics:
         column = columns[metric.name]
         if [score.example_id for score in column] != ids:
             raise ValueError(
                 f"evaluator {name}: {metric.name} has {len(column)} scores for {len(ids)} records, one each is due"
             )
+
         for score in column:
             if score.value is not None and not metric.low - 1e-9 <= score.value <= metric.high + 1e-9:
                 raise ValueError(

@@ -161,6 +161,7 @@ class Job:
         config = self.model.config
         prompt = self.protocol.baseline_prompt or config.prompt_template
         model = dataclasses.replace(self.model, config=dataclasses.replace(config, prompt_template=prompt))
+
         return dataclasses.replace(
             self,
             method=Unsteered(),

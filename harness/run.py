@@ -136,6 +136,7 @@ def _begun(job: Job, folder: Path) -> RunRecord:
     """What is known before anything was done."""
     terms = job.objective.terms if job.search.needs_objective else ()
     optimises = tuple(sorted({term.metric for term in terms}))
+
     return RunRecord(
         key=job.keys.run,
         entry=job.keys.entry,

@@ -95,6 +95,7 @@ def mean_interval(
     data = np.asarray(values, dtype=float)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"an interval needs at least one score and only finite ones, got {data.size} scores")
+
     mode = _mode(data)
     is_sparse = 2 * (data == mode).sum() >= data.size
     if is_sparse and bounds[0] < mode < bounds[1]:
@@ -102,6 +103,7 @@ def mean_interval(
         low, high = mode + interval.low, mode + interval.high
     else:
         low, high = _studentised_interval(data, bounds, level, draws, seed)
+
     if not is_sparse:
         reach = float(student_t.ppf((1 + level) / 2, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
         low, high = min(low, data.mean() - reach), max(high, data.mean() + reach)
@@ -128,10 +130,12 @@ def _two_sided_interval(gaps: np.ndarray, bounds: tuple[float, float], level: fl
     """Mean gain minus mean loss, each with an interval of its own; they exclude each other, so they are correlated."""
     parts = np.maximum(gaps, 0.0), np.maximum(-gaps, 0.0)
     up, down = (float(part.mean()) for part in parts)
+
     (up_low, up_high), (down_low, down_high) = (
         mean_interval(part, (0.0, abs(end)), level=level, draws=draws, seed=seed)
         for part, end in zip(parts, (bounds[1], bounds[0]), strict=True)
     )
+
     spread = float(parts[0].std() * parts[1].std())
     correlation = -up * down / spread if spread > 0 else 0.0
     return Interval(

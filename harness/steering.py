@@ -126,6 +126,7 @@ class Where:
     def _compute_mask(self, tokens: Tokens) -> Tensor | None:
         if tokens == "all" or (not self.prefill and tokens in ("after_first", "completion", "predicting")):
             return self.real
+
         prompt_B1 = self.prompt_lengths[:, None]
         match tokens:
             case "after_first":
@@ -138,6 +139,7 @@ class Where:
                 chosen = self.positions == prompt_B1 - 1
             case "predicting":
                 chosen = self.positions >= prompt_B1 - 1
+
         return chosen if self.real is None else chosen & self.real
 
     def keep(
@@ -424,19 +426,19 @@ class Method:
     def parameters(self, layout: Layout) -> dict[str, float | Range]:
         """Every parameter by name, with open ranges resolved."""
         hints = get_type_hints(type(self))
-        found: dict[str, float | Range] = {}
+        parameters: dict[str, float | Range] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Range):
-                found[item.name] = value.resolved(layout.num_layers)
+                parameters[item.name] = value.resolved(layout.num_layers)
             elif _allows_range(hints[item.name]) and value is not None:
-                found[item.name] = float(value)
-        return found
+                parameters[item.name] = float(value)
+        return parameters
 
     def defaults(self, layout: Layout) -> Parameters:
         """The value of every fixed parameter and the default of every searchable one."""
-        found = self.parameters(layout)
-        return {name: value.default if isinstance(value, Range) else value for name, value in found.items()}
+        parameters = self.parameters(layout)
+        return {name: value.default if isinstance(value, Range) else value for name, value in parameters.items()}
 
     def null(self, layout: Layout) -> Parameters | None:
         """Parameters at which nothing changes, or None if the method has no such point."""

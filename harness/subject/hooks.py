@@ -114,10 +114,12 @@ class Steering:
         where = self.where.at(site)
         if site in self.intervention.probes:
             self.carry = self.intervention.probes[site].read(h, where, self.carry)
+
         new = h
         if site in self.intervention.edits:
             new, self.carry = self.intervention.edits[site].apply(h, where, self.carry)
             new = new.to(h.dtype)
+
         if self._observer is not None:
             self._observer(site, h, new, where)
         return new

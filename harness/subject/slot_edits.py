@@ -57,8 +57,10 @@ class SlotEdits:
                 self._buffers[key] = self._buffer(key, new)
                 self._acts[key] = torch.zeros(self._slots, dtype=torch.bool, device=self._device)
                 self._partial |= {key} if self._admitted else set()
+
             for held, rows in zip(row_tensors(self._buffers[key]), row_tensors(new), strict=True):
                 held[slots] = rows
+
         for key, acts in self._acts.items():
             acts[slots] = key in members
         self._partial |= self._acts.keys() - members.keys()
@@ -132,6 +134,8 @@ def _equal(held: Any, new: Any) -> bool:
         return True
     if type(held) is not type(new):
         return False
+
+    # Comparing values costs a pass over them: tensors in one place are equal without it.
     if isinstance(held, Tensor):
         same_place = (held.data_ptr(), held.shape, held.stride()) == (new.data_ptr(), new.shape, new.stride())
         return same_place or (held.dtype == new.dtype and torch.equal(held, new))
