@@ -52,6 +52,7 @@ class BBQ(Evaluator):
 
     def _scores(self, record: Record) -> list[Score]:
         example = record.example
+
         scores = []
         for condition, metric in zip(_CONDITIONS, self.metrics, strict=True):
             if example.metadata.get("condition") != condition:

@@ -46,7 +46,8 @@ def batches_by_count(rows: Sequence[int], groups: Sequence[str], size: int, *see
     members = _by_group(rows, groups)
     count = max(math.ceil(len(own) / size) for own in members.values())
     split = [np.array_split(_shuffled(own, *seed, group), count) for group, own in members.items()]
-    return [[int(row) for row in np.concatenate([parts[number] for parts in split])] for number in range(count)]
+    batches = [np.concatenate([parts[number] for parts in split]) for number in range(count)]
+    return [batch.tolist() for batch in batches]
 
 
 def batches_by_tokens(rows: Sequence[int], lengths: Sequence[int], limit: int, *seed: object) -> list[list[int]]:

@@ -227,6 +227,7 @@ def train(
             run.step()
             advance(1)
             run.save_if_due()
+
     run.save()
     run.take_best()
     workspace.costs.append(run.history.cost)

@@ -74,6 +74,7 @@ def read_publication(run_folder: Path, group: str | None, tags: Iterable[str] = 
     run = read_run(run_folder)
     record = run.record
     columns, rows = _table(run)
+
     return Publication(
         id=key_of(["run", record.key, run.name]),
         name=run.name,

@@ -25,7 +25,7 @@ def summary(comparison: Comparison) -> list[Finding]:
     cautions = [notice.text for notice in comparison.notices] + _doubtful_judges(comparison)
     return [
         Finding("", _opening(comparison)),
-        *(Finding(claim.method, _about(comparison, claim)) for claim in comparison.claims),
+        *(Finding(claim.method, _finding_text(comparison, claim)) for claim in comparison.claims),
         *(finding for oracle in SIDES for finding in _between_methods(comparison, oracle)),
         *(Finding("Caution", text) for text in cautions),
     ]
@@ -53,7 +53,7 @@ def _opening(comparison: Comparison) -> str:
     return ". ".join(parts) + "."
 
 
-def _about(comparison: Comparison, claim: Claim) -> str:
+def _finding_text(comparison: Comparison, claim: Claim) -> str:
     """A method's claim, whom it is held against, and what else changed."""
     kind = "Oracle: it saw the gold answers." if claim.oracle else "Deployable."
     against = "; ".join(f"{signed(item.difference)} over {_opponent(comparison, item)}" for item in claim.opponents)

@@ -115,10 +115,12 @@ def _alike(held: Any, new: Any) -> bool:
     if type(held) is not type(new):
         return False
     if isinstance(held, RowData):
-        return all(
-            (_equal if item.metadata.get("shared") else _alike)(getattr(held, item.name), getattr(new, item.name))
-            for item in dataclasses.fields(held)
-        )
+        for item in dataclasses.fields(held):
+            same = _equal if item.metadata.get("shared") else _alike
+            if not same(getattr(held, item.name), getattr(new, item.name)):
+                return False
+        return True
+
     if isinstance(held, Tensor):
         return held.shape[1:] == new.shape[1:] and held.dtype == new.dtype
     if isinstance(held, Mapping):

@@ -222,6 +222,7 @@ class AxBench(Task):
         """One example: an instruction for a concept."""
         concept: Concept = row["concept"]
         number = f"{concept.group}-{row['place']:02d}"
+
         example = Example(
             id=f"{number}-dev" if split == "dev" else number,
             question=row["input"],
