@@ -60,5 +60,5 @@ def test_intervals_draw_the_concepts_of_each_evaluators_own_records() -> None:
     assert (together["largest"].num_scored, together["overlap"].num_scored) == (2, 4)
 
     by_concept = evaluate([written[0], written[2]], {"overlap": TokenOverlap()}, lambda _: Tools(), 0).estimates
-    ends = [(found["overlap"].low, found["overlap"].high) for found in (together, by_concept)]
+    ends = [(estimates["overlap"].low, estimates["overlap"].high) for estimates in (together, by_concept)]
     assert ends[0] == ends[1], "the second text of a concept says nothing new"

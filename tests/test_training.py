@@ -105,9 +105,9 @@ def test_several_passes_are_one_batch() -> None:
     lengths = [1 + row % 4 for row in range(12)]
     whole, split = Line(x, y), Line(x, y)
     expected = trained(whole, PLAIN, lengths)
-    found = trained(split, dataclasses.replace(PLAIN, pass_tokens=4), lengths)
+    outcome = trained(split, dataclasses.replace(PLAIN, pass_tokens=4), lengths)
     assert len(split.seen) > len(whole.seen)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(outcome, expected, rtol=1e-12, atol=0)
 
 
 def test_groups_side_by_side_learn_what_each_learns_alone() -> None:
@@ -119,8 +119,8 @@ def test_groups_side_by_side_learn_what_each_learns_alone() -> None:
     for number, (group, size) in enumerate((("a", 2), ("b", 4))):
         rows = [row for row in range(24) if GROUPS[row] == group]
         alone = Line([x[row] for row in rows], [y[row] for row in rows])
-        found = trained(alone, dataclasses.replace(settings, batch_size=size), [1] * len(rows), [group] * len(rows))
-        torch.testing.assert_close(found[0], together[number], rtol=1e-12, atol=0)
+        outcome = trained(alone, dataclasses.replace(settings, batch_size=size), [1] * len(rows), [group] * len(rows))
+        torch.testing.assert_close(outcome[0], together[number], rtol=1e-12, atol=0)
 
 
 def test_held_out_examples_are_not_learnt_from_and_choose_the_weights() -> None:
@@ -247,8 +247,8 @@ def test_killed_at_any_time_it_ends_with_the_same_weights(tmp_path: Path) -> Non
     with run_child(tmp_path / "work", tmp_path / "weights") as last:
         out, _ = last.communicate(timeout=120)
     assert last.returncode == 0
-    found = load_file(tmp_path / "weights")
+    weights = load_file(tmp_path / "weights")
     for name, value in undisturbed.state_dict().items():
-        assert torch.equal(found[name], value), name
-    assert found["losses"].tolist() == pytest.approx(history.losses, abs=0, rel=1e-7)
+        assert torch.equal(weights[name], value), name
+    assert weights["losses"].tolist() == pytest.approx(history.losses, abs=0, rel=1e-7)
     assert [int(word) for word in out.split()] == [history.cost.examples, history.cost.tokens]

@@ -7,8 +7,8 @@ import torch
 import harness
 
 PAIRS = [
-    {"prompt": f"What of {thing}?", "positive": f"{thing} is good", "negative": f"{thing} is bad"}
-    for thing in ("rain", "tea", "snow", "bread")
+    {"prompt": f"What of {word}?", "positive": f"{word} is good", "negative": f"{word} is bad"}
+    for word in ("rain", "tea", "snow", "bread")
 ]
 QUESTIONS = ["How was the day?", "Say something about cats, and about dogs too."]
 

@@ -42,8 +42,8 @@ class Jobs:
 
 def questions(job: Job, count: int) -> list[Example]:
     """So many test items of the job's task; they come again from the start if the task has fewer."""
-    found = job.task.examples("test")
-    return [found[index % len(found)] for index in range(count)]
+    examples = job.task.examples("test")
+    return [examples[index % len(examples)] for index in range(count)]
 
 
 def encoded(bench: Workbench, examples: Iterable[Example]) -> list[tuple[int, ...]]:

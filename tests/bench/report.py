@@ -53,8 +53,8 @@ def figures(timings: Mapping[str, Sequence[Timing]], new_tokens: int) -> dict[st
     return {
         "ways": {name: _way_figures(runs, new_tokens) for name, runs in timings.items()},
         "ratios": [
-            {"of": of, "over": over, "figure": figure, "value": _ratio(timings, of, over, figure), "wanted": wanted}
-            for of, over, figure, wanted in _RATIOS
+            {"of": of, "over": over, "figure": figure, "value": _ratio(timings, of, over, figure), "wanted": needed}
+            for of, over, figure, needed in _RATIOS
             if of in timings and over in timings and (figure != "total" or timings[of][0].scoring > 0)
         ],
         "rows_that_differ": {

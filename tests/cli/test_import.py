@@ -178,7 +178,7 @@ def test_likelihoods_need_a_scorer_that_is_named(tool: Cli, files: tuple[str, st
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"--question=prompt": "--question=promt"}, "row 1 has no column promt; found prompt_idx, alpha"),
         ({"--text=generated_text": "--text=explanation"}, "row 1: explanation must begin with the prompt"),
@@ -197,12 +197,12 @@ def test_likelihoods_need_a_scorer_that_is_named(tool: Cli, files: tuple[str, st
     ],
 )
 def test_wrong_imports_are_one_line(
-    tool: Cli, files: tuple[str, str], tmp_path: Path, changes: Mapping[str, str], said: str
+    tool: Cli, files: tuple[str, str], tmp_path: Path, changes: Mapping[str, str], message: str
 ) -> None:
     given: list[str] = []
     for item in ("full.csv", "out=runs", *FULL, "--method=m"):
         given += changes[item].split() if item in changes else [item]
-    assert said in tool(import_.main, *given).error
+    assert message in tool(import_.main, *given).error
     assert not list(tmp_path.glob("runs/**/generations.jsonl"))
 
 

@@ -111,7 +111,7 @@ def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["method=caa"], "only evaluator, judge, scorer, protocol, tracking, name can be changed"),
         (["evaluator=nosuch"], "evaluator=nosuch does not exist; choose one of"),
@@ -119,8 +119,8 @@ def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
         (["evaluator=choice"], "choice scores options"),
     ],
 )
-def test_wrong_settings_are_one_line(tool: Cli, run_folder: Path, overrides: list[str], said: str) -> None:
-    assert said in tool(score.main, str(run_folder), *overrides).error
+def test_wrong_settings_are_one_line(tool: Cli, run_folder: Path, overrides: list[str], message: str) -> None:
+    assert message in tool(score.main, str(run_folder), *overrides).error
     assert new_runs(run_folder) == []
 
 

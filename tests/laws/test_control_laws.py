@@ -84,8 +84,8 @@ class TestEveryPair:
         bench = workbench_of(job)
         bench.fit()
         requests = requests_for(bench, job)
-        found = bench.run(requests)
-        assert [generation.example_id for generation in found] == [request.example.id for request in requests]
+        generations = bench.run(requests)
+        assert [generation.example_id for generation in generations] == [request.example.id for request in requests]
         assert hooks_of(bench.subject.network) == 0
         self._only_what_is_required(job, seen)
         self._gold_only_where_declared(job, seen)

@@ -48,11 +48,11 @@ def two_classes(gap: float, count: int = 60, width: int = 8, lone: int = 2) -> t
 
 def test_folded_classifier_equals_the_pipeline_that_it_stands_for() -> None:
     h, labels = two_classes(20.0, lone=3)
-    found = fit_classifier(h, labels, components=3, folds=8)
+    classifier = fit_classifier(h, labels, components=3, folds=8)
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     pipeline = make_pipeline(PCA(3, svd_solver="full"), StandardScaler(), regression).fit(h.double(), labels)
     expected = torch.from_numpy(pipeline.predict_proba(h.double())[:, 1]).float()
-    torch.testing.assert_close((h @ found.weight + found.bias).sigmoid(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((h @ classifier.weight + classifier.bias).sigmoid(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_accuracy_is_balanced_and_held_out() -> None:
@@ -66,9 +66,9 @@ def test_accuracy_is_balanced_and_held_out() -> None:
 
 
 def test_texts_without_any_difference_give_a_classifier_that_knows_nothing() -> None:
-    found = fit_classifier(torch.ones(8, 3), torch.arange(8) < 4, components=5, folds=2)
-    assert found.accuracy == 0.5
-    assert (torch.ones(8, 3) @ found.weight + found.bias).sigmoid().tolist() == pytest.approx([0.5] * 8)
+    classifier = fit_classifier(torch.ones(8, 3), torch.arange(8) < 4, components=5, folds=2)
+    assert classifier.accuracy == 0.5
+    assert (torch.ones(8, 3) @ classifier.weight + classifier.bias).sigmoid().tolist() == pytest.approx([0.5] * 8)
 
 
 def planted() -> tuple[ToySubject, FitData]:
@@ -146,9 +146,9 @@ def test_the_gate_reads_its_site_before_its_own_edit_and_after_earlier_ones() ->
 
 def test_parameters_of_gate_and_inner_method_reach_both() -> None:
     method = DSAS(inner=replace(CAA, layer=Range(low=0, high=None, default=2, integer=True)), streams=STREAMS)
-    found = method.parameters(LAYOUT)
-    assert list(found) == ["strength", "inner.layer", "inner.strength"]
-    assert found["inner.layer"].high == 3
+    offered = method.parameters(LAYOUT)
+    assert list(offered) == ["strength", "inner.layer", "inner.strength"]
+    assert offered["inner.layer"].high == 3
     assert method.null(LAYOUT) == {"strength": 0.0, "inner.layer": 2, "inner.strength": CAA.strength.default}
     subject, data = planted()
     artifact = method.fit(subject, data)

@@ -145,8 +145,8 @@ def test_controller_and_direction_are_the_authors(reference: dict, subject: Loca
     torch.testing.assert_close(share, torch.from_numpy(reference["weight_logits"]).sigmoid(), **CLOSE)
 
     texts = {"target": (words(reference["refusal_tokens"]),), "source": (words(reference["answer_tokens"]),)}
-    found = WAS().directions(subject, FitData(**texts), [Site(3)])
-    torch.testing.assert_close(found[0], torch.from_numpy(reference["refusal_direction"]), **CLOSE)
+    axes = WAS().directions(subject, FitData(**texts), [Site(3)])
+    torch.testing.assert_close(axes[0], torch.from_numpy(reference["refusal_direction"]), **CLOSE)
 
 
 def test_training_is_the_authors(reference: dict) -> None:
@@ -185,7 +185,7 @@ def test_states_and_logits_are_the_authors(inputs: tuple, reference: dict, subje
         at[:, -2:] = True
         logits = passed.logits(at).unflatten(0, (rows, 2))
     name = f"in_{first}_{last}"
-    found = torch.stack([passed.states[site] for site in sites])
+    states = torch.stack([passed.states[site] for site in sites])
     expected = np.concatenate([reference[f"{name}_prefill_states"], reference[f"{name}_decode_states"]], 2)
-    torch.testing.assert_close(found, torch.from_numpy(expected), **CLOSE)
+    torch.testing.assert_close(states, torch.from_numpy(expected), **CLOSE)
     torch.testing.assert_close(logits, torch.from_numpy(reference[f"{name}_logits"]), **CLOSE)

@@ -126,8 +126,8 @@ def write_run(out: Path, **changes: Any) -> Path:
 
 
 def only(out: Path) -> OfflineRun:
-    (found,) = read_offline(out)
-    return found
+    (published,) = read_offline(out)
+    return published
 
 
 def test_offline_copy_holds_what_the_run_directory_holds(tmp_path: Path) -> None:

@@ -58,21 +58,21 @@ class Coverage(NamedTuple):
 
 def proportion_coverage(counts: Sequence[int] = COUNTS, shares: Sequence[float] = FINE_SHARES) -> list[Coverage]:
     """Exact coverage of `wilson_interval`, summed over the binomial distribution; the worst share for every n."""
-    found = []
+    coverages = []
     for count in counts:
         passes = np.arange(count + 1)
         lows, highs = np.array([wilson_interval(int(k), count) for k in passes]).T
         held = [float(stats.binom.pmf(passes, count, p)[(lows <= p) & (p <= highs)].sum()) for p in shares]
         worst = int(np.argmin(held))
-        found.append(Coverage("proportion, worst p", count, f"{shares[worst]:.3g}", held[worst]))
-    return found
+        coverages.append(Coverage("proportion, worst p", count, f"{shares[worst]:.3g}", held[worst]))
+    return coverages
 
 
 def pass_fail_coverage(
     counts: Sequence[int] = (20, 50, 150), changes: Sequence[tuple[float, float]] = CHANGES
 ) -> list[Coverage]:
     """Exact coverage of `tango_interval`, summed over the trinomial distribution of gains and losses."""
-    found = []
+    coverages = []
     for count in counts:
         ups, downs = np.array([(up, down) for up in range(count + 1) for down in range(count + 1 - up)]).T
         for gain, loss in changes:
@@ -84,10 +84,10 @@ def pass_fail_coverage(
                 [tango_interval(int(up), int(down), count) for up, down in zip(ups[likely], downs[likely], strict=True)]
             )
             held = (ends[:, 0] <= gain - loss + 1e-12) & (gain - loss <= ends[:, 1] + 1e-12)
-            found.append(
+            coverages.append(
                 Coverage("pass/fail, paired", count, f"+{gain:g}/−{loss:g}", float(chances[likely][held].sum()))
             )
-    return found
+    return coverages
 
 
 def _overlaps(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
@@ -175,7 +175,7 @@ def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws:
 
     The second method adds 0.2 nats to every item.
     """
-    found = []
+    coverages = []
     for case, (content, letters) in ORDERS.items():
         spread = np.sqrt(content**2 + letters**2 + 3 * 0.3**2)
         share = float(stats.norm.cdf(0.2 / spread)) - 0.5
@@ -189,8 +189,8 @@ def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws:
                     moved = plain + 0.2 + 0.3 * rng.normal(size=plain.shape) - 0.3 * rng.normal(size=plain.shape)
                     return _difference_by_question(m, moved, plain, draws)
 
-                found.append(_simulated(f"{metric.name}, both orders", count, case, truth, ends, repeats))
-    return found
+                coverages.append(_simulated(f"{metric.name}, both orders", count, case, truth, ends, repeats))
+    return coverages
 
 
 def _difference_by_question(metric: Metric, ours: np.ndarray, theirs: np.ndarray, draws: int) -> tuple[float, float]:
@@ -236,7 +236,7 @@ def false_positives(repeats: int, count: int = 60) -> float:
     Baseline, two deployable methods, two oracles with three controls each; outcomes depend on the example's difficulty
     and on luck. Claims and pairs of methods are tested as in a real comparison.
     """
-    found = 0
+    findings = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([repeat, count])
         difficulty = rng.normal(size=count)
@@ -246,8 +246,8 @@ def false_positives(repeats: int, count: int = 60) -> float:
         entries = [
             entry_of(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan
         ]
-        found += _any_finding(entries, "correct")
-    return found / repeats
+        findings += _any_finding(entries, "correct")
+    return findings / repeats
 
 
 def _any_finding(entries: Sequence[Entry], metric: str) -> bool:
@@ -263,7 +263,7 @@ def clustered_false_positives(repeats: int, questions: int = 28, *, by_question:
 
     Content decides, so the two orders of a question say the same thing twice: by item, too much is found.
     """
-    found = 0
+    findings = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([repeat, questions])
         clusters = [f"q{index // 2}" for index in range(2 * questions)] if by_question else ()
@@ -271,8 +271,8 @@ def clustered_false_positives(repeats: int, questions: int = 28, *, by_question:
         moved = plain + 0.8 * rng.normal(size=(questions, 1))
         sides = [("baseline", plain), ("caa", moved)]
         entries = [entry_of(name, "none", {"correct": side.ravel() > 0}, clusters) for name, side in sides]
-        found += _any_finding(entries, "correct")
-    return found / repeats
+        findings += _any_finding(entries, "correct")
+    return findings / repeats
 
 
 class Scenario(NamedTuple):
@@ -314,7 +314,7 @@ def verdicts(scenario: Scenario, repeats: int, count: int = 150) -> np.ndarray:
     """Whether each method is found to be better; of shape (repeats, methods)."""
     rng = np.random.default_rng([len(scenario.methods), scenario.controls, round(100 * scenario.changed)])
     shared = _shared_luck(scenario.changed)
-    found = []
+    rates = []
     for _ in range(repeats):
         difficulty = np.sqrt(shared) * rng.normal(size=count)
 
@@ -331,8 +331,8 @@ def verdicts(scenario: Scenario, repeats: int, count: int = 150) -> np.ndarray:
             )
             for index, share in enumerate(scenario.methods)
         ]
-        found.append([claim.verdict == "better" for claim in corrected(claims)])
-    return np.array(found)
+        rates.append([claim.verdict == "better" for claim in corrected(claims)])
+    return np.array(rates)
 
 
 def _claim(method: str, ours: Mapping[str, float], opponents: Sequence[Mapping[str, float]]) -> Claim:
@@ -384,14 +384,14 @@ def agreements(repeats: int = 20) -> list[Agreement]:
 
 
 def _statsmodels_mcnemar(gained: int, lost: int) -> float:
-    found: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
-    return float(found.pvalue)
+    exact: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
+    return float(exact.pvalue)
 
 
 def _scipy_permutation(gaps: np.ndarray, rng: np.random.Generator) -> float:
     options = {"permutation_type": "samples", "n_resamples": DRAWS, "rng": rng}
-    found: Any = stats.permutation_test((gaps,), lambda x, axis: np.mean(x, axis=axis), vectorized=True, **options)
-    return float(found.pvalue)
+    permuted: Any = stats.permutation_test((gaps,), lambda x, axis: np.mean(x, axis=axis), vectorized=True, **options)
+    return float(permuted.pvalue)
 
 
 def _distance_to_scipy(data: np.ndarray, rng: np.random.Generator) -> float:
@@ -484,10 +484,10 @@ def _powers(console: Console, repeats: int) -> bool:
     table = _table("Power of 150 questions, +0.10 true", "what", "first method", "all that are good", "at least")
     kept = []
     for name, (scenario, least) in POWERS.items():
-        found = verdicts(scenario, repeats)
+        counts = verdicts(scenario, repeats)
         good = np.array(scenario.methods) == GOOD
-        first = float(found[:, 0].mean())
-        table.add_row(name, f"{first:.3f}", f"{found[:, good].mean():.3f}", f"{least:g}")
+        first = float(counts[:, 0].mean())
+        table.add_row(name, f"{first:.3f}", f"{counts[:, good].mean():.3f}", f"{least:g}")
         kept.append(wilson_interval(round(first * repeats), repeats).high >= least)
     console.print(table)
     return all(kept)

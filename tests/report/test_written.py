@@ -57,10 +57,10 @@ def test_a_sweep_writes_its_files_although_a_job_failed(small: Path, tmp_path: P
     written = write_report(compare_groups(runs, strict=False), tmp_path)
     assert [path.name for path in written[:3]] == ["comparison.json", "comparison.csv", "report.html"]
     assert {path.parent.name for path in written[3:]} == {"figures"}
-    found = json.loads(written[0].read_text())["comparisons"][0]
-    assert [item["reason"] for item in found["failures"]] == ["failed: RuntimeError: disk full"]
-    assert {entry["name"]: entry["oracle"] for entry in found["entries"]}["segmented"] is True
-    contrast = next(c for c in found["contrasts"] if (c["ours"], c["theirs"]) == ("segmented", "baseline"))
+    comparison_read = json.loads(written[0].read_text())["comparisons"][0]
+    assert [item["reason"] for item in comparison_read["failures"]] == ["failed: RuntimeError: disk full"]
+    assert {entry["name"]: entry["oracle"] for entry in comparison_read["entries"]}["segmented"] is True
+    contrast = next(c for c in comparison_read["contrasts"] if (c["ours"], c["theirs"]) == ("segmented", "baseline"))
     assert len(contrast["difference"]["gained"]) + len(contrast["difference"]["lost"]) <= 20
 
 
@@ -110,16 +110,16 @@ def test_claims_must_be_complete(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "said"),
+    ("level", "message"),
     [
         (0.0154, r"a random model's 0\.0154 lies inside 0\.035 ± 0\.03"),
         (0.065, r"a random model's 0\.065 lies inside"),
         ("few", r"random_model must be a number, got 'few'"),
     ],
 )
-def test_a_claim_that_a_random_model_meets_is_refused(level: float | str, said: str) -> None:
+def test_a_claim_that_a_random_model_meets_is_refused(level: float | str, message: str) -> None:
     claim = {"value": 0.035, "tolerance": 0.03, "source": "Table 1", "random_model": level}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_expectations({"baseline": {"accurate": claim}}, "expect")
 
 
@@ -162,9 +162,9 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 def test_every_figure_is_valid_plotly(comparison: Comparison) -> None:
-    found = figures(comparison)
-    assert set(found) == {"forest", "differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
-    for section in found.values():
+    sections = figures(comparison)
+    assert set(sections) == {"forest", "differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
+    for section in sections.values():
         for figure in section:
             go.Figure(data=figure["data"], layout=figure["layout"])
 

@@ -126,7 +126,7 @@ def test_pairs_come_for_every_concept_and_texts_for_a_single_one(folder: Path) -
     assert len(data.target) == 4
     assert len(data.source) == 5
     assert data.control == ()
-    assert [wanted for *_, wanted in data.labelled] == [True] * 4 + [False] * 5
+    assert [is_wanted for *_, is_wanted in data.labelled] == [True] * 4 + [False] * 5
 
 
 class TestRefusals:
