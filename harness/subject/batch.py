@@ -141,13 +141,11 @@ class Batch:
         while waiting and free and self._takes(waiting[-1]):
             pool = waiting[-1].pool
             at_most = max(1, pass_tokens(self.network.device) // len(waiting[-1].prompt))
-
             new: list[Row] = []
             while waiting and free and len(new) < at_most and waiting[-1].pool is pool:
                 row = waiting.pop()
                 row.slot, row.length = free.pop(0), len(row.prompt)
                 new.append(row)
-
             self.rows |= {row.slot: row for row in new}
             self._admit(new, pool)
             joined = True
@@ -160,12 +158,9 @@ class Batch:
             return False
         if intervention.gradients and not self.gradients:
             return False
-
-        # An empty batch may change what it decodes with; later rows must fit to those that are there.
         if not self.rows:
             self.slots.clear()
             self._pools, self._uses_cache = set(), intervention.uses_cache
-
         if row.pool not in self._pools:
             if intervention.uses_cache != self._uses_cache or not self.slots.edits.fits(intervention):
                 return False
