@@ -62,6 +62,8 @@ def evaluate(
                 own_scores = _best_of_trials(name, evaluator, own, trials, tools(evaluator))
             else:
                 own_scores = evaluator.score(own, tools(evaluator))
+
+        # Checked before anything is added up: an evaluator may be anybody's.
         columns = _columns(name, evaluator, own, own_scores)
         units = [record.example.unit for record in own]
         scores += own_scores
@@ -81,6 +83,8 @@ def _best_of_trials(
     tried = [text for record in records for text in (record, *trials.get(record.example.id, ()))]
     columns = _columns(name, evaluator, tried, evaluator.score(tried, tools))
     first = evaluator.metrics[0]
+
+    # The selected text comes first, and only a better one takes its place.
     best: dict[str, int] = {}
     for index, score in enumerate(columns[first.name]):
         leader = best.setdefault(score.example_id, index)
@@ -165,6 +169,7 @@ def score_run(
     chosen = [item for item in records if item.example.id in counted]
     trials = _trials_to_score(store, records) if scoring.protocol.scored_trials == "best" else {}
 
+    # Where a subset counts, all examples are scored too: the report shows both.
     evaluation = evaluate(chosen, scoring.evaluators, tools, scoring.seed, trials)
     everything = evaluate(records, scoring.evaluators, tools, scoring.seed, trials) if chosen != records else None
     with replaced(folder / SCORES_FILE) as draft:

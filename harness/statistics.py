@@ -117,10 +117,13 @@ def _studentised_interval(
     error = data.std(ddof=1) / np.sqrt(data.size) if data.size > 1 else 0.0
     if error <= 1e-12 * max(1.0, float(np.abs(data).max())):
         return fallback
+
     draws = min(draws, max(1_000, _MOST_DRAWN // data.size))
     statistics = np.sort(_bootstrap_t(data, draws, seed))
     tail = (1 - level) / 2
     lowest, highest = statistics[int(draws * tail)], statistics[int(np.ceil(draws * (1 - tail))) - 1]
+
+    # The ends change places: a resample whose mean is too high speaks for a lower true one.
     low = data.mean() - highest * error if np.isfinite(highest) else fallback.low
     high = data.mean() - lowest * error if np.isfinite(lowest) else fallback.high
     return Interval(float(low), float(high))
@@ -155,6 +158,8 @@ def _bootstrap_t(data: np.ndarray, draws: int, seed: int) -> np.ndarray:
     mode = _mode(data)
     shifted = data - mode
     means, variances = _resampled_moments(shifted, draws, seed)
+
+    # A resample without spread has no t statistic: it lies infinitely far off, unless its mean is right.
     gap = means - shifted.mean()
     flat = variances <= 1e-12 * np.ptp(shifted) ** 2
     statistics = gap / np.sqrt(np.where(flat, 1.0, variances) / data.size)
@@ -164,6 +169,7 @@ def _bootstrap_t(data: np.ndarray, draws: int, seed: int) -> np.ndarray:
 
 def _resampled_moments(data: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance (ddof 1) of every resample."""
+    # Of few distinct values only their counts need to be drawn, which costs far less than drawing every unit.
     distinct, counts = np.unique(data, return_counts=True)
     if distinct.size <= _FEW_DISTINCT:
         drawn = np.random.default_rng(seed).multinomial(data.size, counts / data.size, size=draws)

@@ -80,6 +80,7 @@ class EqualKL(Search):
             steps.append({"factor": factor, "mean_kl": mean})
             return mean
 
+        # Bisection, which takes the divergence to grow with the strength, from nothing at factor 0.
         steps: list[dict[str, float]] = []
         low, high = 0.0, line.end
         reached = mean_kl(high)
@@ -88,6 +89,7 @@ class EqualKL(Search):
                 f"search=equal_kl: mean KL is only {reached:.4g} nats at the largest strength "
                 f"({_spelt(line.at(high))}); lower search.target_kl={self.target_kl:g} or widen the ranges"
             )
+
         factor = high
         while abs(reached - self.target_kl) > self.tolerance * self.target_kl and len(steps) <= self.max_steps:
             factor = (low + high) / 2

@@ -78,6 +78,7 @@ class SlotEdits:
         for (kind, site), buffer in self._buffers.items():
             member: Any = buffer.mapped(lambda rows: rows[:count])
             acts = self._acts[kind, site][:count]
+            # Only where some rows have no edit does a mask say which: it costs every step.
             everywhere = (kind, site) not in self._partial
             if kind == "edit":
                 edits[site] = member if everywhere else _SomeRowsEdit(member, acts)
