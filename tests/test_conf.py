@@ -125,8 +125,10 @@ class TestControls:
         assert [job[-1] for job in added] == [
             f"control={c}" for c in ("shuffled", "random", "best_of_n", "gold_in_prompt")
         ]
+
         assert unsteered[-2:] == ["method=baseline", "search=fixed"]
         assert 'model.prompt_template="Q: {question}"' in unsteered, "held against the method's own prompt"
+
         best, gold = (set(job) for job in added[2:])
         assert {"method=baseline", "search=per_prompt", "search.num_trials=5"} <= best
         assert "search.num_trials=5" not in gold

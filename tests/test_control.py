@@ -51,15 +51,18 @@ def test_shuffled_contrasts_keep_their_texts_and_lose_their_labels() -> None:
     pairs = tuple(Pair(f"p{i}", f"+{i}", f"-{i}", group="ab"[i % 2]) for i in range(40))
     labelled = tuple((f"p{i}", f"c{i}", i % 2 == 0) for i in range(40))
     data = FitData(pairs=pairs, source=tuple("abcd"), target=tuple("ABCD"), labelled=labelled)
+
     dealt = Shuffled().fit_data(data, 3)
     swapped = [pair.positive.startswith("-") for pair in dealt.pairs]
     assert sum(swapped[0::2]) == sum(swapped[1::2]) == 10, "half of each group, so that nothing of the contrast is left"
     for old, new in zip(pairs, dealt.pairs, strict=True):
         assert {new.positive, new.negative} == {old.positive, old.negative}
+
     assert sorted(dealt.source + dealt.target) == sorted("abcdABCD")
     assert sum(wanted for _, _, wanted in dealt.labelled) == 20
     assert [row[:2] for row in dealt.labelled] == [row[:2] for row in labelled]
     assert dealt.labelled != labelled
+
     assert dealt == Shuffled().fit_data(data, 3)
 
 
@@ -73,10 +76,12 @@ def test_shuffled_demonstrations_lose_their_group_and_their_side() -> None:
     demonstrations = tuple(
         one for group in "ab" for one in (*shown(group, "+", 20, True), *shown(group, "-", 20, False))
     )
+
     dealt = Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
     texts = [(one.prompt, one.completion) for one in demonstrations]
     assert sorted((one.prompt, one.completion) for one in dealt) == sorted(texts)
     assert [(one.group, one.concept) for one in dealt] == [(one.group, one.concept) for one in demonstrations]
+
     for group in "ab":
         own = [one for one in dealt if one.group == group]
         assert sum(one.wanted for one in own) == 20
@@ -116,6 +121,7 @@ def test_a_random_direction_moves_as_far_at_every_token_and_somewhere_else() -> 
     plain, control = shift(3), RandomDirection()
     wrapped = control.wrap(plain, names, LAYOUT, 0)
     h = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(2))
+
     for site in plain.edits:
         real, random = (passed(intervention, site, h) - h for intervention in (plain, wrapped))
         torch.testing.assert_close(random.norm(dim=-1), real.norm(dim=-1))
@@ -124,6 +130,7 @@ def test_a_random_direction_moves_as_far_at_every_token_and_somewhere_else() -> 
         directions = torch.nn.functional.normalize(random[:, 0], dim=-1)
         torch.testing.assert_close(directions[0], directions[2])
         assert not torch.allclose(directions[0], directions[1])
+
     again = control.wrap(plain, names, LAYOUT, 0)
     assert torch.equal(passed(again, Site(0), h), passed(wrapped, Site(0), h))
     rows = torch.tensor([2, 1])

@@ -57,9 +57,11 @@ def test_latents_are_those_of_each_texts_own_concept_behind_the_prefix(job: Call
     bench.fit()
     examples = bench.task.latent_examples()
     records = bench.read_latents(examples)
+
     method, subject = bench.method, bench.subject
     layer = int(method.defaults(subject.layout)["layer"])
     place = bench.artifact["layers"].tolist().index(layer)
+
     for number, record in enumerate(records):
         axis = bench.artifact["vector"][number, place]
         axis = axis / axis.norm()

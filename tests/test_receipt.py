@@ -85,10 +85,12 @@ def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubjec
         receipt = receipt_of(subject, tokens="completion")
     finally:
         handle.remove()
+
     states = before[0] if isinstance(before[0], Tensor) else before[0][0]
     lengths = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
     moved = torch.full((states.shape[-1],), 0.5).norm()
     shares = [moved / states[row, length : length + 3].float().norm(dim=-1) for row, length in enumerate(lengths)]
+
     site = receipt.sites["1.block"]
     assert (site.tokens_prompt, site.tokens_completion) == (0, 9)
     assert site.relative_change == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)

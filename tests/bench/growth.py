@@ -108,6 +108,7 @@ def measure(
     examples = questions(job, max(point.prompts for point in measured_points))
     ready = {point: _ready(bench, examples, point) for point in measured_points}
     short = _ready(bench, examples, dataclasses.replace(base, prompts=1))
+
     ours.decoded(network, short.prompts, short.intervention, 2, watch, at_once)
     for repeat in range(repeats):
         for point, timed in ready.items():

@@ -175,11 +175,13 @@ def measure(
     generate = make(bench)
     rows = list(range(len(bench.prompts)))
     batch = bench.inputs(rows)
+
     generate(bench.inputs([0]), bench.strengths[0])
     alone = [
         _timed(lambda row=row: generate(bench.inputs([row]), bench.strengths[row]), clock) for row in rows[:singles]
     ]
     together = [_timed(lambda: generate(batch, bench.strengths[0]), clock) for _ in range(repeats)]
+
     tokens = [out[:, -bench.new_tokens :].tolist() for _, out in (*alone, together[0])]
     return {
         "trials_per_second": 1 / statistics.median(seconds for seconds, _ in alone),

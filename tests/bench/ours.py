@@ -94,6 +94,7 @@ class Products:
         prompt_tokens = sum(map(len, work.prompts))
         text_tokens = prompt_tokens + work.rows * work.new_tokens
         inputs = self._inputs(max(pass_tokens(watch.device), work.rows), watch.device)
+
         marks = [watch.now()]
         self._pass(inputs, prompt_tokens, work.rows)
         marks.append(watch.now())

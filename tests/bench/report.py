@@ -107,6 +107,7 @@ def table(result: Mapping[str, Any]) -> str:
         seconds = (row["prefill_seconds"], row["decode_seconds"], row["scoring_seconds"])
         cells = [f"({name}) {WAYS[name]}", str(row["trials"]), *(f"{value:.2f}" for value in seconds)]
         ways.append([*cells, f"{speeds[0]:.0f}", *(f"{value:.3g}" for value in speeds[1:])])
+
     ratios = [
         (
             f"({item['of']}) / ({item['over']})",

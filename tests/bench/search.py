@@ -162,11 +162,13 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     examples = job.task.examples("test")
     if len(examples) < prompts:
         raise ValueError(f"task facts has {len(examples)} test questions, wanted {prompts}")
+
     ledger = Ledger(jobs.models.watch)
     plain, tally = jobs.models.subject(), Tally(clock=ledger.watch.seconds)
     subject = TimedSubject(plain.network, plain.tokenizer, plain.template, plain.name, job.engine, tally, ledger=ledger)
     bench = jobs.workbench(job, subject=subject)
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
+
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject)
     tools = Tools(scorer=TimedScorer(scorer, ledger), judge=job.scoring.judge)
     with tempfile.TemporaryDirectory() as folder, phase("search", job.search.num_trials_of(prompts)) as advance:
@@ -174,6 +176,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
         meter = Meter(lambda: tally.forward_tokens)
         setting = Setting(job.objective, tools, job.seed, store, meter, advance)
         ledger.seconds.clear()
+
         with ledger.part(REST):
             bench.fit()
             prepared, size = (
@@ -184,6 +187,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
                 job.search.select(bench, examples[start : start + size], prepared, setting)
                 bench.forget_conditions()
         tokens = [len(trial.generation.token_ids) for trial in store.trials()]
+
     ledger.split(ENGINE, {PREFILL: tally.prefill_seconds, DECODE: tally.decode_seconds})
     return _figures(ledger.seconds, prompts, trials, new_tokens, tokens)
 

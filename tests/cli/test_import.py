@@ -125,6 +125,7 @@ def test_the_whole_walk(tool: Cli, files: tuple[str, str], tmp_path: Path) -> No
 def test_what_was_imported_lies_as_in_any_run(tool: Cli, files: tuple[str, str]) -> None:
     folder = imported(tool, files[1], *FULL, *COMMON, "--method=full_layer", "--parameters=alpha,gamma", "--name=mine")
     assert folder == Path("runs/mine")
+
     run = read_run(folder)
     first, *_, last = run.selected.values()
     assert first.record.example.question == "Who first swam the Blue Lake?"
@@ -133,9 +134,11 @@ def test_what_was_imported_lies_as_in_any_run(tool: Cli, files: tuple[str, str])
     assert first.record.generation.text == " Ada Winter did.", "completions are not"
     assert first.record.generation.parameters == {"alpha": 0.25, "gamma": 0.5}
     assert last.record.generation.parameters["alpha"] == 0.75
+
     assert run.record.oracle, "who does not say what was seen counts as having seen the answers"
     assert run.record.access == ("imported", "unknown")
     assert run.record.awaits_scoring
+
     again = imported(tool, files[1], *FULL, *COMMON, "--method=full_layer", "--parameters=alpha,gamma", "--name=mine")
     assert again == folder
     assert read_run(again).record.key == run.record.key

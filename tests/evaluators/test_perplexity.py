@@ -61,6 +61,7 @@ def test_an_empty_completion_is_unscored_and_shifts_nobody():
         record("", "e1"), record("one two", "e2"), record(" \n", "e3"), record("mute", "e4"), record("x", "e5")
     )
     values = {(score.example_id, score.metric): score.value for score in scored}
+
     assert len(scored) == 5 * len(Perplexity.metrics)
     assert [values[name, "perplexity"] for name in ("e1", "e2", "e3", "e4", "e5")] == [
         None,

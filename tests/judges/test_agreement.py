@@ -80,8 +80,10 @@ def test_kappa_equals_scikit_learn_and_lies_in_its_interval() -> None:
     people = rng.choice(LABELS, 200).tolist()
     judge = [label if rng.random() < 0.7 else str(rng.choice(LABELS)) for label in people]
     table = compare_labels(items(people), verdicts(judge))
+
     assert table.labels is not None
     assert table.labels.value == pytest.approx(cohen_kappa_score(people, judge))
+
     right = [label == "CORRECT" for label in people], [label == "CORRECT" for label in judge]
     assert table.correct.value == pytest.approx(cohen_kappa_score(*right))
     assert table.correct.value is not None
@@ -149,12 +151,15 @@ def test_rank_correlation_equals_scipy_and_prefers_the_expected_score() -> None:
     quality = [1, 2, 3, 4, 5, 2, 4]
     rated = [Item(str(i), "hedge", f"{i}?", "g", (), "a", "CORRECT", quality=q) for i, q in enumerate(quality)]
     values = [1, 3, 2, 4, 5, 1, 5]
+
     plain = compare_scores(rated, verdicts([str(value) for value in values]))
     assert plain is not None
     assert plain.value == pytest.approx(np.asarray(spearmanr(quality, values)[0]).item())
+
     finer = compare_scores(rated, [Verdict("3", expected=0.5 * q) for q in quality])
     assert finer is not None
     assert finer.value == pytest.approx(1)
+
     constant = compare_scores(rated, verdicts(["3"] * 7))
     assert constant is not None
     assert constant.value is None
@@ -231,12 +236,14 @@ def test_a_run_prints_stores_and_is_found_again(tmp_path: Path, monkeypatch: pyt
     output = io.StringIO()
     judge = MatchJudge()
     program.run(judge, Console(file=output, width=120), shipped_sets())
+
     text = output.getvalue()
     for name in SETS:
         assert f"{name} (open)" in text
         assert f"{name} (held-out)" in text
     for heading in ("people say", "kappa, correct or not", "kappa, three labels", "injections followed", "by length"):
         assert heading in text
+
     stored = judge.calibration
     assert stored["judge"] == judge.identity
     assert stored["measured_on"] in stored["sets"]

@@ -58,6 +58,7 @@ def test_two_processes_share_one_file(tmp_path: Path) -> None:
     ]
     errors = [writer.communicate()[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], errors
+
     cache = ReplyCache(path)
     calls = [Call("model", "hash", f"prompt {number}", {}) for number in range(100)]
     replies = cache.find(calls)

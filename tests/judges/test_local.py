@@ -55,11 +55,13 @@ def test_a_prefix_leaves_a_token_to_the_shortest_prompt_and_needs_two_prompts() 
     loaded = load_model(config())
     reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
     tokens = [[5, 6, 7], [5, 6, 7], [5, 6, 7, 8]]
+
     prefix = reader.prefix(tokens)
     assert prefix is not None
     assert list(prefix.ids) == [5, 6]
     same, again, _ = reader.read(tokens, ["A"], prefix)
     assert same == again == pytest.approx(reader.read(tokens[:1], ["A"])[0], abs=1e-9)
+
     assert reader.prefix(tokens[:1]) is None
     assert reader.prefix([[5], [5, 6]]) is None
     with pytest.raises(ValueError, match="does not begin with the prefix"):

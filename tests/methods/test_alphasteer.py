@@ -45,6 +45,7 @@ def test_source_prompts_move_and_control_prompts_stay() -> None:
     method = AlphaSteer(layers=(2,), regularisation=1.0)
     artifact = method.fit(subject, data)
     assert artifact["reader"][0, :5].norm() < 0.1 * artifact["reader"][0].norm()
+
     steered = method.intervention(artifact, {}, {"strength": torch.ones(30)})
     moved = {}
     for kind in ("source", "control"):
@@ -52,6 +53,7 @@ def test_source_prompts_move_and_control_prompts_stay() -> None:
             subject.capture(getattr(data, kind), None, [Site(2)], intervention=i)[Site(2)] for i in (None, steered)
         )
         moved[kind] = (after - before)[:, 0].abs().mean()
+
     assert moved["source"] > 5.0
     assert moved["control"] < 0.1
 

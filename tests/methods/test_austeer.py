@@ -135,9 +135,11 @@ def test_scores_selection_and_edit_agree_with_the_authors(
     count, layers, width = acts["pos"].shape
     layout = Layout(num_layers=layers, width=width, num_heads=1, head_width=width)
     subject = synthetic_subject(layout, lambda prompt, completion, site: acts[completion][int(prompt), site.layer])
+
     method = AUSteer()
     artifact = method.fit(subject, FitData(pairs=tuple(Pair(str(i), "pos", "neg") for i in range(count))))
     assert np.allclose(artifact["coefficient"][0], reference["beta"], rtol=1e-6, atol=1e-7)
+
     x = torch.from_numpy(reference["x"])
     rows = len(x)
     for i, (k, alpha) in enumerate(zip(reference["k_list"], reference["alpha_list"], strict=True)):

@@ -167,13 +167,16 @@ def test_rows_that_leave_and_join_take_their_decision_along() -> None:
     subject, _, artifact = fitted(method)
     intervention, (h, where) = steered(method, artifact, [0.5, 0.4, 0.3]), batch()
     _, carry = run_blocks(h, subject.blocks, where, intervention)
+
     token, rows = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(4)), torch.tensor([2, 1, 2])
     step = decode_step(where)
     whole, _ = run_blocks(token, subject.blocks, step, intervention, carry)
+
     fewer = Where(step.positions[rows], None, step.prompt_lengths[rows], False)
     kept = {name: value[rows] for name, value in carry.items()}
     taken, _ = run_blocks(token[rows], subject.blocks, fewer, intervention.take(rows), kept)
     assert all(torch.equal(taken[site], whole[site][rows]) for site in whole)
+
     alone, _ = run_blocks(h[[1]], subject.blocks, where_of([4], [4]), intervention.take(torch.tensor([1])))
     assert torch.equal(alone[Site(5)], h[[1]])
 
@@ -279,10 +282,12 @@ def test_both_passes_agree_with_the_authors(reference: dict[str, Tensor], name: 
         "threshold": reference[f"threshold_{name}"],
         "above": torch.tensor(when == "above"),
     }
+
     intervention = steered(method, artifact, [float(reference["behavior_strength"])] * count)
     read = reference["prompt_inputs"][:, condition_layer]
     similarities = similarity(read[:, -1] if "last" in name else read.mean(1), artifact["condition"])
     torch.testing.assert_close(similarities.double(), reference[f"sim_{name}"], rtol=1e-5, atol=1e-5)
+
     carry = {}
     prefill = where_of([length] * count)
     for where, given, expected in ((prefill, "prompt_inputs", "y"), (decode_step(prefill), "decode_inputs", "ydec")):

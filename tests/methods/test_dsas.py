@@ -85,6 +85,7 @@ def planted() -> tuple[ToySubject, FitData]:
             states[:, 6], states[:, 7] = sign, sign if kind == "source" else -sign
             states[:, 1] += 4.0 * (kind in ("good", "target"))
             texts[f"{kind}{i}"] = states
+
     blocks: list[Block] = [torch.nn.Identity(), reveal, torch.nn.Identity(), lambda h: h * (torch.arange(8) > 0)]
     pairs = tuple(Pair(f"control{i}", f"good{i}", f"bad{i}") for i in range(24))
     source, control, target = (tuple(f"{kind}{i}" for i in range(24)) for kind in ("source", "control", "target"))
@@ -104,14 +105,17 @@ def test_planted_source_direction_is_found_and_other_layers_are_left_alone() -> 
     subject, data = planted()
     method = DSAS(inner=ActivationTransport(kind="mean", support=None), streams=STREAMS)
     artifact = method.fit(subject, data)
+
     assert artifact["block.accuracy"][1:3].tolist() == [1.0, 1.0]
     assert (artifact["block.accuracy"][[0, 3]] < 0.75).all()
     weight = artifact["block.weight"][1]
     assert weight[0] / weight.norm() > 0.95
+
     edits = method.intervention(artifact, {}, parameters(method, 1)).edits
     assert set(edits) == {Site(1), Site(2)}
     everywhere = replace(method, min_accuracy=0.0)
     assert set(everywhere.intervention(artifact, {}, parameters(method, 1)).edits) == {Site(n) for n in range(4)}
+
     again = method.fit(subject, data)
     assert all(torch.equal(artifact[key], again[key]) for key in artifact)
 
@@ -190,12 +194,14 @@ def test_probes_and_decisions_of_the_inner_method_are_kept() -> None:
     group = {"group": torch.zeros(2, dtype=torch.long)}
     steered = method.intervention(artifact, group, parameters(method, 2, inner__strength=1.0))
     assert set(steered.probes) == {Site(1)}
+
     tokens, where = torch.stack([subject.texts["source0"], subject.texts["control0"]]), where_of([3, 3])
     unsteered = reveal(tokens)
     states, carry = run_blocks(tokens, subject.blocks, where, steered)
     assert carry["cast/decision"].tolist() == [True, False]
     assert torch.equal(states[Site(2)][1], unsteered[1])
     assert not torch.equal(states[Site(2)][0], unsteered[0])
+
     decoded, _ = run_blocks(tokens[:, :1], subject.blocks, decode_step(where), steered, carry)
     assert torch.equal(decoded[Site(2)][1], unsteered[1, :1])
 
@@ -206,14 +212,17 @@ def test_fusion_behind_a_gate_keeps_its_prompt_mean_while_rows_leave() -> None:
     artifact = method.fit(subject, data)
     reference = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(4))
     intervention = method.intervention(artifact, {"reference": reference}, parameters(method, 3))
+
     h, where = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(5)), where_of([4, 2, 3])
     _, carry = run_blocks(h, [torch.nn.Identity()] * 4, where, intervention)
     mean = where.mean(h)
     shift = 0.5 * (reference[:, 1] - mean)
+
     token, step = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(6)), decode_step(where)
     likeness = (token @ artifact["block.weight"][1] + artifact["block.bias"][1]).sigmoid()[..., None]
     whole, _ = run_blocks(token, [torch.nn.Identity()] * 4, step, intervention, carry)
     torch.testing.assert_close(whole[Site(1)], token + likeness * shift[:, None])
+
     rows = torch.tensor([2, 0])
     fewer = Where(step.positions[rows], None, step.prompt_lengths[rows], False)
     kept = {name: value[rows] for name, value in carry.items()}

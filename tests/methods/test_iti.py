@@ -123,12 +123,15 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
     used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions])
     validation = torch.isin(reference["question_id"][used], reference["val_questions"])
     heads, labels = reference["head_acts"][used], reference["labels"][used].bool()
+
     weights, biases, accuracy = train_probes(heads, labels, validation, seed=int(reference["probe_seed"]))
     assert torch.allclose(accuracy.double(), reference["probe_val_acc"], rtol=1e-6)
     assert torch.allclose(biases, reference["probe_intercept"], rtol=1e-5, atol=1e-5)
     assert torch.allclose(weights, reference["probe_coef"], rtol=1e-5, atol=1e-5)
+
     chosen = (directions.ranks(accuracy) < int(reference["K"])).nonzero().tolist()
     assert sorted(chosen) == sorted(reference["top_heads"].tolist())
+
     difference = directions.mean_difference(heads[labels], heads[~labels])
     assert torch.allclose(difference, reference["com_directions"], rtol=1e-5, atol=1e-5)
     for axes, name in ((difference, "unit_dir_com"), (weights, "unit_dir_probe")):

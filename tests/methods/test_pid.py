@@ -168,9 +168,11 @@ def test_the_sequential_fit_for_toxicity(toxicity: dict) -> None:
         for place, (weight, bias) in enumerate(affine)
     ]
     texts, names = texts_of(source=tokens[labels], target=tokens[~labels])
+
     method = as_released(*TOXICITY_FORK)
     artifact = method.fit(ToySubject(texts, blocks), FitData(**names))
     torch.testing.assert_close(artifact["control"], TOXICITY_FORK[0] * toxicity["inc_control"], **CLOSE)
+
     steered = method.intervention(artifact, {}, {"strength": torch.ones(len(tokens))})
     states, _ = run_blocks(tokens, blocks, where_of([tokens.shape[1]] * len(tokens)), steered)
     torch.testing.assert_close(states[Site(len(blocks) - 1)], toxicity["inc_final"], **CLOSE)

@@ -31,6 +31,7 @@ def test_atoms_by_hand() -> None:
     amplitude, kept = TargetAtoms(kept=0.3).atoms(positive, others)
     assert amplitude.tolist() == [4.0, 3.5, -2.5, 0.0, 0.0]
     assert kept.tolist() == [True, False, False, False, False]
+
     assert TargetAtoms(kept=0.3, score="amplitude").atoms(positive, others)[1].tolist() == [
         True,
         True,

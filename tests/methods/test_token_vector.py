@@ -94,11 +94,13 @@ def test_a_fixed_layer_is_fitted_alone_and_a_range_as_far_as_it_goes() -> None:
     subject, texts = planted()
     data = FitData(demonstrations=texts)
     all_layers = TokenVector().fit(subject, data)["vector"]
+
     subject.sites.clear()
     one = TokenVector(layer=2).fit(subject, data)
     assert set(subject.sites) == {Site(2)}
     assert one["layers"].tolist() == [2]
     assert torch.equal(one["vector"][:, 0], all_layers[:, 2])
+
     two = TokenVector(layer=Range(low=1, high=2, default=1, integer=True)).fit(subject, data)
     assert two["layers"].tolist() == [1, 2]
     steered = TokenVector().intervention(

@@ -78,6 +78,7 @@ def test_planted_kind_is_told_and_steered() -> None:
     artifact = SMALL.fit(subject, data)
     assert artifact["direction"].shape == (2, 6)
     assert artifact["direction"][0, 5] > 0.6
+
     steered = SMALL.intervention(artifact, {}, {"strength": torch.ones(20)})
     moved = {}
     for kind in ("source", "control"):
@@ -88,6 +89,7 @@ def test_planted_kind_is_told_and_steered() -> None:
         moved[kind] = float((after - before).norm(dim=-1).mean())
     assert moved["source"] > 0.7
     assert moved["control"] < 0.1 * moved["source"]
+
     again = SMALL.fit(subject, data)
     assert all(torch.equal(again[name], value) for name, value in artifact.items())
 

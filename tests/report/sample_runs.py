@@ -327,6 +327,7 @@ def write_sweep(directory: Path, count: int = 40, text: Callable[[int, str], str
         write_run(directory, "caa", strength=strength, count=count, skill=skill)
         for strength, skill in ((0.5, 0.16), (1.0, 0.2), (2.0, 0.3), (4.0, 0.1))
     ]
+
     for method, skill in (("full_layer", 0.45), ("segmented", 0.6)):
         runs.append(write_run(directory, method, skill=skill, text=text, **options))
         runs += [

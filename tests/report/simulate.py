@@ -375,6 +375,7 @@ def agreements(repeats: int = 20) -> list[Agreement]:
     swaps = [abs(sign_flip_p(gap) - _scipy_permutation(gap, rng)) for gap in gaps]
     ends = [_distance_to_scipy(rng.gamma(4.0, size=400), rng) for _ in range(repeats)]
     scores = [_score_at_ends(up, down, 100) for up, down in flips.tolist()]
+
     return [
         Agreement("exact McNemar and statsmodels', p", max(test), 1e-9),
         Agreement("sign flips and scipy's permutation_test, p", max(swaps), 0.02),
@@ -468,12 +469,15 @@ def _errors(console: Console, repeats: int, comparisons: int) -> bool:
         "whole comparisons, nothing works": (false_positives(comparisons), comparisons, 0.05),
         "28 questions in both orders, by question": (clustered_false_positives(repeats), repeats, 0.05),
     }
+
     for name, (scenario, allowed) in ERRORS.items():
         measured[name] = (float(verdicts(scenario, repeats).any(1).mean()), repeats, allowed)
+
     table = _table("Comparisons with any false claim", "what", "share", "95 %", "allowed")
     for name, (share, count, allowed) in measured.items():
         low, high = wilson_interval(round(share * count), count)
         table.add_row(name, f"{share:.3f}", f"{low:.3f} to {high:.3f}", f"{allowed:g}")
+
     by_item = clustered_false_positives(repeats, by_question=False)
     table.add_row("(the same 28 questions, were they tested by item)", f"{by_item:.3f}", "", "")
     console.print(table)

@@ -64,10 +64,12 @@ def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> No
         reseal(run)
         figures = {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}
         rewrite(run, estimates={"overlap": {"metric": "overlap", **figures}})
+
     comparison = compare(list(runs.values()), primary="overlap")
     (item,) = steerability(comparison)
     assert item.slope.value == pytest.approx(0.025)
     assert item.anti_steerable.value == 0.25
+
     page = write_report([comparison], tmp_path / "out")[2].read_text()
     assert "Anti-steerable" in page
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"][0]["steerability"]

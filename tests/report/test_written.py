@@ -137,6 +137,7 @@ def test_a_claim_without_a_random_model_is_marked(comparison: Comparison) -> Non
 def test_the_command_prints_tables_and_paths(small: Path, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(small), "--out", str(experiment.parent), "--expect", str(experiment), "--explain"]
     assert main(command) == 1
+
     printed = capsys.readouterr().out
     for text in (
         "Deployable",
@@ -241,6 +242,7 @@ def test_the_page_is_one_file_that_allows_its_own_scripts_only(comparison: Compa
     assert policy is not None
     allowed = policy[1].replace("&#39;", "'")
     assert "default-src 'none'" in allowed
+
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     assert len(scripts) == 2, "plotly and the page's own"
     for script in scripts:

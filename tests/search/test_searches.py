@@ -57,16 +57,20 @@ def test_without_an_incumbent_no_unsteered_text_is_made(bench: Callable, setting
     plan = dataclasses.replace(PER_PROMPT, incumbent=False)
     subject = bench()
     examples = subject.task.examples("test")
+
     with_text = PER_PROMPT.select(bench(), examples, {}, setting())
     place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
     selected = plan.select(subject, examples, {}, place)
+
     assert {request.trial for request in subject.asked} == {0, 1, 2, 3, 4, 5}
     assert {row["trial"] for row in rows_of(place)} == {0, 1, 2, 3, 4, 5}
     assert plan.num_trials_of(len(examples)) == len(rows_of(place))
+
     again = bench()
     place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
     assert plan.select(again, examples, {}, place) == selected
     assert again.asked == [], "a finished search is read"
+
     for old, new in zip(with_text, selected, strict=True):
         assert new.trial == old.trial or old.trial == -1
 

@@ -310,14 +310,17 @@ def test_an_edit_may_take_gradients_while_decoding(network: Network, uses_cache:
         len(PROMPTS), network.layout.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
     steered = Intervention({Site(1): UpTheSlope(weight)}, uses_cache=uses_cache, gradients=True)
+
     together = ids(decode(network, steered, GREEDY))
     assert together == ids(decode(network, steered, GREEDY, FEW))
     assert together != ids(decode(network, Intervention(), GREEDY))
+
     texts = [Text(tuple(prompt), (9, 8)) for prompt in PROMPTS]
     undeclared = dataclasses.replace(steered, gradients=False)
     with torch.no_grad():
         likelihoods = [loglikelihood(network, texts, one, Tally()) for one in (steered, undeclared)]
     torch.testing.assert_close(*likelihoods)
+
     with pytest.raises(RuntimeError, match="build its Intervention with gradients=True"):
         decode(network, undeclared, GREEDY)
     assert hooks_of(network) == 0

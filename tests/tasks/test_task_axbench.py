@@ -21,6 +21,7 @@ def test_a_concept_learns_from_its_own_texts_and_the_plain_ones_of_its_genre(fol
     own = [text for text in shown if text.group == "concept-001"]
     assert [text.wanted for text in own] == [True] * 4 + [False] * 5
     assert {text.concept for text in own} == {"things of kind 1"}
+
     plain = {text.completion for text in own if not text.wanted}
     of_zero, of_two = (
         {text.completion for text in shown if text.group == group and not text.wanted}

@@ -208,6 +208,7 @@ def test_an_acceptable_range_stays_in_the_gold_and_becomes_metadata_and_alias(tm
         '7,How long?,"1,390 metres (acceptable range: anything between 1,386 and 1,394 metres)",Art,Number\n'
         "8,Who (roughly)?,Ada (or Augusta),Art,Person\n",
     )
+
     ranged, plain = SimpleQAVerified(path=str(file)).examples("test")
     assert ranged.answer == "1,390 metres (acceptable range: anything between 1,386 and 1,394 metres)"
     assert ranged.aliases == ("1,390 metres",)
