@@ -59,7 +59,7 @@ def test_shuffled_contrasts_keep_their_texts_and_lose_their_labels() -> None:
         assert {new.positive, new.negative} == {old.positive, old.negative}
 
     assert sorted(dealt.source + dealt.target) == sorted("abcdABCD")
-    assert sum(wanted for _, _, wanted in dealt.labelled) == 20
+    assert sum(is_wanted for _, _, is_wanted in dealt.labelled) == 20
     assert [row[:2] for row in dealt.labelled] == [row[:2] for row in labelled]
     assert dealt.labelled != labelled
 

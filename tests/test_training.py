@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -67,16 +68,21 @@ def test_clipping_and_the_schedule_by_hand() -> None:
     assert trained(learner, settings, [1]).item() == pytest.approx(0.5 * (0 + 0.05 + 0.1 + 0.05), rel=1e-5)
 
 
+def rows_of(step: Sequence[Sequence[int]]) -> list[int]:
+    """All rows of a batch that is computed in several passes."""
+    return list(itertools.chain(*step))
+
+
 def test_a_plan_gives_every_example_once_an_epoch_and_every_group_in_every_batch() -> None:
     lengths = [1 + row % 7 for row in range(24)]
     plan = PLAIN.plan(lengths, GROUPS)
     assert plan.epoch_ends == (4, 8)
     epochs = [plan.steps[:4], plan.steps[4:]]
     for steps in epochs:
-        assert sorted(row for step in steps for rows in step for row in rows) == list(range(24))
-        for step in steps:
-            counts = [sum(GROUPS[row] == group for rows in step for row in rows) for group in "ab"]
-            assert counts == [2, 4]
+        batches = [rows_of(step) for step in steps]
+        assert sorted(itertools.chain(*batches)) == list(range(24))
+        for batch in batches:
+            assert [sum(GROUPS[row] == group for row in batch) for group in "ab"] == [2, 4]
     assert epochs[0] != epochs[1]
     assert plan == PLAIN.plan(lengths, GROUPS)
     assert plan != dataclasses.replace(PLAIN, seed=1).plan(lengths, GROUPS)
@@ -87,8 +93,9 @@ def test_passes_and_batches_keep_to_their_tokens() -> None:
     by_tokens = dataclasses.replace(PLAIN, batch_size=None, batch_tokens=27).plan(lengths)
     by_count = dataclasses.replace(PLAIN, batch_size=10, pass_tokens=12).plan(lengths)
     for plan, limit in ((by_tokens, 27), (by_count, 12)):
-        assert len({row for step in plan.steps for rows in step for row in rows}) == 30
-        assert all(max(lengths[row] for row in rows) * len(rows) <= limit for step in plan.steps for rows in step)
+        passes = list(itertools.chain(*plan.steps))
+        assert len(set(itertools.chain(*passes))) == 30
+        assert all(max(lengths[row] for row in rows) * len(rows) <= limit for rows in passes)
     assert {len(step) for step in by_tokens.steps} == {1}
     assert min(len(step) for step in by_count.steps) > 1
     assert PLAIN.plan([500]).steps == (((0,),), ((0,),)), "a text longer than the limit is a pass of its own"

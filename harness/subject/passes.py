@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,6 +162,17 @@ def loglikelihood(
         for context, share in _contexts(text, index, causal=not steered or intervention.uses_cache):
             contexts.setdefault((owner, context), []).append(share)
 
+    logprobs = _read_shares(network, contexts, intervention, tally)
+    shares: list[list[_Share]] = [[] for _ in texts]
+    for share in sorted(logprobs, key=lambda share: share.first):
+        shares[share.text].append(share)
+    return [torch.cat([logprobs[share] for share in own]) for own in shares]
+
+
+def _read_shares(
+    network: Network, contexts: Mapping[tuple[int, Text], Sequence[_Share]], intervention: Intervention, tally: Tally
+) -> dict[_Share, Float[Tensor, "C"]]:
+    """The log-probabilities of every share, from one reading of each context under its owner's edits."""
     logprobs: dict[_Share, Tensor] = {}
     keys = list(contexts)
     for batch in batches([len(context.ids) for _, context in keys], pass_tokens(network.device)):
@@ -176,11 +187,7 @@ def loglikelihood(
         targets = torch.tensor([token for _, share in members for token in share.tokens], device=network.device)
         parts = token_logprobs(network.logits, logit_rows(network.device), before, targets).split(sizes)
         logprobs.update(zip([share for _, share in members], parts, strict=True))
-
-    shares: list[list[_Share]] = [[] for _ in texts]
-    for share in sorted(logprobs, key=lambda share: share.first):
-        shares[share.text].append(share)
-    return [torch.cat([logprobs[share] for share in own]) for own in shares]
+    return logprobs
 
 
 class _Share(NamedTuple):

@@ -8,6 +8,7 @@ or a figure that an independent implementation does not give.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,14 +120,16 @@ def sparse_coverage(
         ("sparse overlap", _overlaps, mean, 0.0),
         ("sparse overlap, paired", _overlap_gaps, 0.25 * mean, -1.0),
     ]
-    return [
-        _simulated(
-            what, count, f"{share:g}", slope * share,
-            lambda rng, f=draw, n=count, s=share, low=low: mean_interval(f(rng, n, s), (low, 1.0), draws=draws),
-            repeats,
-        )
-        for what, draw, slope, low in cases for count in counts for share in shares
-    ]  # fmt: skip
+    coverages = []
+    for (what, draw, slope, low), count, share in itertools.product(cases, counts, shares):
+
+        def interval(
+            rng: np.random.Generator, f: Any = draw, n: int = count, s: float = share, low: float = low
+        ) -> Any:
+            return mean_interval(f(rng, n, s), (low, 1.0), draws=draws)
+
+        coverages.append(_simulated(what, count, f"{share:g}", slope * share, interval, repeats))
+    return coverages
 
 
 def _with_broken(rng: np.random.Generator, count: int, share: float = 0.05) -> np.ndarray:
