@@ -13,6 +13,8 @@ from bench import ours
 from bench.jobs import Jobs, encoded
 from bench.report import grid
 from bench.timing import Stopwatch
+from harness.data import Example
+from harness.job import Job
 from harness.progress import phase
 from harness.records.meter import Meter
 from harness.records.store import GenerationStore
@@ -28,6 +30,7 @@ from harness.subject.sampling import Sampling
 from harness.subject.sizes import CPU_ROWS as AT_ONCE
 from harness.subject.sizes import EngineConfig
 from harness.subject.tally import Tally
+from harness.workbench import Workbench
 
 PREFILL, DECODE, ENGINE = "engine: prompts", "engine: decoding", "engine: between the passes"
 REFERENCES, SCORER, TEXT = "activations read for the method", "scorer's passes", "templates and tokenizer"
@@ -139,6 +142,16 @@ class TimedScorer:
             return self.scorer.loglikelihood(prompts, completions)
 
 
+def _search(job: Job, bench: Workbench, examples: Sequence[Example], setting: Setting) -> None:
+    """Fit, and search chunk by chunk, as a run does."""
+    bench.fit()
+    prepared = job.search.prepare(bench, [], setting)
+    size = job.search.chunk_size(job.engine.max_rows or AT_ONCE)
+    for start in range(0, len(examples), size):
+        job.search.select(bench, examples[start : start + size], prepared, setting)
+        bench.forget_conditions()
+
+
 def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str, Any]:
     """Search segmented steering for each of ``prompts`` questions with the usual objective, records written to disk.
 
@@ -178,14 +191,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
         ledger.seconds.clear()
 
         with ledger.part(REST):
-            bench.fit()
-            prepared, size = (
-                job.search.prepare(bench, [], setting),
-                job.search.chunk_size(job.engine.max_rows or AT_ONCE),
-            )
-            for start in range(0, len(examples), size):
-                job.search.select(bench, examples[start : start + size], prepared, setting)
-                bench.forget_conditions()
+            _search(job, bench, examples, setting)
         tokens = [len(trial.generation.token_ids) for trial in store.trials()]
 
     ledger.split(ENGINE, {PREFILL: tally.prefill_seconds, DECODE: tally.decode_seconds})

@@ -156,19 +156,24 @@ def write_run(
     parameters = [_parameters(method, rng, strength) if trials or strength else {} for _ in examples]
     scores = _scores(examples, outputs, right, rng)
 
-    store = GenerationStore(directory / "generations" / f"{plan.mark:08x}")
-    store.begin({"name": plan.name})
-    store.add_selected(_selected(examples, outputs, parameters))
-    if trials:
-        store.add_trials(_trials(examples, trials, rng, skill), Work("search", 120_000, 73.5))
-    store.seal()
-
+    tried = _trials(examples, trials, rng, skill) if trials else []
+    store = _stored(directory, plan, _selected(examples, outputs, parameters), tried)
     run = directory / plan.name
     _write_lines(run / SCORES_FILE, [score_row(score) for score in scores])
     _record(run, store, scores, plan).write(run)
     if changes:
         rewrite(run, **changes)
     return run
+
+
+def _stored(directory: Path, plan: Plan, selected: Sequence[Selected], trials: Sequence[Trial]) -> GenerationStore:
+    store = GenerationStore(directory / "generations" / f"{plan.mark:08x}")
+    store.begin({"name": plan.name})
+    store.add_selected(selected)
+    if trials:
+        store.add_trials(trials, Work("search", 120_000, 73.5))
+    store.seal()
+    return store
 
 
 def _right(count: int, skill: float, rng: np.random.Generator) -> np.ndarray:
