@@ -120,16 +120,16 @@ def sparse_coverage(
         ("sparse overlap", _overlaps, mean, 0.0),
         ("sparse overlap, paired", _overlap_gaps, 0.25 * mean, -1.0),
     ]
-    coverages = []
-    for (what, draw, slope, low), count, share in itertools.product(cases, counts, shares):
 
-        def interval(
-            rng: np.random.Generator, f: Any = draw, n: int = count, s: float = share, low: float = low
-        ) -> Any:
-            return mean_interval(f(rng, n, s), (low, 1.0), draws=draws)
+    def of_cell(case: tuple[str, Callable[..., np.ndarray], float, float], count: int, share: float) -> Coverage:
+        what, draw, slope, low = case
 
-        coverages.append(_simulated(what, count, f"{share:g}", slope * share, interval, repeats))
-    return coverages
+        def interval(rng: np.random.Generator) -> Any:
+            return mean_interval(draw(rng, count, share), (low, 1.0), draws=draws)
+
+        return _simulated(what, count, f"{share:g}", slope * share, interval, repeats)
+
+    return [of_cell(*cell) for cell in itertools.product(cases, counts, shares)]
 
 
 def _with_broken(rng: np.random.Generator, count: int, share: float = 0.05) -> np.ndarray:
