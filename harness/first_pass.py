@@ -112,8 +112,8 @@ class _Watched(Edit):
             raise ContractError(f"{name} changed the carry in place; it must return a new mapping")
         for key, value in learnt.items():
             if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(before):
-                found = _shape(value) if isinstance(value, Tensor) else _kind(value)
-                raise ContractError(f"{name}: carry[{key!r}] must be a tensor with {len(before)} rows, got {found}")
+                actual = _shape(value) if isinstance(value, Tensor) else _kind(value)
+                raise ContractError(f"{name}: carry[{key!r}] must be a tensor with {len(before)} rows, got {actual}")
         return new, learnt
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from harness import receipt
-from harness.build import Job
 from harness.data import Example
 from harness.first_pass import check_first_pass
+from harness.job import Job
 from harness.lengths import check_lengths
 from harness.progress import phase
 from harness.records.locks import locked
@@ -105,11 +105,13 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
     store = GenerationStore(generations_folder(job))
     items = job.task.examples("test") if job.generates else []
     tests = [example for example in items if counted is None or example.id in counted]
+
     with locked(store.folder, job.lock_wait, on_wait=forget_subjects):
         store.begin(job.keys.made_from)
         if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
             _produce(job, store, tests, source)
             store.seal()
+
         by_id = {item.record.example.id: item for item in store.selected()}
         selected = [by_id[example.id] for example in tests] if job.generates else []
         latents = store.latents() if job.reads_latents else []
@@ -139,16 +141,19 @@ def _produce(job: Job, store: GenerationStore, tests: Sequence[Example], source:
     bench = bench_for(job, subject)
     if job.generates:
         check_lengths(bench, [*tests, *dev_items(job)])
+
     meter = Meter(lambda: subject.tally.forward_tokens)
     if source is None:
         _fit(bench, store, meter)
     else:
         bench.adopt(source.store.artifact or {})
+
     if job.reads_latents and not store.latents():
         with phase("latents"):
             records = bench.read_latents(job.task.latent_examples())
             store.save_latents([Selected(record, UNSTEERED) for record in records])
         store.add_work(meter.lap("latents"))
+
     if job.generates:
         _search_and_generate(job, bench, store, meter, tests, source)
 

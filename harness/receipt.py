@@ -164,6 +164,7 @@ def _demand_effect(
             f"method {method} steers at sites that the model never passes through ({', '.join(missed)}): "
             "hooks on the wrong modules, or layers that are bypassed; no result was recorded"
         )
+
     changes = [site.relative_change for site in sites.values()]
     if not all(math.isfinite(change) for change in changes) or not bool(kl.isfinite().all()):
         raise NotSteeredError(f"method {method} made hidden states that are not numbers; lower its strength")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import receipt
-from harness.build import Job
 from harness.data import Example, Split
 from harness.generate import Generated, generate
+from harness.job import Job
 
 MOST_TESTS = 3
 """Test items of a rehearsal, and dev items of each group."""

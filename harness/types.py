@@ -6,7 +6,7 @@ Data flows one way. A *task* yields examples; a *method* turns fitted tensors an
 The definitions stand on four pages. Read the one that you need:
 
 - `harness.data`: examples, contrast pairs, who may see what. For tasks, and for everybody.
-- `harness.steering`: sites, edits, probes, gates, methods. For methods.
+- `harness.steering`: edits, probes, gates, methods; where they act stands in `harness.where`. For methods.
 - `harness.model_view`: what a method sees of the model: activations, texts, passes with gradients. For methods.
 - `harness.scoring`: records, metrics, scores, evaluators, judges, scorers. For evaluators and judges.
 

@@ -105,8 +105,8 @@ def load_tiny() -> Callable[..., Loaded]:
         config = _tiny_config(family, **options)
         if repr(config) not in loaded:
             loaded[repr(config)] = load_model(config)
-        found = loaded[repr(config)]
-        return dataclasses.replace(found, model=copy.deepcopy(found.model))
+        model = loaded[repr(config)]
+        return dataclasses.replace(model, model=copy.deepcopy(model.model))
 
     return load
 

@@ -18,13 +18,13 @@ def sources(*folders: str) -> list[Path]:
 
 def imported(path: Path) -> set[str]:
     """Modules that a file imports; ``from package import name`` counts as ``package.name`` too."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 def name_of(path: Path) -> str:

@@ -145,9 +145,9 @@ def run_harness(installed: Path, *overrides: str) -> subprocess.CompletedProcess
 
 
 def one_run(folder: Path) -> dict:
-    found = list(folder.glob("*/run.json"))
-    assert len(found) == 1
-    return json.loads(found[0].read_text())
+    records = list(folder.glob("*/run.json"))
+    assert len(records) == 1
+    return json.loads(records[0].read_text())
 
 
 @pytest.mark.parametrize("place", ["pkg://louder.conf", "file://{installed}/louder/conf"])

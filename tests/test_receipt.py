@@ -69,13 +69,13 @@ def with_hooks_on(subject: LocalSubject, modules: tuple[torch.nn.Module, ...]) -
 
 
 def test_a_steered_model_passes_and_the_figures_are_right(subject: LocalSubject) -> None:
-    found = receipt_of(subject)
+    receipt = receipt_of(subject)
     prompts = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
-    assert set(found.sites) == {"1.block", "2.block"}
-    assert (found.rows, found.sites_hit, found.sites_missed) == (3, 2, ())
-    assert found.sites["1.block"].tokens_prompt == sum(prompts)
-    assert found.sites["1.block"].tokens_completion == 9
-    assert 0 < found.kl_mean <= found.kl_max
+    assert set(receipt.sites) == {"1.block", "2.block"}
+    assert (receipt.rows, receipt.sites_hit, receipt.sites_missed) == (3, 2, ())
+    assert receipt.sites["1.block"].tokens_prompt == sum(prompts)
+    assert receipt.sites["1.block"].tokens_completion == 9
+    assert 0 < receipt.kl_mean <= receipt.kl_max
 
 
 def test_branching_is_the_exponential_of_the_entropy(subject: LocalSubject) -> None:
@@ -92,17 +92,19 @@ def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubjec
     block = subject.network.blocks.modules[1]
     handle = block.register_forward_hook(lambda module, args, output: before.append(output))
     try:
-        found = receipt_of(subject, tokens="completion")
+        receipt = receipt_of(subject, tokens="completion")
     finally:
         handle.remove()
+
     states = before[0] if isinstance(before[0], Tensor) else before[0][0]
     lengths = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
     moved = torch.full((states.shape[-1],), 0.5).norm()
     shares = [moved / states[row, length : length + 3].float().norm(dim=-1) for row, length in enumerate(lengths)]
-    site = found.sites["1.block"]
+
+    site = receipt.sites["1.block"]
     assert (site.tokens_prompt, site.tokens_completion) == (0, 9)
     assert site.relative_change == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)
-    assert found.kl_max == 0, "completion tokens come after the prompt's end"
+    assert receipt.kl_max == 0, "completion tokens come after the prompt's end"
 
 
 def test_a_zero_vector_is_an_error(subject: LocalSubject) -> None:

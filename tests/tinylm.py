@@ -36,6 +36,7 @@ def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
     layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
     queries = weights["model.layers.0.self_attn.q_proj.weight"].shape[0]
     keys = weights["model.layers.0.self_attn.k_proj.weight"].shape[0]
+
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -49,6 +50,7 @@ def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
         eos_token_id=2,
         pad_token_id=0,
     )
+
     model = LlamaForCausalLM(config)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)

@@ -84,6 +84,7 @@ def _section(runset: Any, metrics: Sequence[str]) -> Any:
         )
         for name in (*(f"{metric}/value" for metric in metrics), *COSTS)
     ]
+
     panels.append(
         wr.LinePlot(
             title="search: mean best objective so far",

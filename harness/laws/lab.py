@@ -11,8 +11,9 @@ from functools import cache
 
 import torch
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
+from harness.job import Job
 from harness.laws.tiny_vector import vector_file
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
@@ -121,14 +122,14 @@ def workbench_of(job: Job) -> Workbench:
 
 def spread(parameters: dict[str, float | Range], rows: int) -> list[Parameters]:
     """Parameters for each row: all over the ranges, but never at their lower end, which may be the identity."""
-    found: list[Parameters] = []
+    points: list[Parameters] = []
     for row in range(rows):
         values = {}
         for place, (name, value) in enumerate(parameters.items()):
             share = ((row * (2 * place + 1) + place) % rows + 1) / rows
             values[name] = _inside(value, share) if isinstance(value, Range) else value
-        found.append(values)
-    return found
+        points.append(values)
+    return points
 
 
 def _inside(bounds: Range, share: float) -> float:

@@ -167,9 +167,9 @@ def options_of_a_row_share_its_pass(lab: Lab) -> None:
     shared, single = Tally(), Tally()
     with torch.no_grad():
         together = loglikelihood(network, texts, intervention, shared, owners)
-        for text, owner, found in zip(texts, owners, together, strict=True):
+        for text, owner, logprobs in zip(texts, owners, together, strict=True):
             (alone,) = loglikelihood(network, [text], intervention, single, [owner])
-            _assert_close(alone, found)
+            _assert_close(alone, logprobs)
     if intervention.uses_cache and intervention.edits:
         assert shared.forward_tokens - shared.padding_tokens == single.forward_tokens / 2
 
@@ -187,11 +187,11 @@ def hooks_are_gone_afterwards(lab: Lab) -> None:
 def runs_whatever_the_task_asks(lab: Lab) -> None:
     """The bench answers every request in order, steered and un-steered ones mixed."""
     requests = [*lab.requests, *(Request(request.example, {}) for request in lab.requests[:2])]
-    found = lab.bench.run(requests)
-    assert [generation.example_id for generation in found] == [request.example.id for request in requests]
-    for request, generation in zip(requests, found, strict=True):
-        wanted = 0 if lab.job.task.kind == "generate" else len(request.example.choices)
-        assert len(generation.choice_logprobs) == wanted
+    generations = lab.bench.run(requests)
+    assert [generation.example_id for generation in generations] == [request.example.id for request in requests]
+    for request, generation in zip(requests, generations, strict=True):
+        expected = 0 if lab.job.task.kind == "generate" else len(request.example.choices)
+        assert len(generation.choice_logprobs) == expected
         assert all(math.isfinite(value) and value <= 0 for value in generation.choice_logprobs)
 
 
@@ -309,9 +309,9 @@ def rows_have_parameters_of_their_own(lab: Lab) -> None:
         assert set(alone.edits) <= set(many.edits)
         batch = rows.take([row]).prefill("left")
         expected, _ = batch.through(alone)
-        found, _ = batch.through(many.take(row_index([row])))
+        taken, _ = batch.through(many.take(row_index([row])))
         for site, h in expected.items():
-            _assert_close(found[site], h)
+            _assert_close(taken[site], h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,15 +350,15 @@ def a_block_may_return_a_tensor_or_a_tuple(lab: Lab) -> None:
     expected, _ = states.through(intervention)
     for in_tuple in (False, True):
         blocks = Blocks(tuple(ToyBlock(in_tuple) for _ in range(lab.layout.num_layers)), FAMILIES["llama"])
-        found = _visited(blocks, intervention, states.states, states.where, in_tuple)
+        visited = _visited(blocks, intervention, states.states, states.where, in_tuple)
         for site, h in expected.items():
-            assert torch.equal(found[site], h), f"{site}, {in_tuple=}"
+            assert torch.equal(visited[site], h), f"{site}, {in_tuple=}"
 
 
 def _visited(
     blocks: Blocks, intervention: Intervention, states: Mapping[Site, Tensor], where: Where, in_tuple: bool
 ) -> dict[Site, Tensor]:
-    found: dict[Site, Tensor] = {}
+    visited: dict[Site, Tensor] = {}
     carry: Carry = MappingProxyType({})
     for site, h in states.items():
         edits = {site: intervention.edits[site]} if site in intervention.edits else {}
@@ -369,8 +369,8 @@ def _visited(
             carry = steering.carry
         if in_tuple:
             assert out[1] == "weights"
-        found[site] = out[0] if in_tuple else out
-    return found
+        visited[site] = out[0] if in_tuple else out
+    return visited
 
 
 def _logprobs(lab: Lab, intervention: Intervention) -> Tensor:

@@ -231,11 +231,3 @@ def plain_cell(value: Any) -> Any:
 
 def _encoded(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
-
-
-def compress(path: Path) -> None:
-    """Put a finished file's lines under ``.zst``, in one step."""
-    packed = path.with_name(path.name + _COMPRESSED)
-    with replaced(packed) as draft, path.open("rb") as source, draft.open("wb") as target:
-        zstandard.ZstdCompressor(level=9).copy_stream(source, target)
-    path.unlink()

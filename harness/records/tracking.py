@@ -154,7 +154,7 @@ class WandbTracking(Tracking):
             if live is not None and live.is_open and self._completed(live, copy, folder):
                 return copy.id
             return self._publish(copy, folder, mode)
-        except Exception as error:
+        except Exception as error:  # of wandb, of the network, of the disk: none of them may cost a run
             logger.warning("%s was not published to W&B: %s", source, _one_line(error))
             return None
 
@@ -163,7 +163,7 @@ class WandbTracking(Tracking):
             return copy.id
         try:
             self._replace(copy, folder, mode)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the copy may still be kept on this disk
             if self.mode != "auto" or mode == "offline":
                 raise
             os.environ["WANDB_MODE"] = "offline"  # the other jobs of this process need not wait for it again

@@ -52,6 +52,7 @@ class EqualKL(Search):
             )
         if self.dev_examples is not None and self.dev_examples < 1:
             raise ValueError(f"search.dev_examples must be at least 1, got {self.dev_examples}")
+
         Line.of(method, layout, self.max_factor)
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
@@ -64,12 +65,12 @@ class EqualKL(Search):
             return {}
         line = Line.of(bench.method, bench.subject.layout, self.max_factor)
         path = setting.store.folder / "equal_kl.json"
-        found = read_json(path)
-        if found is None:
-            found = self._calibrate(line, bench, dev[: self.dev_examples])
-            write_json(path, found)
+        calibration = read_json(path)
+        if calibration is None:
+            calibration = self._calibrate(line, bench, dev[: self.dev_examples])
+            write_json(path, calibration)
         setting.note("dev calibration")
-        return line.at(found["factor"])
+        return line.at(calibration["factor"])
 
     def _calibrate(self, line: Line, bench: Workbench, dev: Sequence[Example]) -> dict:
         def mean_kl(factor: float) -> float:
@@ -79,6 +80,7 @@ class EqualKL(Search):
             steps.append({"factor": factor, "mean_kl": mean})
             return mean
 
+        # Bisection, which takes the divergence to grow with the strength, from nothing at factor 0.
         steps: list[dict[str, float]] = []
         low, high = 0.0, line.end
         reached = mean_kl(high)
@@ -87,6 +89,7 @@ class EqualKL(Search):
                 f"search=equal_kl: mean KL is only {reached:.4g} nats at the largest strength "
                 f"({_spelt(line.at(high))}); lower search.target_kl={self.target_kl:g} or widen the ranges"
             )
+
         factor = high
         while abs(reached - self.target_kl) > self.tolerance * self.target_kl and len(steps) <= self.max_steps:
             factor = (low + high) / 2
@@ -126,6 +129,7 @@ class Line:
                 f"search=equal_kl needs a method that can be turned down to nothing; {kind} has no such parameters: "
                 "use search=fixed or search=dev_split"
             )
+
         moving = {name: defaults[name] - null[name] for name in known if defaults[name] != null[name]}
         if not moving:
             raise ValueError(f"search=equal_kl scales the defaults of {kind}, which are no steering at all: raise them")

@@ -136,10 +136,12 @@ def _refuse_unknown(module: nn.Module, mask: Tensor | None, plan: Plan | None, o
             "directly (it is held by the harness; reload it for that), or its layers do not hand keyword arguments on "
             "to their attention, and the harness cannot run this architecture"
         )
+
     if mask is not None:
         raise ValueError(f"{kind} makes an attention mask of its own, which the harness does not compute with")
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         raise ValueError(f"{kind} has attention that looks ahead; the harness runs causal language models only")
+
     for name, value in others.items():
         asks_nothing = value is None or value is False or (name == "dropout" and value == 0) or name == "is_causal"
         if not asks_nothing and name not in _HARMLESS:
@@ -165,6 +167,7 @@ def _decode_attention(
     # The query heads that share a key head become query positions, so that keys are not repeated in memory.
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
+
     mask = plan.decode_mask(key.shape[2], sliding_window, query)
     parts = [
         _masked(
@@ -177,6 +180,7 @@ def _decode_attention(
         )
         for first, stop, window in plan.spans or ((0, batch, key.shape[2]),)
     ]
+
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.reshape(batch, heads, 1, width)
 

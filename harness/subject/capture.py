@@ -36,16 +36,16 @@ def capture(
     Raises:
         ValueError: a text has none of the chosen tokens, or the model never comes through a site.
     """
-    found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
+    states = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
     for batch in batches([len(text.ids) for text in texts], pass_tokens(network.device)):
         rows = torch.tensor(batch, device=network.device)
 
         def pool_into(site: Site, h: Tensor, where: Where, rows: Tensor = rows) -> None:
-            found[site][rows] = _pooled(h.float(), where, tokens, pool)
+            states[site][rows] = _pooled(h.float(), where, tokens, pool)
 
         chosen = [texts[index] for index in batch]
         run_pass(network, chosen, steering_of(intervention, rows), tally, sites, pool_into, stop=True)
-    return found
+    return states
 
 
 @torch.no_grad()

@@ -109,15 +109,19 @@ class Steering:
             self.where = None
 
     def _visit(self, site: Site, h: Tensor) -> Tensor:
-        if self.where is None:
+        if self.where is None:  # a pass of somebody else's, such as a scorer's
             return h
         where = self.where.at(site)
+
+        # A probe reads what the edit of the same site is about to change.
         if site in self.intervention.probes:
             self.carry = self.intervention.probes[site].read(h, where, self.carry)
+
         new = h
         if site in self.intervention.edits:
             new, self.carry = self.intervention.edits[site].apply(h, where, self.carry)
             new = new.to(h.dtype)
+
         if self._observer is not None:
             self._observer(site, h, new, where)
         return new

@@ -268,14 +268,14 @@ class SubjectScorer:
         cut = [(p.removeprefix(self.skipped), c if p else c.removeprefix(self.skipped)) for p, c in pairs]
         texts = [_scored_text(subject.encode(p), subject.encode(c)) for p, c in cut]
         scored = [index for index, text in enumerate(texts) if text.completion]
-        found = [(0.0, 0)] * len(texts)
+        results = [(0.0, 0)] * len(texts)
         with torch.no_grad():
             rows = passes.loglikelihood(
                 subject.network, [texts[index] for index in scored], Intervention(), subject.tally
             )
         for index, row in zip(scored, rows, strict=True):
-            found[index] = (float(row.sum()), len(row))
-        return found
+            results[index] = (float(row.sum()), len(row))
+        return results
 
 
 def _scored_text(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Text:

@@ -115,10 +115,10 @@ class Blocks:
         """
         family = family_of(model.config.model_type, blocks_path)  # pyright: ignore
         try:
-            found = model.get_submodule(family.blocks)
+            blocks = model.get_submodule(family.blocks)
         except AttributeError as error:
             raise ValueError(f"model.blocks_path: this model has no module '{family.blocks}'") from error
-        return cls(tuple(found.children()), family)
+        return cls(tuple(blocks.children()), family)
 
     def module(self, site: Site) -> tuple[nn.Module, bool]:
         """The module to watch for a site, and whether to watch its input (True) or its output.

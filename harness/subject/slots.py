@@ -47,10 +47,12 @@ class SlotLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         count, length = key_states.shape[0], key_states.shape[2]
+
         if self.storage.positions is None:
             self.keys[self.storage.rows, :, :length] = key_states
             self.values[self.storage.rows, :, :length] = value_states
             return key_states, value_states
+
         rows, positions, window = self.storage.rows, self.storage.positions, self.storage.window
         self.keys[rows, :, positions] = key_states[:, :, 0]
         self.values[rows, :, positions] = value_states[:, :, 0]

@@ -85,12 +85,15 @@ class AxBench(Task):
 
     def demonstrations(self) -> list[Demonstration]:
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
-        return [
-            Demonstration(row["input"], row["output"], concept.text, wanted, concept.group)
-            for concept in self._concepts
-            for rows, wanted in ((concept.positive, True), (self._plain.get(concept.genre, ()), False))
-            for row in rows[: self.train_size]
-        ]
+        demonstrations: list[Demonstration] = []
+        for concept in self._concepts:
+            plain = self._plain.get(concept.genre, ())
+            for rows, is_wanted in ((concept.positive, True), (plain, False)):
+                demonstrations += [
+                    Demonstration(row["input"], row["output"], concept.text, is_wanted, concept.group)
+                    for row in rows[: self.train_size]
+                ]
+        return demonstrations
 
     def pairs(self) -> list[Pair]:
         """Each positive text against a plain one of its genre, for methods that need pairs.
@@ -102,9 +105,9 @@ class AxBench(Task):
         for shown in self.demonstrations():
             kinds.setdefault(shown.group, ([], []))[not shown.wanted].append(shown)
         return [
-            Pair(wanted.prompt, wanted.completion, plain.completion, group)
+            Pair(positive.prompt, positive.completion, plain.completion, group)
             for group, sides in kinds.items()
-            for wanted, plain in zip(*sides, strict=False)
+            for positive, plain in zip(*sides, strict=False)
         ]
 
     def labelled(self) -> list[tuple[str, str, bool]]:
@@ -148,14 +151,15 @@ class AxBench(Task):
                     f"task.concepts must be 1 to {len(known)}, which {self.origin} has; got {self.concepts}"
                 )
             return known[: self.concepts]
+
         by_id = {concept.id: concept for concept in known}
-        wanted = list(by_id) if self.concepts is None else self.concepts
-        if unknown := [number for number in wanted if number not in by_id]:
+        chosen_ids = list(by_id) if self.concepts is None else self.concepts
+        if unknown := [number for number in chosen_ids if number not in by_id]:
             raise ValueError(
                 f"task.concepts: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
                 f"{known[0].id} to {known[-1].id}"
             )
-        return [by_id[number] for number in wanted]
+        return [by_id[number] for number in chosen_ids]
 
     @cached_property
     def _plain(self) -> dict[str, list[Row]]:
@@ -175,13 +179,13 @@ class AxBench(Task):
 
     @cached_property
     def _prompts(self) -> list[str]:
-        found = read_prompts(self.prompts)
-        if len(found) < self.per_concept:
+        prompts = read_prompts(self.prompts)
+        if len(prompts) < self.per_concept:
             raise ValueError(
                 f"task.per_concept={self.per_concept} asks for more instructions than task.prompts={self.prompts} has "
-                f"({len(found)})"
+                f"({len(prompts)})"
             )
-        return found
+        return prompts
 
     def _has_training_rows(self) -> bool:
         return bool(self._concepts)
@@ -199,6 +203,7 @@ class AxBench(Task):
             for place, row in enumerate(rows):
                 half = "first" if place < len(rows) // 2 else "second"
                 row = {**row, "concept": concept, "half": half, "place": place}
+                # What is tested on one half was tuned on the other.
                 if self.halves == "both" or half == "second":
                     asked["test"].append({**row, "tuning": f"{concept.group}/{half}"})
                 if self.halves == "both" or half == "first":
@@ -208,6 +213,7 @@ class AxBench(Task):
             split: [Numbered(index, row, row["input"]) for index, row in enumerate(rows)]
             for split, rows in asked.items()
         }
+
         numbered["test"] = chosen(numbered["test"], self.rows, self.limit)
         numbered["dev"] = numbered["dev"][: self.dev_size]
         return numbered
@@ -216,6 +222,7 @@ class AxBench(Task):
         """One example: an instruction for a concept."""
         concept: Concept = row["concept"]
         number = f"{concept.group}-{row['place']:02d}"
+
         example = Example(
             id=f"{number}-dev" if split == "dev" else number,
             question=row["input"],

@@ -95,17 +95,17 @@ class Task:
     def labelled(self) -> list[tuple[str, str, bool]]:
         """Training prompts, a completion each, and whether it is of the wanted kind; by default both of each pair."""
         return [
-            (pair.prompt, completion, wanted)
+            (pair.prompt, completion, is_wanted)
             for pair in self.pairs()
-            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+            for completion, is_wanted in ((pair.positive, True), (pair.negative, False))
         ]
 
     def demonstrations(self) -> list[Demonstration]:
         """Training texts, wanted and unwanted, with the concept they show; by default both of each pair."""
         return [
-            Demonstration(pair.prompt, completion, wanted=wanted, group=pair.group)
+            Demonstration(pair.prompt, completion, wanted=is_wanted, group=pair.group)
             for pair in self.pairs()
-            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+            for completion, is_wanted in ((pair.positive, True), (pair.negative, False))
         ]
 
     def latent_examples(self) -> list[Example]:
@@ -142,10 +142,10 @@ class Task:
         Raises:
             ValueError: the split is empty.
         """
-        found = self._examples[split]
-        if not found:
+        examples = self._examples[split]
+        if not examples:
             raise ValueError(self._why_empty(split))
-        return list(found)
+        return list(examples)
 
     def limited(self, examples: Mapping[Split, list[Example]]) -> Task:
         """The same task with these examples alone, and with what can be fitted on them."""
@@ -191,6 +191,7 @@ class Task:
         if missing:
             offered = ", ".join(sorted(self._offered)) or "nothing to fit on"
             raise ValueError(f"task {self.name} offers {offered}; the method needs {', '.join(sorted(missing))}")
+
         if requires and not self._has_training_rows():
             raise ValueError(self._why_empty("train"))
         texts = "texts" in requires
@@ -244,6 +245,7 @@ class Task:
         if not rows:
             raise ValueError(f"{self.origin} holds no rows")
         check_columns(rows, self.columns, self.origin)
+
         numbered = [Numbered(index, row, str(row[self.asks])) for index, row in enumerate(rows)]
         sizes = (self.dev_size, self.train_size)
         if any("split" in row for row in rows):
@@ -255,10 +257,11 @@ class Task:
 
     @cached_property
     def _examples(self) -> dict[Split, list[Example]]:
-        return {
-            split: [example for item in found for example in self._clustered(item, split)]
-            for split, found in self._splits.items()
-        }
+        examples: dict[Split, list[Example]] = {split: [] for split in self._splits}
+        for split, rows in self._splits.items():
+            for item in rows:
+                examples[split] += self._clustered(item, split)
+        return examples
 
     def _clustered(self, item: Numbered, split: Split) -> list[Example]:
         """The row's examples, in the cluster that it names."""

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.build import Job, check
+from harness.checks import check
 from harness.control import Control
 from harness.generate import generate
+from harness.job import Job
 from harness.laws.lab import Lab, composed, job_for, lab_for, spread, workbench_of
 from harness.laws.methods import hooks_of
 from harness.types import Access, Artifact, Example, FitData, Method, Subject
@@ -84,8 +85,8 @@ class TestEveryPair:
         bench = workbench_of(job)
         bench.fit()
         requests = requests_for(bench, job)
-        found = bench.run(requests)
-        assert [generation.example_id for generation in found] == [request.example.id for request in requests]
+        generations = bench.run(requests)
+        assert [generation.example_id for generation in generations] == [request.example.id for request in requests]
         assert hooks_of(bench.subject.network) == 0
         self._only_what_is_required(job, seen)
         self._gold_only_where_declared(job, seen)

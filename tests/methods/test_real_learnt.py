@@ -33,7 +33,7 @@ def smollm(default_model: Loaded) -> LocalSubject:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_few_steps_make_wanted_texts_more_likely(smollm: LocalSubject, method: Method) -> None:
-    wanted = [Demonstration(f"say {i}", f" zzz{i}z") for i in range(8)]
+    positives = [Demonstration(f"say {i}", f" zzz{i}z") for i in range(8)]
     plain = [Demonstration(f"say {i}", f" The number is {i}.", wanted=False) for i in range(8)]
-    artifact = method.fit(smollm, FitData(demonstrations=(*wanted, *plain)))
+    artifact = method.fit(smollm, FitData(demonstrations=(*positives, *plain)))
     assert likelihood(smollm, method, artifact, "z", 1.0) > likelihood(smollm, method, artifact, "z", 0.0) + 0.5

@@ -21,6 +21,7 @@ def test_a_concept_learns_from_its_own_texts_and_the_plain_ones_of_its_genre(fol
     own = [text for text in shown if text.group == "concept-001"]
     assert [text.wanted for text in own] == [True] * 4 + [False] * 5
     assert {text.concept for text in own} == {"things of kind 1"}
+
     plain = {text.completion for text in own if not text.wanted}
     of_zero, of_two = (
         {text.completion for text in shown if text.group == group and not text.wanted}
@@ -126,7 +127,7 @@ def test_pairs_come_for_every_concept_and_texts_for_a_single_one(folder: Path) -
     assert len(data.target) == 4
     assert len(data.source) == 5
     assert data.control == ()
-    assert [wanted for *_, wanted in data.labelled] == [True] * 4 + [False] * 5
+    assert [is_wanted for *_, is_wanted in data.labelled] == [True] * 4 + [False] * 5
 
 
 class TestRefusals:
