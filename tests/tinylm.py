@@ -87,6 +87,7 @@ def gemma_subject(arrays: Mapping[str, np.ndarray], start: str) -> LocalSubject:
         rms_norm_eps=1e-6,
         attn_logit_softcapping=GEMMA_SOFTCAP,
         query_pre_attn_scalar=GEMMA_QUERY_SCALAR,
+        final_logit_softcapping=None,
         tie_word_embeddings=False,
         bos_token_id=1,
         eos_token_id=2,
