@@ -26,6 +26,7 @@ from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
 from harness.types import Artifact, Intervention, Layout, Parameters, Range
 from harness.workbench import Request, Workbench
+from laws.tiny_concepts import concepts_folder
 from laws.tiny_vector import vector_file
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -83,6 +84,9 @@ _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.
 """Laws hold after any training; a short one with large steps is enough to steer."""
 _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
+_READ_CONCEPTS = ("flas", "hypersteer")
+"""Methods that learn from concepts in words, which none of the shipped tasks gives."""
+_JUDGED = ("task.halves=both", "task.per_concept=2", "judge=local", "model@judge.model=tiny")
 
 
 def _settings_of(method: str) -> tuple[str, ...]:
@@ -95,11 +99,12 @@ def _settings_of(method: str) -> tuple[str, ...]:
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
     """A small job of a method, on the first shipped task that offers what the method requires."""
     refusals = []
-    for task in SHIPPED_TASKS:
+    tasks = [[f"task={task}"] for task in SHIPPED_TASKS]
+    if method in _READ_CONCEPTS:
+        tasks = [["task=axbench", f"task.path={concepts_folder()}", *_JUDGED]]
+    for task in tasks:
         try:
-            return job_of(
-                [f"method={method}", *_settings_of(method), f"model.family={family}", f"task={task}", *overrides]
-            )
+            return job_of([f"method={method}", *_settings_of(method), f"model.family={family}", *task, *overrides])
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise
