@@ -43,6 +43,8 @@ class AxBench(Task):
         variant: folder in it: model and layer whose SAE the concepts come from.
         revision: branch, tag or commit on the hub; None for the newest.
         concepts: the first N concepts, or a list of their ids; None for all.
+        learnt: ids of the concepts whose texts are learnt from, for methods that steer towards others too; None for
+            those that are asked about.
         prompts: where instructions come from: "own" (40 that ship with the project), "alpaca_eval" (the authors', from
             the hub), or a file with a column ``instruction``.
         per_concept: instructions of each concept, at least 2.
@@ -58,6 +60,7 @@ class AxBench(Task):
     variant: str = "2b/l20"
     revision: str | None = None
     concepts: int | list[int] | None = None
+    learnt: list[int] | None = None
     prompts: str = "own"
     per_concept: int = 10
     halves: Literal["second", "both"] = "second"
@@ -87,7 +90,7 @@ class AxBench(Task):
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
         return [
             Demonstration(row["input"], row["output"], concept.text, wanted, concept.group)
-            for concept in self._concepts
+            for concept in self._learnt
             for rows, wanted in ((concept.positive, True), (self._plain.get(concept.genre, ()), False))
             for row in rows[: self.train_size]
         ]
@@ -148,14 +151,22 @@ class AxBench(Task):
                     f"task.concepts must be 1 to {len(known)}, which {self.origin} has; got {self.concepts}"
                 )
             return known[: self.concepts]
+        return known if self.concepts is None else self._by_id("concepts", self.concepts)
+
+    @cached_property
+    def _learnt(self) -> list[Concept]:
+        """The concepts to learn from."""
+        return self._concepts if self.learnt is None else self._by_id("learnt", self.learnt)
+
+    def _by_id(self, option: str, ids: Sequence[int]) -> list[Concept]:
+        known = concepts_of(self._texts[0], self.origin)
         by_id = {concept.id: concept for concept in known}
-        wanted = list(by_id) if self.concepts is None else self.concepts
-        if unknown := [number for number in wanted if number not in by_id]:
+        if unknown := [number for number in ids if number not in by_id]:
             raise ValueError(
-                f"task.concepts: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
+                f"task.{option}: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
                 f"{known[0].id} to {known[-1].id}"
             )
-        return [by_id[number] for number in wanted]
+        return [by_id[number] for number in ids]
 
     @cached_property
     def _plain(self) -> dict[str, list[Row]]:
@@ -184,7 +195,7 @@ class AxBench(Task):
         return found
 
     def _has_training_rows(self) -> bool:
-        return bool(self._concepts)
+        return bool(self._learnt)
 
     def _rows_of(self, concept: Concept) -> list[Row]:
         """What is asked about a concept, in the order in which the halves are dealt."""
