@@ -41,12 +41,13 @@ class HyperSteer(Method):
     network serves all concepts, so that a concept that no training text showed can be steered towards.
 
     Source:
-        Sun et al. 2025, arXiv 2506.03292, the variant with cross-attention; checked on its copy inside the code of CDAS
-        (arXiv 2508.05137's authors), with the masks that the original has and the copy lacks. Loss: that of the
-        language model on completions with the concept. Deviations: (1) a concept's embeddings are brought to root mean
-        square 1, where the authors multiply by the root of the width, which does about that to Gemma's; (2) masks, and
-        no padding, so that a vector depends on its own row alone: in the copy, padding changes it; (3) the sparse
-        selection of tokens, an option there, is left out; (4) 2 layers, not 8, unless set.
+        Sun et al. 2025, arXiv 2506.03292, the variant with cross-attention, and the authors' code; values are of its
+        copy inside the code of CDAS. Loss: that of the language model on completions with the concept. Deviations: (1)
+        the network starts anew, as in that code; the paper's is a copy of the model's first layers; (2) a concept's
+        embeddings are brought to root mean square 1, where the authors multiply by the root of the width, which does
+        about that to Gemma's; (3) tokens see what stands before them in their own row: in the copy, which lacks masks,
+        padding changes vectors; (4) the sparse selection of tokens, an option there, is left out; (5) 2 layers unless
+        set (4 and 8 there).
 
     Parameters:
         strength: AxBench's factor, any sign; 0 changes nothing, 1 is what was trained.

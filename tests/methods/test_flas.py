@@ -169,3 +169,183 @@ def test_steered_tokens_agree_with_the_authors(theirs: Theirs) -> None:
     found = theirs.subject.generate(prompts, max_new_tokens=tokens.shape[1], intervention=steered)
     # Theirs leave out the first ids of the vocabulary, of which ours write one.
     assert [text.replace("w3 ", "").removesuffix(" w3") for text in found] == [words(row) for row in tokens.tolist()]
+
+
+def still_field(width: int = 4) -> VelocityField:
+    """A field without a say but for time, whose embedding is the same at every time: it moves all by (1, 0, 0, 0)."""
+    shape = FieldShape(1, False, 1, 1, width, 1e-6, 0.0, "silu", 0.0, 1.0, 1.0)
+    names = [f"cross_attn.{kind}_proj" for kind in "qkvo"] + ["gate_proj", "up_proj", "down_proj"]
+    weights = {f"blocks.0.{name}.weight": torch.zeros(width, width) for name in names}
+    norms = ["pre_cross_norm", "post_cross_norm", "pre_mlp_norm", "post_mlp_norm"]
+    norms += ["cross_attn.q_norm", "cross_attn.k_norm"]
+    weights |= {f"blocks.0.{name}.weight": torch.ones(width) for name in norms}
+    weights |= {f"blocks.0.{name}": torch.ones(width) for name in ("cross_gate", "mlp_gate")}
+    weights |= {"time_embed.mlp.0.weight": torch.zeros(width, 128), "time_embed.mlp.0.bias": torch.zeros(width)}
+    weights |= {"time_embed.mlp.2.weight": torch.zeros(width, width)}
+    weights |= {"time_embed.mlp.2.bias": torch.tensor([1.0, 0.0, 0.0, 0.0])}
+    return VelocityField(weights, torch.ones(width // 2), shape)
+
+
+def test_rows_flow_for_times_and_steps_of_their_own() -> None:
+    field, h = still_field(), torch.zeros(4, 3, 4)
+    keys, values = field.concept_keys(torch.ones(4, 2, 4))
+    times, steps = torch.tensor([0.0, 1.5, 3.0, 3.0]), torch.tensor([3.0, 1.0, 2.0, 3.0])
+    edit = FlowEdit(keys, values, torch.full((4,), 2), times, steps, field, 3)
+    real = torch.tensor([[True, True, False]] * 4)
+    moved, _ = edit.apply(h, prompts_alone(h.shape[:2], real), {})
+    assert moved[:, 0].tolist() == [[time, 0.0, 0.0, 0.0] for time in times.tolist()]
+    assert torch.equal(moved[:, 2], h[:, 2])
+
+
+def test_alikeness_by_hand() -> None:
+    # Rows 0 and 1 share a concept; the cosines of 0 and 1 with 2 are 0 and 1.
+    velocity = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
+    assert alikeness(velocity, torch.tensor([7, 7, 9])).item() == pytest.approx(0.5)
+    assert alikeness(velocity, torch.tensor([7, 7, 7])).item() == 0.0
+
+
+def shown(concept: str, letter: str, count: int = 6) -> list[Demonstration]:
+    return [Demonstration(f"say {i}", f" {letter * 4}", concept, group=concept) for i in range(count)]
+
+
+def likelihood(subject: LocalSubject, method: FLAS, artifact: dict, concept: str, letter: str, time: float) -> float:
+    condition = method.condition(subject, artifact, [Example("1", "?", concept=concept)])
+    steered = method.intervention(artifact, condition, {"flow_time": torch.tensor([time])})
+    (found,) = subject.loglikelihood(["say 9"], [f" {letter * 4}"], intervention=steered)
+    return float(found.sum())
+
+
+def test_one_network_learns_several_concepts(tiny: LocalSubject) -> None:
+    first, second = "zebras", "a quiet afternoon"
+    texts = [*shown(first, "z"), *shown(second, "q")]
+    method = FLAS(layer=1, training=Training(epochs=40, batch_size=12, learning_rate=0.02))
+    artifact = method.fit(tiny, FitData(demonstrations=tuple(texts)))
+    for own, other, letter in ((first, second, "z"), (second, first, "q")):
+        there = likelihood(tiny, method, artifact, own, letter, 1.0)
+        assert there > likelihood(tiny, method, artifact, other, letter, 1.0) + 0.5
+        assert there > likelihood(tiny, method, artifact, own, letter, 0.0) + 10
+
+
+def test_training_starts_from_the_steered_layer(tiny: LocalSubject) -> None:
+    weights = first_weights(tiny.architecture, 2, FieldShape.of(tiny.architecture, 2, True), seed=0)
+    block = tiny.network.model.model.layers[2]
+    for number in range(2):
+        assert torch.equal(weights[f"blocks.{number}.up_proj.weight"], block.mlp.up_proj.weight)
+        assert torch.equal(weights[f"blocks.{number}.self_attn.k_proj.weight"], block.self_attn.k_proj.weight)
+        assert torch.equal(weights[f"blocks.{number}.pre_mlp_norm.weight"], block.post_attention_layernorm.weight)
+    assert not weights["time_embed.mlp.2.weight"].any()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "mistral"])
+def test_other_families_train_and_steer(family: str) -> None:
+    subject = open_subject(load_model(ModelConfig(kind="tiny", family=family, device="cpu", dtype="float32")))
+    method = FLAS(layer=2, training=Training(batch_size=6, learning_rate=0.01))
+    artifact = method.fit(subject, FitData(demonstrations=tuple(shown("the letter z", "z"))))
+    assert ("flow.blocks.0.self_attn.q_proj.bias" in artifact) == (family == "qwen2")
+    moved = [likelihood(subject, method, artifact, "the letter z", "z", time) for time in (0.0, 1.0)]
+    assert moved[0] != moved[1]
+
+
+def test_other_makes_of_models_are_refused() -> None:
+    subject = open_subject(load_model(ModelConfig(kind="tiny", family="gpt2", device="cpu", dtype="float32")))
+    with pytest.raises(ValueError, match="this model is of the family gpt2"):
+        FLAS().fit(subject, FitData(demonstrations=tuple(shown("the letter z", "z"))))
+
+
+class TestCheckpoint:
+    """Files as the authors write them: bfloat16 weights under the network's own names, beside ``config.json``."""
+
+    def written(self, folder: Path, subject: LocalSubject, suffix: str = ".safetensors", **settings: object) -> Path:
+        shape = FieldShape.of(subject.architecture, 2, True)
+        weights = first_weights(subject.architecture, 1, shape, seed=3)
+        weights = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+        (folder / "config.json").write_text(json.dumps({"layer": 1, "num_blocks": 2, "n_steps": 4, **settings}))
+        file = folder / f"flas-tiny{suffix}"
+        if suffix == ".pt":
+            torch.save({"flow_fn": weights, "step": 1, "val_loss": 1.0}, file)
+        else:
+            save_file(weights, file)
+        return file
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    def test_steers_at_its_own_layer_with_its_own_steps(self, suffix: str, tmp_path: Path, tiny: LocalSubject) -> None:
+        method = FLAS(checkpoint=str(self.written(tmp_path, tiny, suffix)))
+        assert not method.requires
+        artifact = method.fit(tiny, FitData())
+        assert (int(artifact["layer"]), int(artifact["num_steps"])) == (1, 4)
+        assert artifact["flow.blocks.1.cross_gate"].dtype == torch.bfloat16
+        condition = method.condition(tiny, artifact, [Example("1", "?", concept="the sea")])
+        steered = method.intervention(artifact, condition, {"flow_time": torch.tensor([2.0])})
+        (edit,) = steered.edits.values()
+        assert isinstance(edit, FlowEdit)
+        assert edit.most_steps == 4
+        assert likelihood(tiny, method, artifact, "the sea", "z", 2.0) != likelihood(
+            tiny, method, artifact, "the sky", "z", 2.0
+        )
+
+    def test_a_folder_is_as_good(self, tmp_path: Path, tiny: LocalSubject) -> None:
+        file = self.written(tmp_path, tiny)
+        found, same = (read_checkpoint(str(name), tiny.architecture) for name in (tmp_path, file))
+        assert found.field.shape == same.field.shape
+        assert torch.equal(found.field.weights["blocks.1.mlp_gate"], same.field.weights["blocks.1.mlp_gate"])
+
+    def test_unused_self_attention_is_left_out(self, tmp_path: Path, tiny: LocalSubject) -> None:
+        found = read_checkpoint(str(self.written(tmp_path, tiny, disable_self_attn=True)), tiny.architecture)
+        assert not found.field.shape.self_attention
+        assert not [name for name in found.field.weights if "self_attn" in name]
+
+    def test_without_settings_the_authors_defaults_hold(self, tmp_path: Path, tiny: LocalSubject) -> None:
+        file = self.written(tmp_path, tiny)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(ValueError, match="layer must be a whole number from 0 to 3, got 20"):
+            FLAS(checkpoint=str(file)).fit(tiny, FitData())
+        artifact = FLAS(checkpoint=str(file), layer=1).fit(tiny, FitData())
+        assert int(artifact["num_steps"]) == 2
+
+    def test_what_cannot_be_loaded_is_refused(self, tmp_path: Path, tiny: LocalSubject) -> None:
+        with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+            read_checkpoint(str(tmp_path / "none.safetensors"), tiny.architecture)
+        with pytest.raises(ValueError, match="disable_mlp are not supported"):
+            read_checkpoint(str(self.written(tmp_path, tiny, disable_mlp=True)), tiny.architecture)
+        file = self.written(tmp_path, tiny)
+        wider = dataclasses.replace(tiny.architecture, final_norm=torch.ones(96))
+        with pytest.raises(ValueError, match="must have the shape"):
+            read_checkpoint(str(file), wider)
+        save_file({"time_embed.mlp.0.weight": torch.zeros(64, 128)}, file)
+        with pytest.raises(ValueError, match="lacks 3 tensors of the field"):
+            read_checkpoint(str(file), tiny.architecture)
+        torch.save({"flow_fn": {}, "concept_enc": {}}, tmp_path / "other.pt")
+        with pytest.raises(ValueError, match="concept encoder of its own"):
+            read_checkpoint(str(tmp_path / "other.pt"), tiny.architecture)
+
+
+def test_long_concepts_are_cut(tiny: LocalSubject) -> None:
+    method = FLAS(layer=2, concept_tokens=5, training=Training(batch_size=6))
+    artifact = method.fit(tiny, FitData(demonstrations=tuple(shown("the letter z", "z"))))
+    examples = [Example("1", "?", concept=text) for text in ("the sea and more", "the sea", "a")]
+    found = method.condition(tiny, artifact, examples)
+    assert found["keys"].shape[2] == 5
+    assert found["length"].tolist() == [5, 5, 2]
+    assert torch.equal(found["keys"][0], found["keys"][1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": 4}, "layer must be a whole number from 0 to 3, got 4"),
+        ({"encoder_layers": 5}, "encoder_layers must be a whole number from 0 to 3, got 4"),
+        ({"num_blocks": 0}, "num_blocks must be at least 1, got 0"),
+        ({"num_steps": 0.0}, "num_steps must be at least 1, got 0"),
+        ({"training_time": (2.0, 1.0)}, "training_time must be two times above 0"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FLAS(**changes).check(TINY)
+
+
+def test_an_item_without_a_concept_is_refused(tiny: LocalSubject) -> None:
+    method = FLAS(layer=2, training=Training(batch_size=6))
+    artifact = method.fit(tiny, FitData(demonstrations=tuple(shown("the letter z", "z"))))
+    with pytest.raises(ValueError, match="item x names no concept"):
+        method.condition(tiny, artifact, [Example("x", "?")])
