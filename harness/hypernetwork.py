@@ -1,7 +1,7 @@
 """A network that makes a steering vector of a concept's words and the prompt's states (HyperSteer).
 
-Its layers are Gemma-2's with cross-attention between self-attention and MLP, whatever model is steered. Weights keep the
-names of the authors' code: ``layers.0.cross_attention.q_proj.weight``, and so on.
+Its layers are Gemma-2's with cross-attention between self-attention and MLP, whatever model is steered. Weights keep
+the names of the authors' code: ``layers.0.cross_attention.q_proj.weight``, and so on.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Hypernetwork(RowData):
         *,
         turned: bool,
     ) -> Float[Tensor, "B C D"]:
-        """Attention to ``source``. In cross-attention the keys are not turned by their positions; queries always are."""
+        """Attention to ``source``; queries are turned by their positions, keys only where they are the same tokens."""
         width = self.shape.head_width
         frequencies = _ROTARY_BASE ** (-torch.arange(0, width, 2, device=x.device).float() / width)
         query = rotated(linear(self.weights, f"{name}.q_proj", x).unflatten(-1, (-1, width)), positions, frequencies)
@@ -139,7 +139,9 @@ class Hypernetwork(RowData):
         if turned:
             key = rotated(key, positions, frequencies)
         scale, softcap = self.shape.attention_scale, self.shape.softcap
-        return linear(self.weights, f"{name}.o_proj", attention(query, key, value, visible, scale=scale, softcap=softcap))
+        return linear(
+            self.weights, f"{name}.o_proj", attention(query, key, value, visible, scale=scale, softcap=softcap)
+        )
 
     def _norm(self, name: str, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
         return rms_norm(x, self.weights[f"{name}.weight"], _EPSILON, offset=1.0)

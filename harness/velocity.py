@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from harness.attention_blocks import Weights, attention, gated_mlp, linear, rms_norm, rotated
+from harness.attention_blocks import attention, gated_mlp, linear, rms_norm, rotated
 from harness.model_view import Architecture
 from harness.steering import Artifact, Carry, Edit, RowData, Where, shared
 
@@ -127,9 +127,7 @@ class VelocityField(RowData):
             if self.shape.self_attention:
                 read, carry = self._look_back(x, number, step, where, carry)
                 x = x + self.weights[f"{block}.self_attn_gate"] * read
-            inside = gated_mlp(
-                self.weights, f"{block}.", self._norm(f"{block}.pre_mlp_norm", x), self.shape.activation
-            )
+            inside = gated_mlp(self.weights, f"{block}.", self._norm(f"{block}.pre_mlp_norm", x), self.shape.activation)
             x = x + self.weights[f"{block}.mlp_gate"] * self._norm(f"{block}.post_mlp_norm", inside)
         return x - start, carry
 
@@ -162,9 +160,7 @@ class VelocityField(RowData):
         block, shape = f"blocks.{number}", self.shape
         normal = self._norm(f"{block}.pre_sa_norm", x)
         query, key, value = (self._heads(f"{block}.self_attn.{kind}_proj", normal) for kind in "qkv")
-        query, key = (
-            rotated(part, where.positions, self.frequencies, shape.rotary_scale) for part in (query, key)
-        )
+        query, key = (rotated(part, where.positions, self.frequencies, shape.rotary_scale) for part in (query, key))
         keys, carry = where.remember(f"flow/{step}/{number}/keys", key, carry)
         values, carry = where.remember(f"flow/{step}/{number}/values", value, carry)
 
@@ -233,4 +229,3 @@ class FlowEdit(Edit):
         # The way is added to the state in the wider dtype, so that no way at all changes no bit of it.
         wide = torch.promote_types(h.dtype, x.dtype)
         return where.keep((h.to(wide) + (x - start).to(wide)).to(h.dtype), h), carry
-

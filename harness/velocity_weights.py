@@ -1,4 +1,4 @@
-"""Where a velocity field's weights come from: a fresh start from the steered layer, or a checkpoint of FLAS's authors."""
+"""Where a velocity field's weights come from: a start from the steered layer, or a checkpoint of FLAS's authors."""
 
 from __future__ import annotations
 

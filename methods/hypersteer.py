@@ -130,9 +130,7 @@ def vectors_read(layer: int, probe: ReadPrompt, strength: Float[Tensor, "B"]) ->
     return Intervention({Site(layer): AddVectorRead(strength)}, {Site(layer, "block_input"): probe})
 
 
-def embedded(
-    subject: Subject, concepts: Sequence[str], limit: int
-) -> tuple[Float[Tensor, "N C D"], Int[Tensor, "N"]]:
+def embedded(subject: Subject, concepts: Sequence[str], limit: int) -> tuple[Float[Tensor, "N C D"], Int[Tensor, "N"]]:
     """Embeddings of each concept's tokens at root mean square 1, and how many there are."""
     states, lengths = concept_states(subject, concepts, EMBEDDINGS, limit)
     return rms_norm(states, torch.ones_like(states[0, 0]), epsilon=1e-6), lengths

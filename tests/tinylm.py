@@ -74,7 +74,9 @@ def words(ids: Sequence[int]) -> str:
 
 def gemma_subject(arrays: Mapping[str, np.ndarray], start: str) -> LocalSubject:
     """The random Gemma-2 whose weights' names begin like this, behind the same interface."""
-    weights = {name.removeprefix(start): torch.tensor(value) for name, value in arrays.items() if name.startswith(start)}
+    weights = {
+        name.removeprefix(start): torch.tensor(value) for name, value in arrays.items() if name.startswith(start)
+    }
     vocabulary, width = weights["model.embed_tokens.weight"].shape
     config = Gemma2Config(
         vocab_size=vocabulary,

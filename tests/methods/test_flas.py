@@ -17,7 +17,7 @@ from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
 from harness.subject.scorers import open_subject
 from harness.training import Part, Training
-from harness.types import Demonstration, Example, FitData, Intervention, Layout, Site, Where
+from harness.types import Demonstration, Example, FitData, Layout, Site, Where
 from harness.velocity import FieldShape, FlowEdit, VelocityField, time_features
 from harness.velocity_weights import first_weights, read_checkpoint
 from methods.flas import FLAS, ConceptEncoder, FlowLearner, alikeness
