@@ -81,6 +81,7 @@ class AxBench(Task):
         if isinstance(self.learnt, str) and self.learnt != "others":
             raise ValueError(f'task.learnt must be null, "others" or a list of ids, got {self.learnt!r}')
         super().check()
+        _ = self._learnt  # whose ids may be unknown
 
     def offers(self) -> frozenset[Offer]:
         """Demonstrations and pairs; texts and labels, which name no concept, only where a single one is chosen."""

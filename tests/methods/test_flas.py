@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from laws import method_laws
+from laws.lab import Lab, job_for
 from learning import prompts_alone
 from safetensors.torch import save_file
 from tinylm import gemma_subject, tinylm_subject, words
@@ -349,3 +351,14 @@ def test_an_item_without_a_concept_is_refused(tiny: LocalSubject) -> None:
     artifact = method.fit(tiny, FitData(demonstrations=tuple(shown("the letter z", "z"))))
     with pytest.raises(ValueError, match="item x names no concept"):
         method.condition(tiny, artifact, [Example("x", "?")])
+
+
+@pytest.mark.parametrize("looks_back", ["true", "false"])
+def test_rows_with_steps_of_their_own_are_the_same_in_any_batch(looks_back: str) -> None:
+    steps = "method.num_steps={_target_:harness.types.Range,low:1,high:4,default:2,log:false,integer:true}"
+    lab = Lab.of(job_for("flas", steps, f"method.self_attention={looks_back}", "method.num_blocks=2"))
+    assert len({request.parameters["num_steps"] for request in lab.requests}) > 2
+    method_laws.batches_and_cache_change_nothing(lab)
+    method_laws.rows_have_parameters_of_their_own(lab)
+    method_laws.a_step_continues_the_prompt(lab)
+    assert (lab.intervention().bytes_per_token > 0) == (looks_back == "true")

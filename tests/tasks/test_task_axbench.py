@@ -60,10 +60,9 @@ class TestLearnt:
         ("learnt", "message"), [("rest", 'task.learnt must be null, "others" or a list'), ([7], "has no concept 7")]
     )
     def test_unknown_ones_are_refused(self, learnt: Any, message: str, folder: Path) -> None:
+        task = AxBench(path=str(folder), learnt=learnt)
         with pytest.raises(ValueError, match=message):
-            task = AxBench(path=str(folder), learnt=learnt)
             task.check()
-            task.demonstrations()
 
 
 def test_both_layouts_read_the_same(folder: Path, tmp_path: Path) -> None:
