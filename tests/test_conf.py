@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from axbench_data import write_folder
 from hydra.utils import get_class, instantiate
 from laws.tiny_classifier import classifier_folder
 from laws.yamls import CONF, class_of, names_of
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.build import build
 from harness.config import expand
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import SHIPPED_TASKS, composed, job_for, job_of
 from harness.laws.tiny_vector import vector_file
 from harness.types import Evaluator, Method

@@ -8,7 +8,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 OPEN_TO_PLUGINS = {
     f"harness.{name}"
-    for name in ("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training")
+    for name in (
+        *("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training"),
+        *("attention_blocks", "concept_texts", "velocity", "hypernetwork"),
+    )
 }
 
 

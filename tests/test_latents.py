@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from axbench_data import write_folder
 
 from evaluators.detection import Detection
 from harness.commands.score import score
 from harness.generate import generate
 from harness.job import Job
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import job_of, workbench_of
 from harness.records.run import LATENTS_FILE
 from harness.records.stored import read_run

@@ -14,6 +14,7 @@ import torch
 from harness.build import build
 from harness.config import composed
 from harness.job import Job
+from harness.laws.tiny_concepts import concepts_folder
 from harness.laws.tiny_vector import vector_file
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
@@ -21,7 +22,7 @@ from harness.subject.local import LocalSubject
 from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
-from harness.types import Artifact, Intervention, Layout, Parameters, Range
+from harness.types import Access, Artifact, Intervention, Layout, Method, Parameters, Range
 from harness.workbench import Request, Workbench
 
 SHIPPED_TASKS = ("facts", "behaviors", "sentiment")
@@ -73,10 +74,12 @@ _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.
 """Laws hold after any training; a short one with large steps is enough to steer."""
 _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
+_CONCEPTS = ("task.halves=both", "task.per_concept=2", "judge=local", "model@judge.model=tiny")
+"""Settings of a task of concepts in words, for methods that learn from these; none of the shipped ones has them."""
 
 
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
-    """A small job of a method, on the first shipped task that offers what the method requires.
+    """A small job of a method, on the first task that offers what the method requires.
 
     Args:
         method: name of a YAML of the group ``method``.
@@ -84,7 +87,7 @@ def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
         family: architecture of the tiny model.
 
     Raises:
-        ValueError: no shipped task offers what the method requires.
+        ValueError: no task offers what the method requires.
     """
     node = composed([f"method={method}", *overrides])[0].method
     few = [f"method.{name}={number}" for name, number in _FEW.items() if name in node]
@@ -92,15 +95,27 @@ def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
     files = (f"method.path={vector_file()}",) if method == "vector" else ()
 
     refusals = []
-    for task in SHIPPED_TASKS:
-        settings = [f"method={method}", *_SMALL, *files, *training, *few, f"model.family={family}", f"task={task}"]
+    tasks = [[f"task={task}"] for task in SHIPPED_TASKS]
+    tasks.append(["task=axbench", f"task.path={concepts_folder()}", *_CONCEPTS])
+    for task in tasks:
+        settings = [f"method={method}", *_SMALL, *files, *training, *few, f"model.family={family}", *task]
         try:
-            return job_of([*settings, *overrides])
+            job = job_of([*settings, *overrides])
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise
             refusals.append(str(error))
-    raise ValueError(f"no shipped task offers what {method} requires: {'; '.join(refusals)}")
+            continue
+        if _learns_words(job.method) and not all(shown.concept for shown in job.task.demonstrations()):
+            refusals.append(f"task {task[0]} names no concepts to learn from")
+            continue
+        return job
+    raise ValueError(f"no task of the laws offers what {method} requires: {'; '.join(refusals)}")
+
+
+def _learns_words(method: Method) -> bool:
+    """Whether a method reads the words of the concepts of its training texts."""
+    return Access.CONCEPT in method.access and bool(method.requires)
 
 
 @cache

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from harness.model_view import Forward, TokenCount, TokenStates
+from harness.model_view import Architecture, Forward, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
+from harness.subject.architecture import architecture_of
 from harness.subject.batch import Decoded
 from harness.subject.capture import capture, capture_tokens
 from harness.subject.decode import Decoder
@@ -99,6 +100,11 @@ class LocalSubject:
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.network.device
+
+    @property
+    def architecture(self) -> Architecture:
+        """See `harness.types.Subject.architecture`."""
+        return architecture_of(self.network)
 
     @property
     def prefix_length(self) -> int:

@@ -43,6 +43,8 @@ class AxBench(Task):
         variant: folder in it: model and layer whose SAE the concepts come from.
         revision: branch, tag or commit on the hub; None for the newest.
         concepts: the first N concepts, or a list of their ids; None for all.
+        learnt: which concepts' texts are learnt from: those that are asked about (None), a list of ids, or "others",
+            all that are not asked about, for methods that steer towards concepts that they have not learnt.
         prompts: where instructions come from: "own" (40 that ship with the project), "alpaca_eval" (the authors', from
             the hub), or a file with a column ``instruction``.
         per_concept: instructions of each concept, at least 2.
@@ -58,6 +60,7 @@ class AxBench(Task):
     variant: str = "2b/l20"
     revision: str | None = None
     concepts: int | list[int] | None = None
+    learnt: list[int] | Literal["others"] | None = None
     prompts: str = "own"
     per_concept: int = 10
     halves: Literal["second", "both"] = "second"
@@ -75,18 +78,21 @@ class AxBench(Task):
             raise ValueError(f"task.per_concept must be at least 2, one for each half, got {self.per_concept}")
         if self.halves not in ("second", "both"):
             raise ValueError(f"task.halves must be second or both, got {self.halves!r}")
+        if isinstance(self.learnt, str) and self.learnt != "others":
+            raise ValueError(f'task.learnt must be null, "others" or a list of ids, got {self.learnt!r}')
         super().check()
+        _ = self._learnt  # whose ids may be unknown
 
     def offers(self) -> frozenset[Offer]:
         """Demonstrations and pairs; texts and labels, which name no concept, only where a single one is chosen."""
         single: frozenset[Offer] = frozenset({"texts", "labelled"})
         always: frozenset[Offer] = frozenset({"demonstrations", "pairs"})
-        return always | single if len(self._concepts) == 1 else always
+        return always | single if len(self._learnt) == 1 else always
 
     def demonstrations(self) -> list[Demonstration]:
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
         demonstrations: list[Demonstration] = []
-        for concept in self._concepts:
+        for concept in self._learnt:
             plain = self._plain.get(concept.genre, ())
             for rows, is_wanted in ((concept.positive, True), (plain, False)):
                 demonstrations += [
@@ -151,15 +157,27 @@ class AxBench(Task):
                     f"task.concepts must be 1 to {len(known)}, which {self.origin} has; got {self.concepts}"
                 )
             return known[: self.concepts]
+        return known if self.concepts is None else self._by_id("concepts", self.concepts)
 
+    @cached_property
+    def _learnt(self) -> list[Concept]:
+        """The concepts to learn from."""
+        if self.learnt is None:
+            return self._concepts
+        if isinstance(self.learnt, str):
+            asked = {concept.id for concept in self._concepts}
+            return [one for one in concepts_of(self._texts[0], self.origin) if one.id not in asked]
+        return self._by_id("learnt", self.learnt)
+
+    def _by_id(self, option: str, ids: Sequence[int]) -> list[Concept]:
+        known = concepts_of(self._texts[0], self.origin)
         by_id = {concept.id: concept for concept in known}
-        chosen_ids = list(by_id) if self.concepts is None else self.concepts
-        if unknown := [number for number in chosen_ids if number not in by_id]:
+        if unknown := [number for number in ids if number not in by_id]:
             raise ValueError(
-                f"task.concepts: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
+                f"task.{option}: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
                 f"{known[0].id} to {known[-1].id}"
             )
-        return [by_id[number] for number in chosen_ids]
+        return [by_id[number] for number in ids]
 
     @cached_property
     def _plain(self) -> dict[str, list[Row]]:
@@ -188,7 +206,7 @@ class AxBench(Task):
         return prompts
 
     def _has_training_rows(self) -> bool:
-        return bool(self._concepts)
+        return bool(self._learnt)
 
     def _rows_of(self, concept: Concept) -> list[Row]:
         """What is asked about a concept, in the order in which the halves are dealt."""

@@ -12,7 +12,12 @@ from laws.yamls import class_of, names_of
 METHODS = names_of("method")
 STEERING = [name for name in METHODS if class_of("method", name).steers]
 ONE_PER_CLASS = sorted({class_of("method", name): name for name in reversed(STEERING)}.values())
-ELSEWHERE = [(name, ("gemma2", "gpt2")[place % 2]) for place, name in enumerate(ONE_PER_CLASS)]
+OF_LLAMAS_KIND = ("flas",)
+"""Methods whose networks are built like the model's blocks, which GPT-2's parts do not fit."""
+ELSEWHERE = [
+    (name, "gemma2" if name in OF_LLAMAS_KIND else ("gemma2", "gpt2")[place % 2])
+    for place, name in enumerate(ONE_PER_CLASS)
+]
 Law = Callable[[Lab], None]
 
 
