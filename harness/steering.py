@@ -38,6 +38,8 @@ Stream = Literal[
     "block_input",
     "attention_norm_input",
     "attention_norm",
+    "keys",
+    "values",
     "heads",
     "attention",
     "attention_post_norm",
@@ -56,7 +58,14 @@ enters the MLP's down projection; the width of these two may differ from the mod
 ``mlp_norm`` are the outputs of the norms before the two parts. An edit of ``attention_norm_input`` or
 ``mlp_norm_input`` changes what that norm reads and leaves the residual stream as it is. ``attention_post_norm`` and
 ``mlp_post_norm`` are the outputs of the norms that some families (Gemma 2 and 3, OLMo 2) have behind the two parts.
-Where attention and MLP run side by side (GPT-NeoX), ``mlp_norm_input`` is the block's input."""
+Where attention and MLP run side by side (GPT-NeoX), ``mlp_norm_input`` is the block's input.
+
+``keys`` and ``values`` are what attention looks back at, all key heads side by side, keys behind the rotary embedding.
+What an edit makes of a token's key and value is what *later* tokens read; the token itself, whose pass is under way,
+reads its own as they were: the edit changes what is stored. Plain transformers models cannot be steered there."""
+
+STORED_STREAMS: tuple[Stream, ...] = ("keys", "values")
+"""Streams whose edits change what later tokens look back at, and nothing of a token's own pass."""
 
 Tokens = Literal["all", "after_first", "prompt", "completion", "last_prompt", "predicting"]
 """Which tokens an edit acts on. ``after_first`` leaves out a text's first token, where many models keep activations so
@@ -344,6 +353,8 @@ class Layout:
     head_width: int
     num_neurons: int | None = None
     """Width of the MLP's inside; None where it is not known."""
+    num_key_heads: int | None = None
+    """Heads of keys and values, fewer than ``num_heads`` where query heads share them; None: as many."""
     absent: frozenset[Stream] = frozenset()
     """Streams that this model's blocks do not have."""
 
@@ -357,6 +368,8 @@ class Layout:
         match site.stream:
             case "heads":
                 return self.num_heads * self.head_width
+            case "keys" | "values":
+                return (self.num_key_heads or self.num_heads) * self.head_width
             case "neurons":
                 if self.num_neurons is None:
                     raise ValueError("stream neurons: the width of this model's MLP is not known")

@@ -229,7 +229,7 @@ class Batch:
     ) -> tuple[Tensor, Carry]:
         """Logits after each row's last token, computed from position 0 on, and what edits learnt on the way."""
         with self.steering.on(padded.where(prompt_lengths), intervention, {}):
-            h = self.network.hidden(padded.ids, padded.positions, Plan(), cache)
+            h = self.network.hidden(padded.ids, padded.positions, Plan(cache=cache), cache)
         return self.network.logits(_last(h, padded)), self.steering.carry
 
     # Stepping: one token for every row.
@@ -259,7 +259,8 @@ class Batch:
         self.slots.cache.expect_tokens(slots, positions_B1[:, 0], window)
         with self.steering.on(where, self.slots.edits.first(count), carry):
             ids_B1 = tokens.ids_SC[:count].gather(1, positions_B1)
-            h = self.network.hidden(ids_B1, positions_B1, Plan(lengths, spans=spans), self.slots.cache)
+            plan = Plan(lengths, spans=spans, cache=self.slots.cache)
+            h = self.network.hidden(ids_B1, positions_B1, plan, self.slots.cache)
         self.slots.carry.store(carry, self.steering.carry)
         self._choose(slots, self.network.logits(h[:, 0]))
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.steering import STORED_STREAMS
 from harness.subject.hooks import Steering
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
@@ -343,7 +344,12 @@ def hooks_are_gone_after_an_exception(lab: Lab) -> None:
 
 def a_block_may_return_a_tensor_or_a_tuple(lab: Lab) -> None:
     """Edits arrive whichever way a module hands its states on, and what stands beside them stays."""
-    intervention = lab.intervention()
+    whole = lab.intervention()
+    # Keys and values are not what a module is given or returns.
+    edits = {site: edit for site, edit in whole.edits.items() if site.stream not in STORED_STREAMS}
+    intervention = dataclasses.replace(whole, edits=edits)
+    if not sites_of(intervention):
+        return
     states = rows_of(lab, intervention).prefill("right")
     expected, _ = states.through(intervention)
     for in_tuple in (False, True):
