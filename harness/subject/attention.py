@@ -80,8 +80,10 @@ class Plan:
         return self._masks[0, sliding]
 
     def stored_mask(self, length: int, sliding: int | None, like: Tensor) -> Float[Tensor, "1 1 T 2T"]:
-        """For keys as they were, then as they are stored: each token sees its own of the former, earlier ones of the
-        latter."""
+        """For keys as they were, followed by keys as they are stored.
+
+        Each token sees its own of the former, and those of earlier tokens of the latter.
+        """
         if (-length, sliding) not in self._masks:
             query, key = torch.arange(length, device=like.device)[:, None], torch.arange(length, device=like.device)
             earlier = key < query if sliding is None else (key < query) & (key > query - sliding)

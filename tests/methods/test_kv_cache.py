@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
+from laws import method_laws
+from laws.lab import Lab, job_for
 from tinylm import tinylm_subject, words
 from torch import Tensor
 from toy_subject import decode_step, where_of
@@ -13,8 +15,6 @@ from harness.subject.local import LocalSubject
 from harness.subject.plain import steered
 from harness.subject.sampling import Sampling
 from harness.types import Example, FitData, Intervention, Layout, Pair, Range, Site
-from laws import method_laws
-from laws.lab import Lab, job_for
 from methods.kv_cache import AddToPrompt, KVCache, strongest_head
 
 LAYOUT = Layout(num_layers=3, width=12, num_heads=4, head_width=3, num_key_heads=2)
@@ -182,7 +182,7 @@ def test_a_plain_model_is_refused(subject: LocalSubject, reference: Mapping[str,
         return steering(KVCache(), subject, reference, "v", rows)
 
     with (
-        pytest.raises(ValueError, match="edits keys or values that are stored.*generate with harness.load"),
+        pytest.raises(ValueError, match="edits keys or values that are stored"),
         steered(subject.network.model, of_rows),
     ):
         pass
