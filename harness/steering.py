@@ -108,6 +108,8 @@ class Where:
         site: the site being visited.
         window: set by the engine while it decodes from slots: what is remembered per token lies in the slots, and so
             many positions of it are in use.
+        groups: of rows that are steered together, the number of each row's group: see `Intervention`. None: every row
+            is on its own.
     """
 
     positions: Int[Tensor, "B T"]
@@ -116,11 +118,21 @@ class Where:
     prefill: bool
     site: Site = Site(0)
     window: int | None = None
+    groups: Int[Tensor, "B"] | None = None
     _memo: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def at(self, site: Site) -> Where:
         """The same pass seen from another site; masks are computed once for all sites."""
-        return Where(self.positions, self.real, self.prompt_lengths, self.prefill, site, self.window, self._memo)
+        return Where(
+            self.positions,
+            self.real,
+            self.prompt_lengths,
+            self.prefill,
+            site,
+            self.window,
+            self.groups,
+            self._memo,
+        )
 
     def key(self, name: str) -> str:
         """A carry key of this site's own."""
@@ -302,6 +314,11 @@ class Intervention(RowData):
     token of a row, in all: the engine holds as many rows as fit. ``gradients=True`` lets edits call autograd while they
     decode, as for a step along the slope of a scorer; without it the engine runs in inference mode, which is a little
     faster.
+
+    ``groups`` numbers, row by row, those that are steered together: samples of one prompt, whose edits look at each
+    other's states. The workbench sets it for methods that declare ``couples_rows``. The engine starts the rows of a
+    group in one pass and keeps them in step until they end; what a row becomes may depend on the others of its group,
+    and on nothing else in the batch. Edits find the group in ``where.groups``.
     """
 
     edits: Mapping[Site, Edit] = field(default_factory=dict)
@@ -309,6 +326,7 @@ class Intervention(RowData):
     uses_cache: bool = True
     bytes_per_token: int = 0
     gradients: bool = False
+    groups: Int[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -415,6 +433,8 @@ class Method:
     access: ClassVar[frozenset[Access]] = frozenset()
     steers: ClassVar[bool] = True
     """False for methods that change the prompt only; others must prove that they changed hidden states."""
+    couples_rows: ClassVar[bool] = False
+    """True where edits look at the other samples of the same prompt: see `Intervention`."""
     instruction: str = ""
     """Text placed before every question, the same for all."""
 

@@ -21,6 +21,7 @@ from harness.build import Job, build
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.passes import groups_of
 from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
@@ -81,6 +82,8 @@ def job_of(overrides: Sequence[str]) -> Job:
 
 _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
 """Laws hold after any training; a short one with large steps is enough to steer."""
+_SAMPLES = ("task.limit=2", f"task.num_samples={ROWS // 2}", "task.temperature=1.0")
+"""For methods that steer samples of one prompt together: as many rows, of two prompts."""
 _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
 
@@ -88,8 +91,9 @@ _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 def _settings_of(method: str) -> tuple[str, ...]:
     settings = yaml.safe_load((CONF / "method" / f"{method}.yaml").read_text())
     files = (f"method.path={vector_file()}",) if method == "vector" else ()
+    samples = _SAMPLES if class_of("method", method).couples_rows else ()
     few = (f"method.{name}={number}" for name, number in _FEW.items() if name in settings)
-    return (*_SMALL, *files, *(_SHORT_TRAINING if "training" in settings else ()), *few)
+    return (*_SMALL, *samples, *files, *(_SHORT_TRAINING if "training" in settings else ()), *few)
 
 
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
@@ -164,6 +168,9 @@ class Lab:
         examples = job.task.examples("test")
         examples = [*examples, examples[0]]
         sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+        if job.method.couples_rows:  # samples are steered alike; the last row, which is not, is a sample of its own
+            first = {example.unit: place for place, example in reversed(list(enumerate(examples[:-1])))}
+            sets = [*(sets[first[example.unit]] for example in examples[:-1]), sets[-1]]
         return cls(job, bench, tuple(Request(e, p, 0) for e, p in zip(examples, sets, strict=True)))
 
     @property
@@ -174,6 +181,15 @@ class Lab:
     def intervention(self) -> Intervention:
         """The edits of all rows."""
         return self.bench.intervention(self.requests)
+
+    def units(self) -> list[list[int]]:
+        """Rows that depend on each other, and on no others: each on its own, or samples of one prompt."""
+        groups = self.intervention().groups
+        return [[row] for row in range(len(self.requests))] if groups is None else groups_of(groups)
+
+    def alone(self, rows: Sequence[int]) -> Intervention:
+        """The edits of these rows, made for them alone."""
+        return self.bench.intervention([self.requests[row] for row in rows])
 
     def prompts(self) -> list[tuple[int, ...]]:
         """Token ids of each row's prompt."""
