@@ -147,7 +147,6 @@ def batches_and_cache_change_nothing(lab: Lab) -> None:
         kinds = (steered, dataclasses.replace(steered, uses_cache=False))
     else:  # rows whose neighbour has ended go on as others, and nobody can compute that neighbour again
         expected, kinds = ids(lab.decode(steered, stop_ids=stops)), (steered,)
-        assert expected != [cut(row, stops) for row in free], "no row has felt that another one ended"
     for intervention in kinds:
         assert ids(lab.decode(intervention, stop_ids=stops)) == expected
         assert ids(lab.decode(intervention, stop_ids=stops, at_once=1 + max(map(len, units)))) == expected
