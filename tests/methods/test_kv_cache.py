@@ -1,6 +1,7 @@
 """KV cache steering: the edit by hand, planted differences, what the engine stores, the authors' values."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def activation(prompt: str, completion: str, site: Site) -> Tensor:
     return state
 
 
-def fitted(method: KVCache, subject: object, layer: list[float], strength: list[float], keys: list[float]) -> dict:
+def fitted(method: KVCache, subject: Any, layer: list[float], strength: list[float], keys: list[float]) -> Any:
     artifact = method.fit(subject, FitData(pairs=PAIRS))
     condition = method.condition(subject, artifact, [Example(str(i), "asked") for i in range(len(layer))])
     parameters = {"layer": layer, "strength": strength, "key_strength": keys}

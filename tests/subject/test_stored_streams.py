@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def by_transformers(model: torch.nn.Module, prompt: list[int], added: dict[str, 
     cache = DynamicCache()
     model(input_ids=torch.tensor([prompt[:-1]]), past_key_values=cache, use_cache=True)
     for layer, (keys, values) in enumerate(zip(added["keys"], added["values"], strict=True)):
-        stored = cache.layers[layer]
+        stored: Any = cache.layers[layer]
         stored.keys[0, :, -1] += keys.view(stored.keys.shape[1], -1)
         stored.values[0, :, -1] += values.view(stored.values.shape[1], -1)
 
