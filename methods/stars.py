@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.control import stable_seed
 from harness.types import (
     Artifact,
     Carry,
@@ -238,11 +238,9 @@ class STARS(Method):
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
         """``noise`` (B x D): random numbers of each sample, by its name."""
         width = subject.layout.site_width(Site(0, self.stream))
-        drawn = []
-        for example in examples:
-            generator = torch.Generator().manual_seed(stable_seed(self.seed, "stars", example.id))
-            drawn.append(torch.randn(width, generator=generator))
-        return {"noise": torch.stack(drawn).to(subject.device)}
+        seeds = [list(f"{self.seed} {example.id}".encode()) for example in examples]
+        noise = np.stack([np.random.default_rng(seed).standard_normal(width) for seed in seeds])
+        return {"noise": torch.from_numpy(noise).float().to(subject.device)}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit per layer that some row asks for; rows of other layers are not pushed there."""

@@ -31,8 +31,9 @@ def test_samples_are_drawn_apart_and_again_the_same():
 
 
 def test_what_counts_is_the_mean_of_a_question():
-    metric = Metric("correct", 0.0, 1.0, higher_is_better=True)
+    metric = Metric("correct", higher_is_better=True, low=0.0, high=1.0)
     units = [example.unit for example in job_of(SAMPLED).task.examples("test")]
-    apart = estimate(metric, [1.0, 0.0, 0.0, 0.0] * 3, units, 0)
-    assert apart.value == pytest.approx(0.25)
-    assert (apart.low, apart.high) == pytest.approx((0.25, 0.25))
+    drawn = estimate(metric, [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], units)
+    questions = estimate(metric, [0.25, 0.5, 0.0])
+    assert drawn.value == pytest.approx(0.25)
+    assert (drawn.low, drawn.high) == (questions.low, questions.high)
