@@ -14,6 +14,7 @@ from harness.subject.decode import Decoder
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.network import Network
 from harness.subject.passes import Text, groups_of, run_pass
+from harness.subject.plain import steered
 from harness.subject.sampling import Sampling, drawn_token, uniform_draws
 from harness.subject.sizes import EngineConfig
 from harness.subject.tally import Tally
@@ -126,3 +127,11 @@ def test_what_cannot_be_steered_together_is_refused(network: Network) -> None:
         decode(network, dataclasses.replace(steered, uses_cache=False), TOGETHER)
     with pytest.raises(ValueError, match=r"engine\.compile must be false"):
         decode(network, steered, EngineConfig(max_rows=16, compile=True))
+
+
+def test_a_plain_model_is_refused(network: Network) -> None:
+    with (
+        pytest.raises(ValueError, match="a plain forward pass does not tell which they are"),
+        steered(network.model, lambda rows: Intervention(groups=torch.zeros(rows))),
+    ):
+        pass
