@@ -22,6 +22,7 @@ def check(job: Job) -> None:
     if job.steers:
         job.task.fit_data(job.method.requires)
 
+    _check_samples(job)
     _check_protocol(job)
     check_scoring(job.scoring, job.labels["judge"])
     _check_evaluators(job)
@@ -56,6 +57,20 @@ def _check_control(job: Job) -> None:
         raise ValueError(
             f"control={job.labels['control']} changes what a method steers with; method={job.labels['method']} steers "
             "nothing. Choose another method, or control=none"
+        )
+
+
+def _check_samples(job: Job) -> None:
+    """Raise where a method that steers samples of one prompt apart finds none."""
+    if not (job.steers and job.method.couples_rows):
+        return
+    name = job.labels["method"]
+    if job.task.kind != "generate":
+        raise ValueError(f"method={name} steers what is drawn; task {job.task.name} also compares options")
+    if job.task.num_samples < 2:
+        raise ValueError(
+            f"method={name} steers samples of one prompt apart from each other: set task.num_samples to 2 or more, and "
+            f"task.temperature above 0; task {job.task.name} has num_samples={job.task.num_samples}"
         )
 
 

@@ -72,7 +72,7 @@ def check_first_pass(bench: Workbench, requests: Sequence[Request]) -> None:
     states = _first_rows(bench, prompts, watched)
     # The same shapes with other neighbours: whatever the first row's states are, they must not depend on these.
     others = [tuple(reversed(prompt)) for prompt in prompts[1:]]
-    if not others:
+    if not others or intervention.groups is not None:
         return
     again = _first_rows(bench, [prompts[0], *others], intervention)
     for site, state in states.items():
@@ -131,7 +131,7 @@ def _first_rows(bench: Workbench, prompts: Sequence[Sequence[int]], intervention
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
     bench.subject.tally.forward_tokens += padded.ids.numel()
     with Steering(network.blocks, intervention, observer=observe) as steering:
-        steering.where = padded.where(lengths)
+        steering.where = padded.where(lengths, intervention.groups)
         network.hidden(padded.ids, padded.positions, Plan())
     return states
 

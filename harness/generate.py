@@ -216,7 +216,9 @@ def _sizes(job: Job, bench: Workbench, store: GenerationStore, meter: Meter, tes
     tokens = Shapes.of(network.device, 1, tokens, job.engine.compile).capacity
     rows = rows_that_fit(network, job.engine, tokens, one_row.bytes_per_token)
 
-    sizes = Sizes(job.search.chunk_size(rows), rows, rows * tokens, **asked)
+    # Samples of one item stay in one chunk.
+    chunk = -(-job.search.chunk_size(rows) // job.task.num_samples) * job.task.num_samples
+    sizes = Sizes(chunk, rows, rows * tokens, **asked)
     store.add_work(meter.lap("sizes"))
     store.save_sizes(sizes)
     return sizes

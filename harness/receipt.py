@@ -15,7 +15,7 @@ from harness.steering import Intervention, Site, Where
 from harness.subject.attention import Plan
 from harness.subject.hooks import Steering
 from harness.subject.network import Padded
-from harness.subject.passes import next_token_logprobs
+from harness.subject.passes import groups_of, next_token_logprobs
 from harness.workbench import Request, Workbench
 
 if TYPE_CHECKING:
@@ -146,12 +146,14 @@ def _measure_sites(
     bench: Workbench, intervention: Intervention, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
 ) -> _SiteMeter:
     network, meter = bench.subject.network, _SiteMeter()
-    for start in range(0, len(rows), 8):
-        index = torch.arange(start, min(start + 8, len(rows)))
+    together = None if intervention.groups is None else groups_of(intervention.groups)
+    for members in together or torch.arange(len(rows)).split(8):
+        index = torch.as_tensor(members)
         padded = Padded.of([rows[i] for i in index.tolist()], network.device)
         lengths = torch.tensor([len(prompts[i]) for i in index.tolist()], device=network.device)
-        with Steering(network.blocks, intervention.take(index), observer=meter) as steering:
-            steering.where = padded.where(lengths)
+        chosen = intervention.take(index)
+        with Steering(network.blocks, chosen, observer=meter) as steering:
+            steering.where = padded.where(lengths, chosen.groups)
             network.hidden(padded.ids, padded.positions, Plan())
     return meter
 

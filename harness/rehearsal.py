@@ -45,7 +45,7 @@ def rehearse(job: Job) -> Forecast:
     """
     items = {split: _items(job, split) for split in ("test", "dev", "train")}
     few: dict[Split, list[Example]] = {
-        "test": _spread(items["test"], MOST_TESTS),
+        "test": _spread(items["test"], MOST_TESTS, job.task.num_samples),
         "dev": _of_each_group(items["dev"], MOST_TESTS),
         "train": _of_each_group(items["train"], _MOST_TRAINED),
     }
@@ -82,12 +82,16 @@ def _items(job: Job, split: Split) -> list[Example]:
     return job.task.examples(split)
 
 
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """Of unlike length: from the first, the middle and the last part of all, ordered by their question's length."""
-    ordered = sorted(examples, key=lambda example: len(example.question))
-    count = min(most, len(ordered))
-    chosen = {ordered[(2 * index + 1) * len(ordered) // (2 * count)].id for index in range(count)}
-    return [example for example in examples if example.id in chosen]
+def _spread(examples: Sequence[Example], most: int, samples: int = 1) -> list[Example]:
+    """Of unlike length: from the first, the middle and the last part of all, ordered by their question's length.
+
+    Where each item has several ``samples``, they stand side by side and are taken together.
+    """
+    items = [examples[start : start + samples] for start in range(0, len(examples), samples)]
+    ordered = sorted(items, key=lambda item: len(item[0].question))
+    count = min(max(1, most // samples), len(ordered))
+    chosen = {ordered[(2 * index + 1) * len(ordered) // (2 * count)][0].id for index in range(count)}
+    return [example for item in items if item[0].id in chosen for example in item]
 
 
 def _of_each_group(examples: Sequence[Example], most: int) -> list[Example]:

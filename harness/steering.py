@@ -27,6 +27,7 @@ from torch import Tensor
 
 from harness.data import Access, Example, FitData, Offer, Parameters
 from harness.where import PER_TOKEN as PER_TOKEN
+from harness.where import STORED_STREAMS as STORED_STREAMS
 from harness.where import Artifact, Carry, Site, Stream, Where
 from harness.where import Tokens as Tokens
 
@@ -114,6 +115,11 @@ class Intervention(RowData):
     token of a row, in all: the engine holds as many rows as fit. ``gradients=True`` lets edits call autograd while they
     decode, as for a step along the slope of a scorer; without it the engine runs in inference mode, which is a little
     faster.
+
+    ``groups`` numbers, row by row, those that are steered together: samples of one prompt, whose edits look at each
+    other's states. The workbench sets it for methods that declare ``couples_rows``. The engine starts the rows of a
+    group in one pass and keeps them in step until they end; what a row becomes may depend on the others of its group,
+    and on nothing else in the batch. Edits find the group in ``where.groups``.
     """
 
     edits: Mapping[Site, Edit] = field(default_factory=dict)
@@ -121,6 +127,7 @@ class Intervention(RowData):
     uses_cache: bool = True
     bytes_per_token: int = 0
     gradients: bool = False
+    groups: Int[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,8 @@ class Layout:
     head_width: int
     num_neurons: int | None = None
     """Width of the MLP's inside; None where it is not known."""
+    num_key_heads: int | None = None
+    """Heads of keys and values, fewer than ``num_heads`` where query heads share them; None: as many."""
     absent: frozenset[Stream] = frozenset()
     """Streams that this model's blocks do not have."""
 
@@ -178,6 +187,8 @@ class Layout:
         match site.stream:
             case "heads":
                 return self.num_heads * self.head_width
+            case "keys" | "values":
+                return (self.num_key_heads or self.num_heads) * self.head_width
             case "neurons":
                 if self.num_neurons is None:
                     raise ValueError("stream neurons: the width of this model's MLP is not known")
@@ -223,6 +234,8 @@ class Method:
     access: ClassVar[frozenset[Access]] = frozenset()
     steers: ClassVar[bool] = True
     """False for methods that change the prompt only; others must prove that they changed hidden states."""
+    couples_rows: ClassVar[bool] = False
+    """True where edits look at the other samples of the same prompt: see `Intervention`."""
     instruction: str = ""
     """Text placed before every question, the same for all."""
 

@@ -20,6 +20,8 @@ Stream = Literal[
     "block_input",
     "attention_norm_input",
     "attention_norm",
+    "keys",
+    "values",
     "heads",
     "attention",
     "attention_post_norm",
@@ -38,7 +40,14 @@ enters the MLP's down projection; the width of these two may differ from the mod
 ``mlp_norm`` are the outputs of the norms before the two parts. An edit of ``attention_norm_input`` or
 ``mlp_norm_input`` changes what that norm reads and leaves the residual stream as it is. ``attention_post_norm`` and
 ``mlp_post_norm`` are the outputs of the norms that some families (Gemma 2 and 3, OLMo 2) have behind the two parts.
-Where attention and MLP run side by side (GPT-NeoX), ``mlp_norm_input`` is the block's input."""
+Where attention and MLP run side by side (GPT-NeoX), ``mlp_norm_input`` is the block's input.
+
+``keys`` and ``values`` are what attention looks back at, all key heads side by side, keys behind the rotary embedding.
+What an edit makes of a token's key and value is what *later* tokens read; the token itself, whose pass is under way,
+reads its own as they were: the edit changes what is stored. Plain transformers models cannot be steered there."""
+
+STORED_STREAMS: tuple[Stream, ...] = ("keys", "values")
+"""Streams whose edits change what later tokens look back at, and nothing of a token's own pass."""
 
 Tokens = Literal["all", "after_first", "prompt", "completion", "last_prompt", "predicting"]
 """Which tokens an edit acts on. ``after_first`` leaves out a text's first token, where many models keep activations so
@@ -81,6 +90,8 @@ class Where:
         site: the site being visited.
         window: set by the engine while it decodes from slots: what is remembered per token lies in the slots, and so
             many positions of it are in use.
+        groups: of rows that are steered together, the number of each row's group: see
+            `harness.steering.Intervention`. None: every row is on its own.
     """
 
     positions: Int[Tensor, "B T"]
@@ -89,11 +100,21 @@ class Where:
     prefill: bool
     site: Site = Site(0)
     window: int | None = None
+    groups: Int[Tensor, "B"] | None = None
     _memo: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def at(self, site: Site) -> Where:
         """The same pass seen from another site; masks are computed once for all sites."""
-        return Where(self.positions, self.real, self.prompt_lengths, self.prefill, site, self.window, self._memo)
+        return Where(
+            self.positions,
+            self.real,
+            self.prompt_lengths,
+            self.prefill,
+            site,
+            self.window,
+            self.groups,
+            self._memo,
+        )
 
     def key(self, name: str) -> str:
         """A carry key of this site's own."""

@@ -170,8 +170,16 @@ class Workbench:
 
         edits = self.method.intervention(self.artifact, condition, parameters)
         check_intervention(edits, self.method, len(requests))
+        if self.method.couples_rows:
+            edits = dataclasses.replace(edits, groups=torch.tensor(self._groups(requests), device=device))
         ids = [request.example.id for request in requests]
         return self.control.wrap(edits, ids, self.subject.layout, self.seed)
+
+    def _groups(self, requests: Sequence[Request]) -> list[int]:
+        """Which rows are samples of one prompt: those of the same text, trial and parameters."""
+        kinds = [(self.prompt(r.example), r.trial, tuple(sorted(r.parameters.items()))) for r in requests]
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+        return [numbers[kind] for kind in kinds]
 
     def look_up(self, examples: Sequence[Example]) -> None:
         """Have the method look up what it needs for these examples, unless it is known already."""

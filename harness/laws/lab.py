@@ -16,9 +16,11 @@ from harness.config import composed
 from harness.job import Job
 from harness.laws.tiny_concepts import concepts_folder
 from harness.laws.tiny_vector import vector_file
+from harness.nodes import class_of
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.passes import groups_of
 from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
@@ -72,6 +74,8 @@ def job_of(overrides: Sequence[str]) -> Job:
 
 _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
 """Laws hold after any training; a short one with large steps is enough to steer."""
+_SAMPLES = ("task.limit=2", f"task.num_samples={ROWS // 2}", "task.temperature=1.0")
+"""For methods that steer samples of one prompt together: as many rows, of two prompts."""
 _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
 _CONCEPTS = ("task.halves=both", "task.per_concept=2", "judge=local", "model@judge.model=tiny")
@@ -93,12 +97,13 @@ def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
     few = [f"method.{name}={number}" for name, number in _FEW.items() if name in node]
     training = _SHORT_TRAINING if "training" in node else ()
     files = (f"method.path={vector_file()}",) if method == "vector" else ()
+    samples = _SAMPLES if class_of(node["_target_"], Method, "method").couples_rows else ()
 
     refusals = []
     tasks = [[f"task={task}"] for task in SHIPPED_TASKS]
     tasks.append(["task=axbench", f"task.path={concepts_folder()}", *_CONCEPTS])
     for task in tasks:
-        settings = [f"method={method}", *_SMALL, *files, *training, *few, f"model.family={family}", *task]
+        settings = [f"method={method}", *_SMALL, *samples, *files, *training, *few, f"model.family={family}", *task]
         try:
             job = job_of([*settings, *overrides])
         except ValueError as error:
@@ -175,6 +180,9 @@ class Lab:
         examples = job.task.examples("test")
         examples = [*examples, examples[0]]
         sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+        if job.method.couples_rows:  # samples are steered alike; the last row, which is not, is a sample of its own
+            first = {example.unit: place for place, example in reversed(list(enumerate(examples[:-1])))}
+            sets = [*(sets[first[example.unit]] for example in examples[:-1]), sets[-1]]
         return cls(job, bench, tuple(Request(e, p, 0) for e, p in zip(examples, sets, strict=True)))
 
     @property
@@ -185,6 +193,15 @@ class Lab:
     def intervention(self) -> Intervention:
         """The edits of all rows."""
         return self.bench.intervention(self.requests)
+
+    def units(self) -> list[list[int]]:
+        """Rows that depend on each other, and on no others: each on its own, or samples of one prompt."""
+        groups = self.intervention().groups
+        return [[row] for row in range(len(self.requests))] if groups is None else groups_of(groups)
+
+    def alone(self, rows: Sequence[int]) -> Intervention:
+        """The edits of these rows, made for them alone."""
+        return self.bench.intervention([self.requests[row] for row in rows])
 
     def prompts(self) -> list[tuple[int, ...]]:
         """Token ids of each row's prompt."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.laws.lab import Lab, cut, early_stops, expected, ids, row_index, workbench_of
 from harness.laws.states import Rows, Side, chosen, sites_of
 from harness.laws.toy_block import ToyBlock
+from harness.steering import STORED_STREAMS
 from harness.subject.hooks import Steering
 from harness.subject.network import Network
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
@@ -31,9 +32,15 @@ SIDES: tuple[Side, ...] = ("left", "right")
 
 
 def rows_of(lab: Lab, intervention: Intervention) -> Rows:
-    """States of every row's prompt with a completion of a length of its own, at all sites of the intervention."""
-    prompts = lab.prompts()
-    texts = [[*prompt, *FILLER[: 2 + row % 3]] for row, prompt in enumerate(prompts)]
+    """States of every row's prompt with a completion of a length of its own, at all sites of the intervention.
+
+    Rows that are steered together are in step: theirs are of one length, and differ in what they say.
+    """
+    prompts, units = lab.prompts(), lab.units()
+    texts = [list(prompt) for prompt in prompts]
+    for number, members in enumerate(units):
+        for place, row in enumerate(members):
+            texts[row] += [token + place for token in FILLER[: 2 + number % 3]]
     lengths = [len(prompt) for prompt in prompts]
     return Rows.of(lab.bench.subject.network, sites_of(intervention), texts, lengths)
 
@@ -134,23 +141,31 @@ def identity_at_null(lab: Lab) -> None:
 
 def batches_and_cache_change_nothing(lab: Lab) -> None:
     """Token ids are the same alone, in a batch, with rows leaving and joining, and with and without cache."""
-    steered = lab.intervention()
-    uncached = dataclasses.replace(steered, uses_cache=False)
+    steered, units = lab.intervention(), lab.units()
     free = ids(lab.decode(steered, stop_ids=frozenset()))
     stops = early_stops(free)
-    expected = [cut(row, stops) for row in free]
-    for intervention in (steered, uncached):
+    if steered.groups is None:
+        expected = [cut(row, stops) for row in free]
+        kinds = (steered, dataclasses.replace(steered, uses_cache=False))
+    else:  # rows whose neighbour has ended go on as others, and nobody can compute that neighbour again
+        expected, kinds = ids(lab.decode(steered, stop_ids=stops)), (steered,)
+    for intervention in kinds:
         assert ids(lab.decode(intervention, stop_ids=stops)) == expected
-        assert ids(lab.decode(intervention, stop_ids=stops, at_once=2)) == expected
-    for row, request in enumerate(lab.requests):
-        alone = lab.decode(lab.bench.intervention([request]), rows=[row], stop_ids=stops)
-        assert ids(alone) == [expected[row]]
+        assert ids(lab.decode(intervention, stop_ids=stops, at_once=1 + max(map(len, units)))) == expected
+    for members in units:
+        if steered.groups is None or len(members) > 1:
+            alone = lab.decode(lab.alone(members), rows=members, stop_ids=stops)
+            assert ids(alone) == [expected[row] for row in members]
 
 
 def likelihoods_do_not_depend_on_the_batch(lab: Lab) -> None:
     """The log-likelihood of a given completion is the same alone and among others."""
     network, tally = lab.bench.subject.network, lab.bench.subject.tally
     texts = [Text(prompt, FILLER[: 1 + row % 4]) for row, prompt in enumerate(lab.prompts())]
+    if lab.job.method.couples_rows:
+        with expected(ValueError, "has no likelihood of a text on its own"):
+            loglikelihood(network, texts, lab.intervention(), tally)
+        return
     with torch.no_grad():
         together = loglikelihood(network, texts, lab.intervention(), tally)
         for row, request in enumerate(lab.requests):
@@ -161,6 +176,8 @@ def likelihoods_do_not_depend_on_the_batch(lab: Lab) -> None:
 def options_of_a_row_share_its_pass(lab: Lab) -> None:
     """Options that differ in their last token score as texts of their own do, for half of the work if edits allow."""
     network, intervention = lab.bench.subject.network, lab.intervention()
+    if intervention.groups is not None:
+        return
     options = [(FILLER[0], FILLER[1]), (FILLER[0], FILLER[2])]
     texts = [Text(prompt, option) for prompt in lab.prompts() for option in options]
     owners = [row for row in range(len(lab.requests)) for _ in options]
@@ -223,10 +240,12 @@ def padding_does_not_matter(lab: Lab) -> None:
     for side in SIDES:
         padded = rows.prefill(side)
         together = padded.real(padded.through(intervention)[0])
-        for row in range(len(rows)):
-            alone, _ = rows.take([row]).prefill(side).through(intervention.take(row_index([row])))
-            for site, h in alone.items():
-                _assert_close(together[site][row], h[0])
+        for members in lab.units():
+            alone = rows.take(members).prefill(side)
+            states_alone = alone.real(alone.through(intervention.take(row_index(members)))[0])
+            for site, states in states_alone.items():
+                for row, h in zip(members, states, strict=True):
+                    _assert_close(together[site][row], h)
 
 
 def edits_are_pure(lab: Lab) -> None:
@@ -271,7 +290,10 @@ def take_commutes_with_apply(lab: Lab) -> None:
     begun, carry = started.through(intervention)
     after, later = step.through(intervention, carry)
     assert all(len(value) == len(rows) for value in carry.values()), "what is carried must have one entry per row"
-    for order in ([2, 0, 0, 5], [4], [6, 5, 4, 3, 2, 1, 0]):
+    orders = [[2, 0, 0, 5], [4], [6, 5, 4, 3, 2, 1, 0]]
+    if intervention.groups is not None:  # samples are chosen together
+        orders = [[5, 3, 4], [6], [6, 5, 4, 3, 2, 1, 0]]
+    for order in orders:
         taken, fewer = intervention.take(row_index(order)), rows.take(order)
         begun_fewer, _ = fewer.without_last().prefill("right").through(taken)
         after_fewer, later_fewer = fewer.last().through(taken, chosen(carry, order))
@@ -304,12 +326,12 @@ def rows_have_parameters_of_their_own(lab: Lab) -> None:
     """An intervention for many rows does to each what an intervention for that row alone does."""
     many = lab.intervention()
     rows = rows_of(lab, many)
-    for row, request in enumerate(lab.requests):
-        alone = lab.bench.intervention([request])
+    for members in lab.units():
+        alone = lab.alone(members)
         assert set(alone.edits) <= set(many.edits)
-        batch = rows.take([row]).prefill("left")
+        batch = rows.take(members).prefill("left")
         expected, _ = batch.through(alone)
-        taken, _ = batch.through(many.take(row_index([row])))
+        taken, _ = batch.through(many.take(row_index(members)))
         for site, h in expected.items():
             _assert_close(taken[site], h)
 
@@ -337,15 +359,21 @@ def hooks_are_gone_after_an_exception(lab: Lab) -> None:
     endless = dataclasses.replace(lab.bench.subject, network=dataclasses.replace(network, stop_ids=frozenset()))
     with expected(RuntimeError, "planted"):
         endless.decode(lab.prompts(), broken, Sampling(3))
-    with expected(RuntimeError, "planted"):
-        loglikelihood(network, [Text(prompt, FILLER) for prompt in lab.prompts()], broken, tally)
+    if whole.groups is None:
+        with expected(RuntimeError, "planted"):
+            loglikelihood(network, [Text(prompt, FILLER) for prompt in lab.prompts()], broken, tally)
     assert hooks_of(network) == 0
     assert torch.equal(next_token_logprobs(network, lab.prompts(), Intervention(), tally), before)
 
 
 def a_block_may_return_a_tensor_or_a_tuple(lab: Lab) -> None:
     """Edits arrive whichever way a module hands its states on, and what stands beside them stays."""
-    intervention = lab.intervention()
+    whole = lab.intervention()
+    # Keys and values are not what a module is given or returns.
+    edits = {site: edit for site, edit in whole.edits.items() if site.stream not in STORED_STREAMS}
+    intervention = dataclasses.replace(whole, edits=edits)
+    if not sites_of(intervention):
+        return
     states = rows_of(lab, intervention).prefill("right")
     expected, _ = states.through(intervention)
     for in_tuple in (False, True):
@@ -364,6 +392,7 @@ def _visited(
         edits = {site: intervention.edits[site]} if site in intervention.edits else {}
         probes = {site: intervention.probes[site]} if site in intervention.probes else {}
         with Steering(blocks, Intervention(edits, probes)) as steering:
+            where = dataclasses.replace(where, groups=intervention.groups)
             steering.where, steering.carry = where, carry
             out = blocks.module(site)[0](hidden_states=h)
             carry = steering.carry

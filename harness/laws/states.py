@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -112,7 +113,7 @@ class Pass:
         carry = MappingProxyType(dict(carry or {}))
         after = {}
         for site, h in self.states.items():
-            where = self.where.at(site)
+            where = dataclasses.replace(self.where, groups=intervention.groups).at(site)
             if site in intervention.probes:
                 carry = MappingProxyType(dict(intervention.probes[site].read(h, where, carry)))
             after[site] = h

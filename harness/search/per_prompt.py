@@ -47,6 +47,11 @@ class PerPrompt(Search):
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget that cannot work."""
+        if method.couples_rows:
+            raise ValueError(
+                "search=per_prompt gives every sample parameters of its own; this method steers samples of one prompt "
+                "together: choose search=dev_split or search=fixed"
+            )
         check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
 
     def num_trials_of(self, num_examples: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from harness.steering import Carry, Intervention, Site, Where
+from harness.steering import STORED_STREAMS, Carry, Intervention, Site, Where
 from harness.subject.sites import Blocks
 
 Observer = Callable[[Site, Tensor, Tensor, Where], None]
@@ -76,6 +76,8 @@ class Steering:
 
     def _attach(self, site: Site) -> RemovableHandle:
         module, at_input = self._blocks.module(site)
+        if site.stream in STORED_STREAMS:
+            return module.register_forward_pre_hook(self._attention_hook(site), with_kwargs=True)
         if at_input:
             return module.register_forward_pre_hook(self._input_hook(site), with_kwargs=True)
         return module.register_forward_hook(self._output_hook(site))
@@ -93,6 +95,17 @@ class Steering:
             if args:
                 return (self._visit(site, args[0]), *args[1:]), kwargs
             return args, kwargs | {"hidden_states": self._visit(site, kwargs["hidden_states"])}
+
+        return hook
+
+    def _attention_hook(self, site: Site) -> Callable[[Any, Any, Any], Any]:
+        """Hand `harness.subject.attention.attend` what visits the keys or values that it is about to read."""
+
+        def visit(h: Tensor) -> Tensor:
+            return self._visit(site, h)
+
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, kwargs | {f"visit_{site.stream}": visit}
 
         return hook
 

@@ -282,6 +282,7 @@ def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layou
         head_width=getattr(text, "head_dim", None) or width // heads,
         # GPT-2 leaves the width of its MLP out where it is the usual one.
         num_neurons=neurons or (4 * width if config.model_type == "gpt2" else None),
+        num_key_heads=getattr(text, "num_key_value_heads", None) or heads,
         absent=family_of(config.model_type, blocks_path).absent,
     )
 

@@ -48,6 +48,22 @@ def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield batch
 
 
+def steered_batches(lengths: Sequence[int], limit: int, intervention: Intervention) -> Iterator[list[int]]:
+    """As `batches`, but rows that are steered together are computed together, one group after another."""
+    if intervention.groups is None:
+        yield from batches(lengths, limit)
+    else:
+        yield from groups_of(intervention.groups)
+
+
+def groups_of(groups: Int[Tensor, "B"]) -> list[list[int]]:
+    """The rows of each group."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(row)
+    return list(members.values())
+
+
 @dataclass(frozen=True)
 class Passed:
     """What one pass leaves: padded ids, where it went, what edits carried, and the final states if it came so far."""
@@ -91,7 +107,8 @@ def run_pass(
         ValueError: the model never comes through a site.
     """
     padded = Padded.of([text.ids for text in texts], network.device)
-    where = padded.where(torch.tensor([len(text.prompt) for text in texts], device=network.device))
+    prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
+    where = padded.where(prompt_lengths, intervention.groups)
     tally.forward_tokens += padded.ids.numel()
     tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
     missing = set(sites)
@@ -144,8 +161,10 @@ def loglikelihood(
             whose completions differ in their last token alone, as the letters of options do, share one pass.
 
     Raises:
-        ValueError: a completion is empty.
+        ValueError: a completion is empty, or rows are steered together: given texts are no samples of one prompt.
     """
+    if intervention.groups is not None:
+        raise ValueError("a method that steers samples of one prompt together has no likelihood of a text on its own")
     if empty := [index for index, text in enumerate(texts) if not text.completion]:
         raise ValueError(f"{len(empty)} completions have no tokens, the first at index {empty[0]}")
     steered = bool(intervention.edits or intervention.probes)
@@ -240,7 +259,7 @@ def next_token_logprobs(
 ) -> Float[Tensor, "N V"]:
     """Log-probabilities of every possible next token after each prompt."""
     logprobs: dict[int, Tensor] = {}
-    for batch in batches([len(prompt) for prompt in prompts], pass_tokens(network.device)):
+    for batch in steered_batches([len(prompt) for prompt in prompts], pass_tokens(network.device), intervention):
         rows = torch.tensor(batch, device=network.device)
         texts = [Text(tuple(prompts[index])) for index in batch]
         h = _final(network, texts, steering_of(intervention, rows), tally)

@@ -26,6 +26,7 @@ _NUMBERS = (
     ("limit", 1, True),
     ("dev_size", 0, True),
     ("train_size", 0, True),
+    ("num_samples", 1, False),
     ("max_new_tokens", 1, False),
     ("seed", 0, False),
 )
@@ -48,6 +49,8 @@ class Task:
         train_size: at most so many training rows. None: all that are left.
         seed: seed of the split and of every other choice made here.
         temperature: at which completions are drawn; 0 is greedy.
+        num_samples: completions of each test and dev item; more than one are drawn, need a temperature, and are items
+            of one cluster: what counts of a question is their mean.
         max_new_tokens: length limit of a completion, in tokens.
         primary: the one metric that is tested; "" is the first one that is scored. All others get intervals alone.
     """
@@ -69,6 +72,7 @@ class Task:
     train_size: int | None = None
     seed: int = 0
     temperature: float = 0.0
+    num_samples: int = 1
     max_new_tokens: int = 32
     primary: str = ""
 
@@ -173,6 +177,9 @@ class Task:
                 raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"task.temperature must be 0 (greedy) or above, got {self.temperature}")
+        if self.num_samples > 1 and (self.temperature == 0 or self.kind == "choice"):
+            needed = "a task that writes" if self.kind == "choice" else "task.temperature above 0"
+            raise ValueError(f"task.num_samples={self.num_samples} needs {needed}: samples would all be the same")
 
     def _check_ids(self) -> None:
         seen: set[str] = set()
@@ -260,8 +267,18 @@ class Task:
         examples: dict[Split, list[Example]] = {split: [] for split in self._splits}
         for split, rows in self._splits.items():
             for item in rows:
-                examples[split] += self._clustered(item, split)
+                for example in self._clustered(item, split):
+                    examples[split] += self._samples(example, split)
         return examples
+
+    def _samples(self, example: Example, split: Split) -> list[Example]:
+        """The item once for every completion that is drawn for it; methods learn from each training item once."""
+        if self.num_samples == 1 or split == "train":
+            return [example]
+        return [
+            dataclasses.replace(example, id=f"{example.id}~{number}", cluster=example.unit)
+            for number in range(self.num_samples)
+        ]
 
     def _clustered(self, item: Numbered, split: Split) -> list[Example]:
         """The row's examples, in the cluster that it names."""

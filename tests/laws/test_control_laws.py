@@ -41,6 +41,8 @@ def job_under(method: str, control: str) -> Job:
 def requests_for(bench: Workbench, job: Job) -> list[Request]:
     examples = job.task.examples("test")[:3]
     sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+    if job.method.couples_rows:  # samples of one prompt are steered alike
+        sets = sets[:1] * len(examples)
     return [Request(e, p, 0, job.control.temperature) for e, p in zip(examples, sets, strict=True)]
 
 

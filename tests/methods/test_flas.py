@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from laws import method_laws
-from laws.lab import Lab, job_for
 from learning import prompts_alone
 from safetensors.torch import save_file
 from tinylm import gemma_subject, tinylm_subject, words
 from torch import Tensor
 
+from harness.laws import methods as method_laws
+from harness.laws.lab import Lab, job_for
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
 from harness.subject.scorers import open_subject

@@ -13,6 +13,7 @@ import torch
 from engine_parts import hooks_of, one_thread  # noqa: F401
 from torch import Tensor, nn
 
+from harness.steering import STORED_STREAMS
 from harness.subject import tiny
 from harness.subject.load import ModelConfig, load_model, resolve
 from harness.subject.local import LocalSubject
@@ -169,7 +170,7 @@ def test_an_edit_acts_there_and_nowhere_else(family: str, stream: Stream) -> Non
 @pytest.mark.parametrize("family", PLACES)
 def test_a_stream_that_a_family_lacks_is_refused_before_weights_load(family: str) -> None:
     layout = resolve(config_of(family)).layout
-    present = set(PLACES[family][1])
+    present = {*PLACES[family][1], *STORED_STREAMS}
     assert layout.absent == set(get_args(Stream)) - present
     for stream in layout.absent:
         with pytest.raises(ValueError, match=f"stream must be one that this model has .*got '{stream}'"):
