@@ -13,6 +13,7 @@ from harness import receipt
 from harness.data import Example, Split
 from harness.generate import Generated, generate
 from harness.job import Job
+from harness.tasks.task import Task
 
 MOST_TESTS = 3
 """Test items of a rehearsal, and dev items of each group."""
@@ -57,7 +58,7 @@ def rehearse(job: Job) -> Forecast:
 
     used = _dev_used(job, len(items["dev"])) / max(1, _dev_used(job, len(few["dev"])))
     growth = {
-        "fit": len(items["train"]) / max(1, len(few["train"])),
+        "fit": _fitted_on(job, items["train"]) / max(1, _fitted_on(smaller, few["train"])),
         "dev": used,
         "first pass": 1.0,
         "receipt": min(receipt.MEASURED_ROWS, len(items["test"])) / len(few["test"]),
@@ -75,11 +76,25 @@ def rehearse(job: Job) -> Forecast:
 
 def _items(job: Job, split: Split) -> list[Example]:
     needed = {"test": True, "dev": job.search.uses_dev, "train": job.steers and bool(job.method.requires)}
+    if split == "train" and needed[split] and _has_texts_of_its_own(job):
+        return []
     if not needed[split]:
         with contextlib.suppress(ValueError):  # a task may have none, which does not matter here
             return job.task.examples(split)[:1]
         return []
     return job.task.examples(split)
+
+
+def _has_texts_of_its_own(job: Job) -> bool:
+    """Whether what methods learn from is no part of the task's rows, as AxBench's texts are not."""
+    return type(job.task).limited is not Task.limited
+
+
+def _fitted_on(job: Job, train: Sequence[Example]) -> int:
+    """How many texts a fit reads."""
+    if train or not _has_texts_of_its_own(job):
+        return len(train)
+    return len(job.task.demonstrations())
 
 
 def _spread(examples: Sequence[Example], most: int, samples: int = 1) -> list[Example]:
@@ -95,9 +110,10 @@ def _spread(examples: Sequence[Example], most: int, samples: int = 1) -> list[Ex
 
 
 def _of_each_group(examples: Sequence[Example], most: int) -> list[Example]:
+    """The first items of each group, or of each part of a group that some test items' parameters are chosen on."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
-        groups.setdefault(example.group, []).append(example)
+        groups.setdefault(example.tuning or example.group, []).append(example)
     return [example for members in groups.values() for example in members[:most]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -14,6 +14,8 @@ from harness.tasks.rows import Row
 from harness.tasks.selection import Numbered, chosen, order
 from harness.tasks.task import Kind, Offer, Role, Task
 
+_FEW_TEXTS = 16
+"""Texts of each kind that are enough to tell what a fit costs."""
 CATEGORIES = ("positive", "negative", "hard negative")
 
 
@@ -88,6 +90,12 @@ class AxBench(Task):
         single: frozenset[Offer] = frozenset({"texts", "labelled"})
         always: frozenset[Offer] = frozenset({"demonstrations", "pairs"})
         return always | single if len(self._learnt) == 1 else always
+
+    def limited(self, examples: Mapping[Split, list[Example]]) -> Task:
+        """The same task with these examples, and with a few texts of each kind to learn from."""
+        smaller = super().limited(examples)
+        vars(smaller)["train_size"] = _FEW_TEXTS if self.train_size is None else min(self.train_size, _FEW_TEXTS)
+        return smaller
 
     def demonstrations(self) -> list[Demonstration]:
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
