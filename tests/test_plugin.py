@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from harness.commands import laws
+from harness.laws import edits as edit_laws
 from harness.laws import evaluators as evaluator_laws
 from harness.laws import methods as method_laws
 from harness.laws.lab import Lab, job_of, one_thread
@@ -181,7 +182,7 @@ def lab(importable: str) -> Iterator[Lab]:
 
 
 def test_their_method_keeps_the_laws(lab: Lab, tmp_path: Path) -> None:
-    for law in (*method_laws.GENERAL, *method_laws.STEERING):
+    for law in (*method_laws.GENERAL, *edit_laws.STEERING):
         law(lab)
     method_laws.artifact_survives_save_and_load(lab, tmp_path)
 

@@ -24,7 +24,8 @@ from harness.generate import bench_for, dev_items, subject_for
 from harness.job import Job
 from harness.lengths import check_lengths
 from harness.records.provenance import device_name
-from harness.records.tracking import Tracking, is_logged_in, wanted_mode
+from harness.records.tracking import Tracking
+from harness.records.wandb_run import is_logged_in, wanted_mode
 from harness.rehearsal import MOST_TESTS, Forecast, rehearse
 from harness.report.claims import ALPHA
 from harness.report.power import detectable_share, standard_effect

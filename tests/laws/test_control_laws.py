@@ -14,7 +14,7 @@ from harness.control import Control
 from harness.generate import generate
 from harness.job import Job
 from harness.laws.lab import Lab, composed, job_for, lab_for, spread, workbench_of
-from harness.laws.methods import hooks_of
+from harness.laws.measure import hooks_of
 from harness.types import Access, Artifact, Example, FitData, Method, Subject
 from harness.workbench import Request, Workbench
 from laws.yamls import class_of, names_of

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tinylm import gemma_subject, tinylm_subject, words
 from torch import Tensor
 
+from harness.laws import edits as edit_laws
 from harness.laws import methods as method_laws
 from harness.laws.lab import Lab, job_for
 from harness.subject.load import ModelConfig, load_model
@@ -359,6 +360,6 @@ def test_rows_with_steps_of_their_own_are_the_same_in_any_batch(looks_back: str)
     lab = Lab.of(job_for("flas", steps, f"method.self_attention={looks_back}", "method.num_blocks=2"))
     assert len({request.parameters["num_steps"] for request in lab.requests}) > 2
     method_laws.batches_and_cache_change_nothing(lab)
-    method_laws.rows_have_parameters_of_their_own(lab)
-    method_laws.a_step_continues_the_prompt(lab)
+    edit_laws.rows_have_parameters_of_their_own(lab)
+    edit_laws.a_step_continues_the_prompt(lab)
     assert (lab.intervention().bytes_per_token > 0) == (looks_back == "true")

@@ -10,6 +10,7 @@ from tinylm import tinylm_subject, words
 from torch import Tensor
 from toy_subject import decode_step, where_of
 
+from harness.laws import edits as edit_laws
 from harness.laws import methods as method_laws
 from harness.laws.lab import Lab, job_for
 from harness.subject.local import LocalSubject
@@ -89,7 +90,7 @@ def test_wrong_settings_are_refused() -> None:
     [
         method_laws.batches_and_cache_change_nothing,
         method_laws.likelihoods_do_not_depend_on_the_batch,
-        method_laws.rows_have_parameters_of_their_own,
+        edit_laws.rows_have_parameters_of_their_own,
         method_laws.identity_at_null,
     ],
 )

@@ -13,7 +13,8 @@ from wandb_server import Server, serving
 
 from harness import progress
 from harness.records.publication import read_publication
-from harness.records.tracking import Tracking, WandbTracking, is_logged_in, wanted_mode
+from harness.records.tracking import Tracking, WandbTracking
+from harness.records.wandb_run import is_logged_in, wanted_mode
 
 TEXTS = {"q1": ("in Oslo", "in Bergen"), "q2": ("no idea", "no idea")}
 OBJECTIVES = {"q1": {-1: 0.2, 0: 0.1, 1: 0.6, 2: 0.4}, "q2": {-1: 0.4, 0: 0.3, 1: 0.2, 2: 0.5}}
