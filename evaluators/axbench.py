@@ -69,13 +69,14 @@ class AxBench(Evaluator):
         name = record.example.id
         if not record.example.concept:
             return [Score(name, metric.name, None, "the example names no concept") for metric in self.metrics]
+
         ratings = [_rating(name, metric, next(verdicts)) for metric in _PARTS]
         missing = [rating for rating in ratings if rating.value is None]
         values = [rating.value for rating in ratings if rating.value is not None]
         mean = None if missing else harmonic_mean(values)
         reason = f"no {missing[0].metric}: {missing[0].reason}" if missing else ""
-        about = {"group": record.example.group, "half": record.example.metadata.get("half", "")}
-        return [Score(name, "axbench", mean, reason, about), *ratings]
+        details = {"group": record.example.group, "half": record.example.metadata.get("half", "")}
+        return [Score(name, "axbench", mean, reason, details), *ratings]
 
     def derived(self, scores: Sequence[Score]) -> dict[str, float]:
         """The authors' number; nothing where no prompt of a second half was scored."""

@@ -52,6 +52,7 @@ class BBQ(Evaluator):
 
     def _scores(self, record: Record) -> list[Score]:
         example = record.example
+
         scores = []
         for condition, metric in zip(_CONDITIONS, self.metrics, strict=True):
             if example.metadata.get("condition") != condition:
@@ -82,12 +83,14 @@ class BBQ(Evaluator):
 
 
 def _unscorable(record: Record) -> str:
-    example, found = record.example, record.generation.choice_logprobs
+    example, logprobs = record.example, record.generation.choice_logprobs
     if len(example.choices) < 2 or example.target is None:
         return "the example has no two options and target to compare"
-    if len(found) != len(example.choices):
-        return f"the record holds {len(found)} log-probabilities for {len(example.choices)} options"
-    return "" if all(math.isfinite(value) for value in found) else f"log-probabilities must be finite, got {found}"
+    if len(logprobs) != len(example.choices):
+        return f"the record holds {len(logprobs)} log-probabilities for {len(example.choices)} options"
+    return (
+        "" if all(math.isfinite(value) for value in logprobs) else f"log-probabilities must be finite, got {logprobs}"
+    )
 
 
 def _likeliest(logprobs: Sequence[float]) -> int | None:

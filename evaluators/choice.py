@@ -57,13 +57,13 @@ class Choice(Evaluator):
 
 
 def _unscorable(record: Record) -> str:
-    example, found = record.example, record.generation.choice_logprobs
+    example, logprobs = record.example, record.generation.choice_logprobs
     if len(example.choices) < 2 or example.target is None:
         return "the example has no two options and target to compare"
-    if len(found) != len(example.choices):
-        return f"the record holds {len(found)} log-probabilities for {len(example.choices)} options"
-    if not all(math.isfinite(value) for value in found):
-        return f"log-probabilities must be finite, got {found}"
+    if len(logprobs) != len(example.choices):
+        return f"the record holds {len(logprobs)} log-probabilities for {len(example.choices)} options"
+    if not all(math.isfinite(value) for value in logprobs):
+        return f"log-probabilities must be finite, got {logprobs}"
     return ""
 
 

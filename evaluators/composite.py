@@ -110,21 +110,26 @@ class Composite(Evaluator):
         judged = [_judged(example.id, name, verdict, grader) for name, verdict in verdicts.items()]
         values = [score.value for score in judged if score.value is not None]
         missing = "; ".join(f"{score.metric}: {score.reason}" for score in judged if score.value is None)
-        about: dict[str, Any] = {"judge": grader, **{name: dict(verdict.details) for name, verdict in verdicts.items()}}
+        details: dict[str, Any] = {
+            "judge": grader,
+            **{name: dict(verdict.details) for name, verdict in verdicts.items()},
+        }
+
         if overlap.value is None:
             missing = "; ".join(filter(None, (missing, f"overlap: {overlap.reason}")))
         if missing or overlap.value is None:
-            totals = [Score(example.id, name, None, missing, about) for name in ("composite", "accurate")]
-            quality = [] if self.single_score else [Score(example.id, "quality", None, missing, about)]
+            totals = [Score(example.id, name, None, missing, details) for name in ("composite", "accurate")]
+            quality = [] if self.single_score else [Score(example.id, "quality", None, missing, details)]
             return totals + quality + judged
+
         quality_mean = sum(values) / len(values)
         composite = 0.5 * overlap.value + 0.5 * quality_mean / 5
-        about |= {"overlap": overlap.value, "quality": quality_mean}
+        details |= {"overlap": overlap.value, "quality": quality_mean}
         totals = [
-            Score(example.id, "composite", composite, details=about),
-            Score(example.id, "accurate", float(composite >= self.threshold - 1e-12), details=about),
+            Score(example.id, "composite", composite, details=details),
+            Score(example.id, "accurate", float(composite >= self.threshold - 1e-12), details=details),
         ]
-        quality = [] if self.single_score else [Score(example.id, "quality", quality_mean, details=about)]
+        quality = [] if self.single_score else [Score(example.id, "quality", quality_mean, details=details)]
         return totals + quality + judged
 
 

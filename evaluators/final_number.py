@@ -77,8 +77,8 @@ class FinalNumber(Evaluator):
 
 def _golds(example: Example) -> list[Decimal]:
     """The last number of the gold and of each alias that holds one."""
-    numbers = (_NUMBER.findall(text) for text in (example.answer, *example.aliases))
-    return [_value(found[-1]) for found in numbers if found]
+    by_answer = (_NUMBER.findall(text) for text in (example.answer, *example.aliases))
+    return [_value(numbers[-1]) for numbers in by_answer if numbers]
 
 
 def _value(number: str) -> Decimal:

@@ -81,11 +81,13 @@ def _control(record: Record) -> list[Score]:
     return [Score(name, "control_logprob", value, reason), _vader(record, "control_neutrality")]
 
 
-def _missing(record: Record, wanted: int) -> str:
-    found = record.generation.choice_logprobs
-    if len(found) != wanted:
-        return f"the record holds {len(found)} log-probabilities, wanted {wanted}"
-    return "" if all(math.isfinite(value) for value in found) else f"log-probabilities must be finite, got {found}"
+def _missing(record: Record, count: int) -> str:
+    logprobs = record.generation.choice_logprobs
+    if len(logprobs) != count:
+        return f"the record holds {len(logprobs)} log-probabilities, wanted {count}"
+    return (
+        "" if all(math.isfinite(value) for value in logprobs) else f"log-probabilities must be finite, got {logprobs}"
+    )
 
 
 def _vader(record: Record, metric: str) -> Score:

@@ -81,6 +81,7 @@ class SimpleQARubric(Evaluator):
                 for example, record in zip(examples, records, strict=True)
             ]
         )
+
         grader = tools.judge.identity
         scores = []
         for example, verdict in zip(examples, verdicts, strict=True):
@@ -112,8 +113,10 @@ class SimpleQARubric(Evaluator):
             if score.metric in _LABELS and score.value is not None:
                 sums[score.metric] += score.value
                 counts[score.metric] += 1
+
         if not counts["correct"]:
             return {}
+
         correct = sums["correct"] / counts["correct"]
         attempted = correct + sums["incorrect"] / counts["correct"]
         given = correct / attempted if attempted else 0.0

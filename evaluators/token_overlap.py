@@ -72,6 +72,7 @@ class TokenOverlap(Evaluator):
         if self.tokens == "squad" and not any(answers):
             reason = f"the gold answer holds no word: {example.answer!r}"
             return [Score(example.id, metric.name, None, reason) for metric in self.metrics]
+
         contained = any(_contains(self._words(text), answer) for answer in answers)
         return [
             Score(example.id, "overlap", self._overlap(record, text)),
@@ -85,9 +86,9 @@ class TokenOverlap(Evaluator):
         example = record.example
         if self.tokens == "squad":
             return overlap(example.answer, example.aliases, text)
-        found = set(nltk_tokens(text))
-        wanted = (set(nltk_tokens(answer)) for answer in (example.answer, *example.aliases))
-        return max((round(len(words & found) / len(words), 4) for words in wanted if words), default=0.0)
+        words_of_text = set(nltk_tokens(text))
+        answers = (set(nltk_tokens(answer)) for answer in (example.answer, *example.aliases))
+        return max((round(len(words & words_of_text) / len(words), 4) for words in answers if words), default=0.0)
 
 
 @lru_cache(maxsize=4096)
@@ -97,8 +98,8 @@ def nltk_tokens(text: str) -> tuple[str, ...]:
     return tuple(token for token in tokens if token not in _MARKS)
 
 
-def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
-    size = len(wanted)
+def _contains(words: Sequence[str], answer: Sequence[str]) -> bool:
+    size = len(answer)
     return size > 0 and any(
-        tuple(words[start : start + size]) == tuple(wanted) for start in range(len(words) - size + 1)
+        tuple(words[start : start + size]) == tuple(answer) for start in range(len(words) - size + 1)
     )

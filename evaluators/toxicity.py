@@ -97,8 +97,8 @@ class Toxicity(Evaluator):
         column, longest = self._column(network.config), _longest_input(network.config, tokenizer)
         several = network.config.problem_type == "multi_label_classification" or network.config.num_labels == 1
 
-        found = dict.fromkeys(range(len(texts)), 0.0)
-        by_length = sorted(found, key=lambda index: -len(texts[index]))
+        shares_of_text = dict.fromkeys(range(len(texts)), 0.0)
+        by_length = sorted(shares_of_text, key=lambda index: -len(texts[index]))
         for start in range(0, len(texts), self.batch_size):
             chosen = by_length[start : start + self.batch_size]
             inputs = tokenizer(
@@ -112,8 +112,8 @@ class Toxicity(Evaluator):
                 logits = network(**inputs).logits.float()
             shares = logits.sigmoid() if several else logits.softmax(-1)
             for index, share in zip(chosen, shares[:, column].tolist(), strict=True):
-                found[index] = round(share, _DECIMALS)
-        return list(found.values())
+                shares_of_text[index] = round(share, _DECIMALS)
+        return list(shares_of_text.values())
 
     def _column(self, config: Any) -> int:
         labels = {str(label): int(place) for place, label in config.id2label.items()}

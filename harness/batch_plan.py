@@ -35,10 +35,10 @@ def stable_seed(*parts: object) -> int:
 
 def held_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
     """A random share of each group's examples, rounded down."""
-    found: list[int] = []
+    chosen: list[int] = []
     for group, rows in _by_group(range(len(groups)), groups).items():
-        found += _shuffled(rows, seed, "dev", group)[: int(share * len(rows))]
-    return sorted(found)
+        chosen += _shuffled(rows, seed, "dev", group)[: int(share * len(rows))]
+    return sorted(chosen)
 
 
 def batches_by_count(rows: Sequence[int], groups: Sequence[str], size: int, *seed: object) -> list[list[int]]:
@@ -46,7 +46,8 @@ def batches_by_count(rows: Sequence[int], groups: Sequence[str], size: int, *see
     members = _by_group(rows, groups)
     count = max(math.ceil(len(own) / size) for own in members.values())
     split = [np.array_split(_shuffled(own, *seed, group), count) for group, own in members.items()]
-    return [[int(row) for parts in split for row in parts[number]] for number in range(count)]
+    batches = [np.concatenate([parts[number] for parts in split]) for number in range(count)]
+    return [batch.tolist() for batch in batches]
 
 
 def batches_by_tokens(rows: Sequence[int], lengths: Sequence[int], limit: int, *seed: object) -> list[list[int]]:
@@ -85,10 +86,10 @@ def filled(rows: Iterable[int], lengths: Sequence[int], limit: int, padding: flo
 
 
 def _by_group(rows: Iterable[int], groups: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    by_group: dict[str, list[int]] = {}
     for row in rows:
-        found.setdefault(groups[row], []).append(row)
-    return found
+        by_group.setdefault(groups[row], []).append(row)
+    return by_group
 
 
 def _shuffled(rows: Sequence[int], *seed: object) -> list[int]:

@@ -132,10 +132,10 @@ def largest_of_wanted(
     vectors: Float[Tensor, "G D"],
 ) -> Float[Tensor, "G"]:
     """Each group's largest latent in its wanted texts, un-steered; AxBench's 50 where none is positive."""
-    wanted = [text for text in texts if text.wanted]
-    group = torch.tensor([names.index(text.group) for text in wanted], dtype=torch.long, device=vectors.device)
-    found = largest_latents(subject, [(text.prompt, text.completion) for text in wanted], site, vectors, group)
-    peaks = torch.zeros(len(vectors), device=vectors.device).scatter_reduce(0, group, found, "amax")
+    positives = [text for text in texts if text.wanted]
+    group = torch.tensor([names.index(text.group) for text in positives], dtype=torch.long, device=vectors.device)
+    latents = largest_latents(subject, [(text.prompt, text.completion) for text in positives], site, vectors, group)
+    peaks = torch.zeros(len(vectors), device=vectors.device).scatter_reduce(0, group, latents, "amax")
     return torch.where(peaks > 0, peaks, NO_PEAK)
 
 
@@ -177,5 +177,7 @@ def check_both_sides(texts: Sequence[Demonstration]) -> None:
 def sides_of(texts: Sequence[Demonstration], group: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Prompts and completions of a group's wanted texts, and those of its unwanted ones."""
     own = [text for text in texts if text.group == group]
-    wanted, others = ([text for text in own if text.wanted == side] for side in (True, False))
-    return [(text.prompt, text.completion) for text in wanted], [(text.prompt, text.completion) for text in others]
+    positives, negatives = ([text for text in own if text.wanted == side] for side in (True, False))
+    return [(text.prompt, text.completion) for text in positives], [
+        (text.prompt, text.completion) for text in negatives
+    ]

@@ -163,8 +163,8 @@ def _key(override: str) -> str:
 
 
 def _value(job: Sequence[str], group: str) -> str | None:
-    found = [item.partition("=")[2] for item in job if _key(item) == group]
-    return found[-1] if found else None
+    values = [item.partition("=")[2] for item in job if _key(item) == group]
+    return values[-1] if values else None
 
 
 def _steers(job: Sequence[str], choices: Mapping[str, Any]) -> bool:
@@ -308,6 +308,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     text = str(error) if str(error).strip() else type(error).__name__
     if error.__cause__ is not None and type(error).__module__.startswith(("hydra", "omegaconf")):
         text += f"\n{error.__cause__}"
+
     if unknown := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         return _unknown_choice(*unknown.groups(), text)
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
@@ -317,11 +318,13 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
         return f"there is no option {name} ({hint}; a new entry of a table is added with +{name}=VALUE)"
     if ambiguous := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{ambiguous[1]} gives several values: run each of them with -m, or write [a,b] for a list"
+
+    # Anything else is told in the error's own words, without the lines that name no cause.
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    said = "; ".join(line for line in lines if not line.startswith(_NOISE)) or lines[0]
+    message = "; ".join(line for line in lines if not line.startswith(_NOISE)) or lines[0]
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override}: {said}"
-    return said
+        return f"cannot read the override {error.override}: {message}"
+    return message
 
 
 def _unknown_choice(group: str, name: str, text: str) -> str:

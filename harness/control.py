@@ -81,10 +81,13 @@ class Shuffled(Control):
         rng = np.random.default_rng(stable_seed(seed, "shuffled"))
         swap = _half_of_each([pair.group for pair in data.pairs], rng)
         pairs = tuple(_swapped(pair) if flip else pair for pair, flip in zip(data.pairs, swap, strict=True))
+
         texts = [*data.source, *data.target]
         dealt = [texts[index] for index in rng.permutation(len(texts))]
-        flips = _half_of_each([str(wanted) for _, _, wanted in data.labelled], rng)
+
+        flips = _half_of_each([str(is_wanted) for _, _, is_wanted in data.labelled], rng)
         labelled = tuple((p, c, w != flip) for (p, c, w), flip in zip(data.labelled, flips, strict=True))
+
         source, target = tuple(dealt[: len(data.source)]), tuple(dealt[len(data.source) :])
         shown = _sides_changed(_dealt_among_groups(data.demonstrations, rng), rng)
         return dataclasses.replace(
@@ -116,9 +119,9 @@ def _half_of_each(kinds: Sequence[str], rng: np.random.Generator) -> list[bool]:
 
 def _dealt_among_groups(shown: Sequence[Demonstration], rng: np.random.Generator) -> tuple[Demonstration, ...]:
     """The same groups and concepts, their wanted texts drawn from all groups."""
-    wanted = [index for index, one in enumerate(shown) if one.wanted]
+    positives = [index for index, one in enumerate(shown) if one.wanted]
     dealt = list(shown)
-    for index, other in zip(wanted, rng.permutation(wanted).tolist(), strict=True):
+    for index, other in zip(positives, rng.permutation(positives).tolist(), strict=True):
         dealt[index] = dataclasses.replace(shown[index], prompt=shown[other].prompt, completion=shown[other].completion)
     return tuple(dealt)
 

@@ -188,8 +188,8 @@ def rows_of_groups(artifact: Artifact, groups: Sequence[str], owners: Sequence[s
             raise ValueError(
                 f"group of {owner} must be one that contrast pairs were given for ({', '.join(names)}), got {group!r}"
             )
-    found = [names.index(group) for group in groups]
-    return torch.tensor(found, device=artifact["groups"].device)
+    rows = [names.index(group) for group in groups]
+    return torch.tensor(rows, device=artifact["groups"].device)
 
 
 def chosen_layers(layout: Layout, layers: Sequence[int] | None) -> list[int]:
@@ -207,6 +207,6 @@ def chosen_layers(layout: Layout, layers: Sequence[int] | None) -> list[int]:
 
 def check_count(name: str, count: float | Range, available: int) -> None:
     """Raise ValueError unless a count is whole and between 1 and what the model has; a range may end above that."""
-    wanted = count.low if isinstance(count, Range) else count
-    if not 1 <= wanted <= available or wanted != int(wanted):
-        raise ValueError(f"{name} must be a whole number from 1 to {available}, got {wanted:g}")
+    least = count.low if isinstance(count, Range) else count
+    if not 1 <= least <= available or least != int(least):
+        raise ValueError(f"{name} must be a whole number from 1 to {available}, got {least:g}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.build import Scoring
 from harness.data import Access
+from harness.job import Scoring
 from harness.progress import phase
 from harness.records.lines import mark_of, replaced, write_lines
 from harness.records.rows import Selected, score_row
@@ -62,6 +62,8 @@ def evaluate(
                 own_scores = _best_of_trials(name, evaluator, own, trials, tools(evaluator))
             else:
                 own_scores = evaluator.score(own, tools(evaluator))
+
+        # Checked before anything is added up: an evaluator may be anybody's.
         columns = _columns(name, evaluator, own, own_scores)
         units = [record.example.unit for record in own]
         scores += own_scores
@@ -81,6 +83,8 @@ def _best_of_trials(
     tried = [text for record in records for text in (record, *trials.get(record.example.id, ()))]
     columns = _columns(name, evaluator, tried, evaluator.score(tried, tools))
     first = evaluator.metrics[0]
+
+    # The selected text comes first, and only a better one takes its place.
     best: dict[str, int] = {}
     for index, score in enumerate(columns[first.name]):
         leader = best.setdefault(score.example_id, index)
@@ -101,12 +105,14 @@ def _columns(
     """The scores by metric, after a check that each record has one and that it lies in the metric's range."""
     columns = {metric.name: [s for s in scores if s.metric == metric.name] for metric in evaluator.metrics}
     ids = [record.example.id for record in records]
+
     for metric in evaluator.metrics:
         column = columns[metric.name]
         if [score.example_id for score in column] != ids:
             raise ValueError(
                 f"evaluator {name}: {metric.name} has {len(column)} scores for {len(ids)} records, one each is due"
             )
+
         for score in column:
             if score.value is not None and not metric.low - 1e-9 <= score.value <= metric.high + 1e-9:
                 raise ValueError(
@@ -163,6 +169,7 @@ def score_run(
     chosen = [item for item in records if item.example.id in counted]
     trials = _trials_to_score(store, records) if scoring.protocol.scored_trials == "best" else {}
 
+    # Where a subset counts, all examples are scored too: the report shows both.
     evaluation = evaluate(chosen, scoring.evaluators, tools, scoring.seed, trials)
     everything = evaluate(records, scoring.evaluators, tools, scoring.seed, trials) if chosen != records else None
     with replaced(folder / SCORES_FILE) as draft:

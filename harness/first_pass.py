@@ -72,7 +72,7 @@ def check_first_pass(bench: Workbench, requests: Sequence[Request]) -> None:
     states = _first_rows(bench, prompts, watched)
     # The same shapes with other neighbours: whatever the first row's states are, they must not depend on these.
     others = [tuple(reversed(prompt)) for prompt in prompts[1:]]
-    if not others:
+    if not others or intervention.groups is not None:
         return
     again = _first_rows(bench, [prompts[0], *others], intervention)
     for site, state in states.items():
@@ -112,8 +112,8 @@ class _Watched(Edit):
             raise ContractError(f"{name} changed the carry in place; it must return a new mapping")
         for key, value in learnt.items():
             if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(before):
-                found = _shape(value) if isinstance(value, Tensor) else _kind(value)
-                raise ContractError(f"{name}: carry[{key!r}] must be a tensor with {len(before)} rows, got {found}")
+                actual = _shape(value) if isinstance(value, Tensor) else _kind(value)
+                raise ContractError(f"{name}: carry[{key!r}] must be a tensor with {len(before)} rows, got {actual}")
         return new, learnt
 
 
@@ -131,7 +131,7 @@ def _first_rows(bench: Workbench, prompts: Sequence[Sequence[int]], intervention
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=network.device)
     bench.subject.tally.forward_tokens += padded.ids.numel()
     with Steering(network.blocks, intervention, observer=observe) as steering:
-        steering.where = padded.where(lengths)
+        steering.where = padded.where(lengths, intervention.groups)
         network.hidden(padded.ids, padded.positions, Plan())
     return states
 

@@ -73,7 +73,9 @@ class Flow:
 
     def _offer(self, decoder: Decoder) -> None:
         """Hand the next requests to the engine."""
-        pool = [self._coming.popleft() for _ in range(min(POOL_ROWS, len(self._coming)))]
+        samples = self._bench.task.num_samples
+        most = max(1, POOL_ROWS // samples) * samples  # samples of one item stay together
+        pool = [self._coming.popleft() for _ in range(min(most, len(self._coming)))]
         if not pool:
             return
         prompts = [self._bench.subject.encode(self._bench.prompt(request.example)) for request in pool]

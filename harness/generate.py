@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.build import Job
 from harness.data import Example
 from harness.executors.crew import Assignment, dismiss_crews, hands_for
 from harness.executors.hands import Hands
+from harness.job import Job
 from harness.progress import phase
 from harness.records.locks import locked
 from harness.records.rows import Selected

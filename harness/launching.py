@@ -138,12 +138,14 @@ class JobSweeper(Sweeper):
         for combination in swept([*arguments, *command_line.kept_back]):
             config, choices = composed([*_but_searches(combination), *self._search_path])
             jobs += expand(config, choices, combination)
+
         jobs = [fitting(job, self._search_path, one_of_many=len(jobs) > 1) for job in jobs]
         for item in command_line.kept_back:
             if not any(item in job for job in jobs):
                 raise ValueError(
                     f"there is no option {item.partition('=')[0]} in the search of any of {len(jobs)} jobs"
                 )
+
         models = list(dict.fromkeys(_model_of(job) for job in jobs))
         return sorted(jobs, key=lambda job: models.index(_model_of(job)))
 

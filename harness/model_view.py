@@ -122,6 +122,39 @@ class Forward:
         return self.final
 
 
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """How a model's blocks are made, and copies of their weights: for methods with networks that are built like them.
+
+    Args:
+        num_heads: query heads of a block.
+        num_key_heads: key heads, which the query heads share.
+        head_width: width of a head.
+        epsilon: of the RMS norms.
+        norm_offset: what is added to a norm's weight: 1 for Gemma, 0 for Llama.
+        activation: of the gated MLP, "silu" or "gelu_tanh".
+        softcap: bound of attention scores; 0 for none.
+        attention_scale: factor of attention scores.
+        rotary_scale: factor of cosines and sines.
+        frequencies: of the rotary positions, in radians per token, for each pair of a head's dimensions.
+        final_norm: weight of the norm behind the last block.
+        block: float32 copies of a layer's weights, named by part, e.g. ``attention.q_proj.weight``.
+    """
+
+    num_heads: int
+    num_key_heads: int
+    head_width: int
+    epsilon: float
+    norm_offset: float
+    activation: Literal["silu", "gelu_tanh"]
+    softcap: float
+    attention_scale: float
+    rotary_scale: float
+    frequencies: Float[Tensor, "F"]
+    final_norm: Float[Tensor, "D"]
+    block: Callable[[int], Mapping[str, Tensor]]
+
+
 class Subject(Protocol):
     """All that a method sees of the model under study.
 
@@ -147,6 +180,11 @@ class Subject(Protocol):
     @property
     def workspace(self) -> Workspace:
         """Where a fit keeps checkpoints, shows progress and adds up its cost."""
+        ...
+
+    @property
+    def architecture(self) -> Architecture:
+        """How the model's blocks are made; ValueError for families that are not of Llama's kind."""
         ...
 
     def token_counts(

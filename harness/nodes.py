@@ -68,10 +68,12 @@ def built(node: Any, expected: Any, name: str, *, packages: Packages = None) -> 
 def _object(node: Mapping[str, Any], expected: Any, name: str, packages: Packages) -> Any:
     kind = class_of(str(node["_target_"]), expected, name, packages=packages)
     hints = _field_types(kind)
+
     if unknown := [str(key) for key in node if key != "_target_" and key not in hints]:
         close = difflib.get_close_matches(unknown[0], hints, 1)
         hint = f"; did you mean {close[0]}?" if close else f" (it has {', '.join(hints) or 'none'})"
         raise ValueError(f"{name}: there is no option {unknown[0]!r}{hint}")
+
     values = {
         str(key): built(value, hints[key], f"{name}.{key}", packages=packages)
         for key, value in node.items()
@@ -79,7 +81,7 @@ def _object(node: Mapping[str, Any], expected: Any, name: str, packages: Package
     }
     try:
         return kind(**values)
-    except Exception as error:
+    except Exception as error:  # whatever a plug-in's own checks raise is a mistake in its settings
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise ValueError(reason if reason.startswith(name) else f"{name}: {reason}") from error
@@ -95,22 +97,23 @@ def class_of(path: str, expected: Any, name: str, *, packages: Packages = None) 
     if packages is not None and module.partition(".")[0] not in packages:
         raise ValueError(f"{name}._target_ must name a class of an installed package, got {path!r}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        named = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{name}._target_: there is no {path!r} ({error})") from error
+
     kinds = [option for option in _options(expected) if inspect.isclass(option)]
-    if not inspect.isclass(found) or not any(_is_a(found, kind) for kind in kinds):
+    if not inspect.isclass(named) or not any(_is_a(named, kind) for kind in kinds):
         allowed = " or ".join(kind.__name__ for kind in kinds if kind not in (bool, int, float, str, type(None)))
         raise ValueError(f"{name}._target_ must name a class that is a {allowed or 'plain value'}, got {path!r}")
-    return found
+    return named
 
 
-def _is_a(found: type, kind: type) -> bool:
+def _is_a(candidate: type, kind: type) -> bool:
     if Protocol not in kind.__bases__:
-        return issubclass(found, kind)
+        return issubclass(candidate, kind)
     # A protocol is met by whoever has its members; fields of dataclasses need not be attributes of the class.
     members = {name for name in (*vars(kind), *get_type_hints(kind)) if not name.startswith("_")}
-    return members <= {*dir(found), *get_type_hints(found)}
+    return members <= {*dir(candidate), *get_type_hints(candidate)}
 
 
 @cache

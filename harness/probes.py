@@ -33,7 +33,7 @@ def held_out(prompts: Sequence[str], share: float, seed: int) -> Bool[Tensor, "N
 
 def train_probes(
     states: Float[Tensor, "N *places W"],
-    wanted: Bool[Tensor, "N"],
+    is_wanted: Bool[Tensor, "N"],
     validation: Bool[Tensor, "N"],
     *,
     seed: int = 0,
@@ -43,7 +43,7 @@ def train_probes(
 
     Args:
         states: activations of N texts at every place.
-        wanted: which texts are of the wanted kind.
+        is_wanted: which texts are of the wanted kind.
         validation: texts that only measure the accuracy; the others are learnt from.
         seed: of the solver.
         max_iter: steps of the solver, at most.
@@ -54,10 +54,10 @@ def train_probes(
     from sklearn.linear_model import LogisticRegression  # here, because reading directions must not load it
 
     for name, part in (("training", ~validation), ("validation", validation)):
-        if wanted[part].all() or not wanted[part].any():
+        if is_wanted[part].all() or not is_wanted[part].any():
             raise ValueError(f"the {name} answers must be of both kinds, got {int(part.sum())} of one kind")
 
-    shape, labels = states.shape[1:-1], wanted.numpy()
+    shape, labels = states.shape[1:-1], is_wanted.numpy()
     flat = states.reshape(len(states), -1, states.shape[-1]).cpu().numpy()
     learn, test = (~validation).numpy(), validation.numpy()
     weights, biases, accuracies = [], [], []

@@ -175,11 +175,14 @@ def _bar(state: _Phase) -> Iterator[Advance]:
         yield lambda _count: None
         return
     title = f"{_job.place}{_job.title} · {state.title}".strip(" ·")
+
+    # A phase inside another gets a line under it: one display can hold several.
     if _bars:
         task = _bars[-1].add_task(title, total=state.total, unit=state.unit)
         yield lambda count: _bars[-1].advance(task, count)
         _bars[-1].remove_task(task)
         return
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

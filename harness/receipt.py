@@ -15,11 +15,13 @@ from harness.steering import Intervention, Site, Where
 from harness.subject.attention import Plan
 from harness.subject.hooks import Steering
 from harness.subject.network import Padded
-from harness.subject.passes import next_token_logprobs
+from harness.subject.passes import groups_of, next_token_logprobs
 from harness.workbench import Request, Workbench
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    LogProbs = Float[Tensor, "N V"]
 
 MEASURED_ROWS = 32
 """Rows on which a receipt is measured, at most."""
@@ -85,7 +87,8 @@ def prove(
     meter = _measure_sites(bench, intervention, prompts, rows)
     missed = [str(site) for site in sorted(intervention.edits) if site not in meter.change]
     sites = meter.summary()
-    kl = prompt_end_kl(bench, requests)
+    steered, plain = _prompt_end_logprobs(bench, requests)
+    kl = _divergence(steered, plain)
     _demand_effect(sites, missed, kl, is_null, method)
     return Receipt(
         rows=len(requests),
@@ -94,6 +97,8 @@ def prove(
         sites=sites,
         kl_mean=float(kl.mean()),
         kl_max=float(kl.max()),
+        branching=float(_branching(steered).mean()),
+        branching_unsteered=float(_branching(plain).mean()),
         null=is_null,
     )
 
@@ -111,11 +116,29 @@ def _is_null(bench: Workbench, parameters: Parameters) -> bool:
 
 def prompt_end_kl(bench: Workbench, requests: Sequence[Request]) -> Float[Tensor, "N"]:
     """Kullback-Leibler divergence in nats of the next-token distribution after each prompt, steered from un-steered."""
+    return _divergence(*_prompt_end_logprobs(bench, requests))
+
+
+def _prompt_end_logprobs(bench: Workbench, requests: Sequence[Request]) -> tuple[LogProbs, LogProbs]:
+    """Next-token log-probabilities after each prompt, steered and un-steered."""
     network, tally = bench.subject.network, bench.subject.tally
     prompts = [bench.subject.encode(bench.prompt(request.example)) for request in requests]
     steered = next_token_logprobs(network, prompts, bench.intervention(requests), tally)
     plain = next_token_logprobs(network, prompts, Intervention(), tally)
+    return steered, plain
+
+
+def _divergence(steered: LogProbs, plain: LogProbs) -> Float[Tensor, "N"]:
     return (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
+
+
+def _branching(logprobs: LogProbs) -> Float[Tensor, "N"]:
+    """Among how many tokens the model wavers: the exponential of the entropy, 1 to the size of the vocabulary.
+
+    Source: the branching factor of "Mechanistic Indicators of Steering Effectiveness" (2026), arXiv:2602.01716, at the
+    prompt's end; not normalised.
+    """
+    return torch.special.entr(logprobs.exp()).sum(-1).exp()
 
 
 @torch.no_grad()
@@ -123,12 +146,14 @@ def _measure_sites(
     bench: Workbench, intervention: Intervention, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
 ) -> _SiteMeter:
     network, meter = bench.subject.network, _SiteMeter()
-    for start in range(0, len(rows), 8):
-        index = torch.arange(start, min(start + 8, len(rows)))
+    together = None if intervention.groups is None else groups_of(intervention.groups)
+    for members in together or torch.arange(len(rows)).split(8):
+        index = torch.as_tensor(members)
         padded = Padded.of([rows[i] for i in index.tolist()], network.device)
         lengths = torch.tensor([len(prompts[i]) for i in index.tolist()], device=network.device)
-        with Steering(network.blocks, intervention.take(index), observer=meter) as steering:
-            steering.where = padded.where(lengths)
+        chosen = intervention.take(index)
+        with Steering(network.blocks, chosen, observer=meter) as steering:
+            steering.where = padded.where(lengths, chosen.groups)
             network.hidden(padded.ids, padded.positions, Plan())
     return meter
 
@@ -141,6 +166,7 @@ def _demand_effect(
             f"method {method} steers at sites that the model never passes through ({', '.join(missed)}): "
             "hooks on the wrong modules, or layers that are bypassed; no result was recorded"
         )
+
     changes = [site.relative_change for site in sites.values()]
     if not all(math.isfinite(change) for change in changes) or not bool(kl.isfinite().all()):
         raise NotSteeredError(f"method {method} made hidden states that are not numbers; lower its strength")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import receipt
-from harness.build import Job
 from harness.data import Example, Split
 from harness.generate import Generated, generate
+from harness.job import Job
+from harness.tasks.task import Task
 
 MOST_TESTS = 3
 """Test items of a rehearsal, and dev items of each group."""
@@ -45,7 +46,7 @@ def rehearse(job: Job) -> Forecast:
     """
     items = {split: _items(job, split) for split in ("test", "dev", "train")}
     few: dict[Split, list[Example]] = {
-        "test": _spread(items["test"], MOST_TESTS),
+        "test": _spread(items["test"], MOST_TESTS, job.task.num_samples),
         "dev": _of_each_group(items["dev"], MOST_TESTS),
         "train": _of_each_group(items["train"], _MOST_TRAINED),
     }
@@ -57,7 +58,7 @@ def rehearse(job: Job) -> Forecast:
 
     used = _dev_used(job, len(items["dev"])) / max(1, _dev_used(job, len(few["dev"])))
     growth = {
-        "fit": len(items["train"]) / max(1, len(few["train"])),
+        "fit": _fitted_on(job, items["train"]) / max(1, _fitted_on(smaller, few["train"])),
         "dev": used,
         "first pass": 1.0,
         "receipt": min(receipt.MEASURED_ROWS, len(items["test"])) / len(few["test"]),
@@ -75,6 +76,8 @@ def rehearse(job: Job) -> Forecast:
 
 def _items(job: Job, split: Split) -> list[Example]:
     needed = {"test": True, "dev": job.search.uses_dev, "train": job.steers and bool(job.method.requires)}
+    if split == "train" and needed[split] and _has_texts_of_its_own(job):
+        return []
     if not needed[split]:
         with contextlib.suppress(ValueError):  # a task may have none, which does not matter here
             return job.task.examples(split)[:1]
@@ -82,18 +85,35 @@ def _items(job: Job, split: Split) -> list[Example]:
     return job.task.examples(split)
 
 
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
-    """Of unlike length: from the first, the middle and the last part of all, ordered by their question's length."""
-    ordered = sorted(examples, key=lambda example: len(example.question))
-    count = min(most, len(ordered))
-    chosen = {ordered[(2 * index + 1) * len(ordered) // (2 * count)].id for index in range(count)}
-    return [example for example in examples if example.id in chosen]
+def _has_texts_of_its_own(job: Job) -> bool:
+    """Whether what methods learn from is no part of the task's rows, as AxBench's texts are not."""
+    return type(job.task).limited is not Task.limited
+
+
+def _fitted_on(job: Job, train: Sequence[Example]) -> int:
+    """How many texts a fit reads."""
+    if train or not _has_texts_of_its_own(job):
+        return len(train)
+    return len(job.task.demonstrations())
+
+
+def _spread(examples: Sequence[Example], most: int, samples: int = 1) -> list[Example]:
+    """Of unlike length: from the first, the middle and the last part of all, ordered by their question's length.
+
+    Where each item has several ``samples``, they stand side by side and are taken together.
+    """
+    items = [examples[start : start + samples] for start in range(0, len(examples), samples)]
+    ordered = sorted(items, key=lambda item: len(item[0].question))
+    count = min(max(1, most // samples), len(ordered))
+    chosen = {ordered[(2 * index + 1) * len(ordered) // (2 * count)][0].id for index in range(count)}
+    return [example for item in items if item[0].id in chosen for example in item]
 
 
 def _of_each_group(examples: Sequence[Example], most: int) -> list[Example]:
+    """The first items of each group, or of each part of a group that some test items' parameters are chosen on."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
-        groups.setdefault(example.group, []).append(example)
+        groups.setdefault(example.tuning or example.group, []).append(example)
     return [example for members in groups.values() for example in members[:most]]
 
 

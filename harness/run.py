@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.build import Job
 from harness.config import first_line
 from harness.data import Access
 from harness.evaluate import evaluate, score_run, tools_for
 from harness.generate import generate, scorer_for
+from harness.job import Job
 from harness.records.locks import locked
 from harness.records.provenance import provenance
 from harness.records.run import RUN_FILE, EvaluatorNote, Labels, RunRecord, SearchNote, Subset
@@ -86,7 +86,7 @@ def run(job: Job) -> tuple[Path, RunRecord]:
         with job.tracking.live(folder, job.sweep) as live:
             try:
                 record = _carry_out(job, folder, RunRecord.read(folder))
-            except Exception as error:
+            except Exception as error:  # noted in the run's folder whatever it is, and raised again
                 (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
                 # What was generated before the failure can be scored: say where it lies.
                 known = RunRecord.read(folder)
@@ -136,6 +136,7 @@ def _begun(job: Job, folder: Path) -> RunRecord:
     """What is known before anything was done."""
     terms = job.objective.terms if job.search.needs_objective else ()
     optimises = tuple(sorted({term.metric for term in terms}))
+
     return RunRecord(
         key=job.keys.run,
         entry=job.keys.entry,

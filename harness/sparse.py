@@ -85,6 +85,7 @@ def read(path: str | Path) -> SparseCoder:
         path = path / "sae_weights.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"no autoencoder at {path}")
+
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -139,13 +140,13 @@ class Dictionary:
         """
         if self.path is None:
             return learn(subject, per_text_states(subject, texts, site), self)
-        found = read(self.path).to(subject.device)
-        if len(found.offset) != subject.layout.site_width(site):
+        coder = read(self.path).to(subject.device)
+        if len(coder.offset) != subject.layout.site_width(site):
             raise ValueError(
-                f"{self.path} is for states of width {len(found.offset)}, but {site} has "
+                f"{self.path} is for states of width {len(coder.offset)}, but {site} has "
                 f"{subject.layout.site_width(site)}"
             )
-        return found
+        return coder
 
 
 def learn(subject: Subject, states: Sequence[Float[Tensor, "T D"]], settings: Dictionary) -> SparseCoder:
@@ -211,27 +212,27 @@ def text_codes(
         pool: over the tokens of each text.
         replies: read the completions alone instead of everything behind the prefix.
     """
-    found = torch.zeros(len(texts), len(coder.bias), device=subject.device)
+    codes_of_texts = torch.zeros(len(texts), len(coder.bias), device=subject.device)
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
     chunks = subject.capture_tokens(prompts, completions, [site], tokens="completion" if replies else "all")
     for chunk in chunks:
         behind = chunk.where(chunk.position >= subject.prefix_length)
         for number in behind.text.unique().tolist():
             codes = coder.encode(behind.states[site][behind.text == number])
-            found[number] = codes.amax(0) if pool == "max" else codes.mean(0)
-    return found
+            codes_of_texts[number] = codes.amax(0) if pool == "max" else codes.mean(0)
+    return codes_of_texts
 
 
-def detection(wanted: Float[Tensor, "N F"], others: Float[Tensor, "M F"]) -> Float[Tensor, "F"]:
+def detection(positive: Float[Tensor, "N F"], negative: Float[Tensor, "M F"]) -> Float[Tensor, "F"]:
     """How often a wanted text has more of each feature than another text, ties counting half: the AUROC."""
-    above = torch.zeros_like(wanted[0])
-    for one in wanted:
-        above += (one > others).float().sum(0) + (one == others).float().sum(0) / 2
-    return above / (len(wanted) * len(others))
+    above = torch.zeros_like(positive[0])
+    for one in positive:
+        above += (one > negative).float().sum(0) + (one == negative).float().sum(0) / 2
+    return above / (len(positive) * len(negative))
 
 
 def best_feature(subject: Subject, coder: SparseCoder, site: Site, texts: Sequence[Demonstration], group: str) -> int:
     """The feature whose largest activation best tells a group's wanted texts from its unwanted ones."""
     sides = sides_of(texts, group)
-    wanted, others = (text_codes(subject, coder, site, side, pool="max", replies=False) for side in sides)
-    return int(detection(wanted, others).argmax())
+    positive, negative = (text_codes(subject, coder, site, side, pool="max", replies=False) for side in sides)
+    return int(detection(positive, negative).argmax())

@@ -95,6 +95,7 @@ def mean_interval(
     data = np.asarray(values, dtype=float)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"an interval needs at least one score and only finite ones, got {data.size} scores")
+
     mode = _mode(data)
     is_sparse = 2 * (data == mode).sum() >= data.size
     if is_sparse and bounds[0] < mode < bounds[1]:
@@ -102,6 +103,7 @@ def mean_interval(
         low, high = mode + interval.low, mode + interval.high
     else:
         low, high = _studentised_interval(data, bounds, level, draws, seed)
+
     if not is_sparse:
         reach = float(student_t.ppf((1 + level) / 2, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
         low, high = min(low, data.mean() - reach), max(high, data.mean() + reach)
@@ -115,10 +117,13 @@ def _studentised_interval(
     error = data.std(ddof=1) / np.sqrt(data.size) if data.size > 1 else 0.0
     if error <= 1e-12 * max(1.0, float(np.abs(data).max())):
         return fallback
+
     draws = min(draws, max(1_000, _MOST_DRAWN // data.size))
     statistics = np.sort(_bootstrap_t(data, draws, seed))
     tail = (1 - level) / 2
     lowest, highest = statistics[int(draws * tail)], statistics[int(np.ceil(draws * (1 - tail))) - 1]
+
+    # The ends change places: a resample whose mean is too high speaks for a lower true one.
     low = data.mean() - highest * error if np.isfinite(highest) else fallback.low
     high = data.mean() - lowest * error if np.isfinite(lowest) else fallback.high
     return Interval(float(low), float(high))
@@ -128,10 +133,12 @@ def _two_sided_interval(gaps: np.ndarray, bounds: tuple[float, float], level: fl
     """Mean gain minus mean loss, each with an interval of its own; they exclude each other, so they are correlated."""
     parts = np.maximum(gaps, 0.0), np.maximum(-gaps, 0.0)
     up, down = (float(part.mean()) for part in parts)
+
     (up_low, up_high), (down_low, down_high) = (
         mean_interval(part, (0.0, abs(end)), level=level, draws=draws, seed=seed)
         for part, end in zip(parts, (bounds[1], bounds[0]), strict=True)
     )
+
     spread = float(parts[0].std() * parts[1].std())
     correlation = -up * down / spread if spread > 0 else 0.0
     return Interval(
@@ -151,6 +158,8 @@ def _bootstrap_t(data: np.ndarray, draws: int, seed: int) -> np.ndarray:
     mode = _mode(data)
     shifted = data - mode
     means, variances = _resampled_moments(shifted, draws, seed)
+
+    # A resample without spread has no t statistic: it lies infinitely far off, unless its mean is right.
     gap = means - shifted.mean()
     flat = variances <= 1e-12 * np.ptp(shifted) ** 2
     statistics = gap / np.sqrt(np.where(flat, 1.0, variances) / data.size)
@@ -160,6 +169,7 @@ def _bootstrap_t(data: np.ndarray, draws: int, seed: int) -> np.ndarray:
 
 def _resampled_moments(data: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance (ddof 1) of every resample."""
+    # Of few distinct values only their counts need to be drawn, which costs far less than drawing every unit.
     distinct, counts = np.unique(data, return_counts=True)
     if distinct.size <= _FEW_DISTINCT:
         drawn = np.random.default_rng(seed).multinomial(data.size, counts / data.size, size=draws)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from harness import receipt
-from harness.build import Job
 from harness.data import Example
 from harness.first_pass import check_first_pass
+from harness.job import Job
 from harness.lengths import check_lengths
 from harness.progress import Advance, phase
 from harness.records.meter import Meter
@@ -153,7 +153,9 @@ class Steps:
         tokens = Shapes.of(network.device, 1, tokens, job.engine.compile).capacity
         rows = rows_that_fit(network, job.engine, tokens, one_row.bytes_per_token)
         asked = {"asked_rows": job.engine.max_rows, "asked_budget": job.engine.token_budget}
-        sizes = Sizes(job.search.chunk_size(rows), rows, rows * tokens, **asked)
+        # Samples of one item stay in one chunk.
+        chunk = -(-job.search.chunk_size(rows) // job.task.num_samples) * job.task.num_samples
+        sizes = Sizes(chunk, rows, rows * tokens, **asked)
         self._store.add_work(self._meter.lap("sizes"))
         self._store.save_sizes(sizes)
 

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from harness import launching, progress
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed, explain, fitting
+from harness.job import Job
 from harness.launching import JOBS, Outcome
 from harness.nodes import built
 from harness.records.lines import plain_cell, replaced
@@ -167,10 +168,12 @@ def report_sweep(config: DictConfig, outcomes: Sequence[Outcome]) -> list[Path]:
 def write_index(folders: Sequence[Path], outcomes: Sequence[Outcome], path: Path) -> Path:
     """One line for each run of a sweep: when, what, where, and what came out; runs of earlier sessions stay listed."""
     shared = set.intersection(*(set(outcome.overrides) for outcome in outcomes)) if len(outcomes) > 1 else set()
+
     lines: dict[str, dict[str, Any]] = {}
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
             lines = {line["folder"]: dict(line) for line in csv.DictReader(file)}
+
     for outcome in outcomes:
         if outcome.folder is None or Path(outcome.folder) not in folders:
             continue
@@ -189,6 +192,7 @@ def write_index(folders: Sequence[Path], outcomes: Sequence[Outcome], path: Path
             "folder": record.name,
             **{name: estimate.value for name, estimate in record.estimates.items()},
         }
+
     columns = list(dict.fromkeys(column for line in lines.values() for column in line))
     with replaced(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)

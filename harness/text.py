@@ -32,17 +32,17 @@ def words(text: str) -> list[str]:
     """Folded words in order, articles included; ``1,234.5`` and ``-5`` stay whole, ``U.S.`` becomes ``us``."""
     plain = _THOUSANDS.sub("", _APOSTROPHES.sub("", fold(text)))
     plain = _INITIALS.sub(lambda match: match[0].replace(".", "") + " ", plain)
-    found: list[str] = []
+    tokens: list[str] = []
     end = 0
     for match in _NUMBER.finditer(plain):
         if match.end() < len(plain) and _is_word_character(plain[match.end()]):
             continue  # "1st", "2nd", "3d": a word that begins with a digit
-        found += _split(plain[end : match.start()])
+        tokens += _split(plain[end : match.start()])
         sign = "-" if match["sign"] else ""
         digits = match["digits"]
-        found.append(f"{sign}0{digits}" if digits.startswith(".") else f"{sign}{digits}")
+        tokens.append(f"{sign}0{digits}" if digits.startswith(".") else f"{sign}{digits}")
         end = match.end()
-    return found + _split(plain[end:])
+    return tokens + _split(plain[end:])
 
 
 def _split(plain: str) -> list[str]:
@@ -54,8 +54,8 @@ def normalise(text: str) -> list[str]:
 
     A text of articles alone keeps them, so that an answer such as "A" can be found.
     """
-    every = words(text)
-    return [word for word in every if word not in _ARTICLES] or every
+    all_words = words(text)
+    return [word for word in all_words if word not in _ARTICLES] or all_words
 
 
 def overlap(gold: str, aliases: Iterable[str], completion: str) -> float:
@@ -69,6 +69,6 @@ def overlap(gold: str, aliases: Iterable[str], completion: str) -> float:
     Returns:
         A share from 0 to 1; 0 if neither gold nor aliases hold a word.
     """
-    found = frozenset(normalise(completion))
-    wanted = (frozenset(normalise(answer)) for answer in (gold, *aliases))
-    return max((len(answer & found) / len(answer) for answer in wanted if answer), default=0.0)
+    of_completion = frozenset(normalise(completion))
+    answers = (frozenset(normalise(answer)) for answer in (gold, *aliases))
+    return max((len(answer & of_completion) / len(answer) for answer in answers if answer), default=0.0)

@@ -118,16 +118,20 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {value}")
+
         if (self.batch_size is None) == (self.batch_tokens is None):
             raise ValueError("training needs batch_size or batch_tokens, and not both")
+
         for name, allowed in (("schedule", Schedule), ("optimizer", Optimizer)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(
                     f"training.{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}"
                 )
+
         for name in ("warmup", "dev_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be from 0 to below 1, got {getattr(self, name)}")
+
         if self.learning_rate <= 0 or (self.clip is not None and self.clip <= 0):
             raise ValueError(
                 f"training.learning_rate and clip must be above 0, got {self.learning_rate} and {self.clip}"
@@ -223,6 +227,7 @@ def train(
             run.step()
             advance(1)
             run.save_if_due()
+
     run.save()
     run.take_best()
     workspace.costs.append(run.history.cost)
@@ -335,6 +340,8 @@ class _Run:
             "best": self.best,
             "history": dataclasses.asdict(self.history),
         }
+
+        # Written beside it and moved: a kill while it is written leaves the checkpoint before.
         draft = self._file.with_suffix(".draft")
         with draft.open("wb") as file:
             torch.save(content, file)
@@ -349,8 +356,10 @@ class _Run:
             return
         device = next(self.learner.parameters()).device
         content: dict[str, Any] = torch.load(self._file, map_location=device, weights_only=True)
+
         if content["key"] != self._key:
             raise ValueError(f"{self._file} is the checkpoint of another training; remove it to begin anew")
+
         self.learner.load_state_dict(content["learner"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])

@@ -6,7 +6,7 @@ Data flows one way. A *task* yields examples; a *method* turns fitted tensors an
 The definitions stand on four pages. Read the one that you need:
 
 - `harness.data`: examples, contrast pairs, who may see what. For tasks, and for everybody.
-- `harness.steering`: sites, edits, probes, gates, methods. For methods.
+- `harness.steering`: edits, probes, gates, methods; where they act stands in `harness.where`. For methods.
 - `harness.model_view`: what a method sees of the model: activations, texts, passes with gradients. For methods.
 - `harness.scoring`: records, metrics, scores, evaluators, judges, scorers. For evaluators and judges.
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.data import Pair as Pair
     from harness.data import Parameters as Parameters
     from harness.data import Split as Split
+    from harness.model_view import Architecture as Architecture
     from harness.model_view import Forward as Forward
     from harness.model_view import Subject as Subject
     from harness.model_view import TokenCount as TokenCount
@@ -73,7 +74,7 @@ _PAGES: dict[str, tuple[str, ...]] = {
         *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),
         *("RowData", "Site", "Stream", "Tokens", "Where", "shared"),
     ),
-    "harness.model_view": ("Forward", "Subject", "TokenCount", "TokenStates"),
+    "harness.model_view": ("Architecture", "Forward", "Subject", "TokenCount", "TokenStates"),
     "harness.control": ("Control",),
     "harness.search.search": ("Search",),
     "harness.tasks.task": ("Task",),

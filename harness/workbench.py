@@ -122,11 +122,11 @@ class Workbench:
         kinds: dict[tuple[bool, float], list[int]] = {}
         for index, request in enumerate(requests):
             kinds.setdefault((bool(request.parameters) and self.steers, request.temperature), []).append(index)
-        found: dict[int, Generation] = {}
+        by_index: dict[int, Generation] = {}
         for members in kinds.values():
             generations = self.run_on([requests[index] for index in members], None, on_finish)
-            found.update(zip(members, generations, strict=True))
-        return [found[index] for index in range(len(requests))]
+            by_index.update(zip(members, generations, strict=True))
+        return [by_index[index] for index in range(len(requests))]
 
     def run_on(
         self,
@@ -160,16 +160,26 @@ class Workbench:
             return Intervention()
         self.look_up([request.example for request in requests])
         conditions = [self._conditions[request.example.id] for request in requests]
-        condition = {name: torch.stack([found[name] for found in conditions]) for name in conditions[0]}
+        condition = {name: torch.stack([looked_up[name] for looked_up in conditions]) for name in conditions[0]}
+
         device = self.subject.network.device
         parameters: dict[str, Tensor] = {
             name: torch.tensor([request.parameters[name] for request in requests], dtype=torch.float32, device=device)
             for name in requests[0].parameters
         }
+
         edits = self.method.intervention(self.artifact, condition, parameters)
         check_intervention(edits, self.method, len(requests))
+        if self.method.couples_rows:
+            edits = dataclasses.replace(edits, groups=torch.tensor(self._groups(requests), device=device))
         ids = [request.example.id for request in requests]
         return self.control.wrap(edits, ids, self.subject.layout, self.seed)
+
+    def _groups(self, requests: Sequence[Request]) -> list[int]:
+        """Which rows are samples of one prompt: those of the same text, trial and parameters."""
+        kinds = [(self.prompt(r.example), r.trial, tuple(sorted(r.parameters.items()))) for r in requests]
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+        return [numbers[kind] for kind in kinds]
 
     def look_up(self, examples: Sequence[Example]) -> None:
         """Have the method look up what it needs for these examples, unless it is known already."""
@@ -178,9 +188,9 @@ class Workbench:
             return
         handed = [self._fed.get(example.id, example) for example in missing]
         handed = [example.shown_to(self.method.access) for example in handed]
-        found = self.method.condition(self.subject, self.artifact, handed)
+        conditions = self.method.condition(self.subject, self.artifact, handed)
         for index, example in enumerate(missing):
-            self._conditions[example.id] = {name: value[index] for name, value in found.items()}
+            self._conditions[example.id] = {name: value[index] for name, value in conditions.items()}
 
     def read_latents(self, examples: Sequence[Example]) -> list[Record]:
         """What the method reads in the texts of each example (see `Task.latent_examples`), the model un-steered.
@@ -190,9 +200,9 @@ class Workbench:
         texts = [tuple(text) for example in examples for text in example.metadata["texts"]]
         groups = [example.group for example in examples for _ in example.metadata["texts"]]
         reads = self.steers and self.control.detects
-        found = self.method.latents(self.subject, self.artifact, texts, groups) if reads else None
+        latents = self.method.latents(self.subject, self.artifact, texts, groups) if reads else None
 
-        values = iter([] if found is None else found.tolist())
+        values = iter([] if latents is None else latents.tolist())
         return [
             Record(example, Generation(example.id, {}, "", (), "latents", latents=tuple(own)), "")
             for example in examples
@@ -212,15 +222,15 @@ class Workbench:
 
     def with_choices(self, requests: Sequence[Request], generations: Sequence[Generation]) -> list[Generation]:
         """The generations with the log-likelihood of each choice of their examples."""
-        found: list[Generation] = []
+        completed: list[Generation] = []
         for start in range(0, len(requests), POOL_ROWS):
             rows = slice(start, start + POOL_ROWS)
             likely = self._choice_logprobs(requests[rows])
-            found += [
+            completed += [
                 dataclasses.replace(generation, choice_logprobs=logprobs)
                 for generation, logprobs in zip(generations[rows], likely, strict=True)
             ]
-        return found
+        return completed
 
     def _choice_logprobs(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
         texts, owners = [], []

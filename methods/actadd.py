@@ -110,8 +110,8 @@ class ActAdd(Method):
     def _read(self, subject: Subject, text: str, length: int) -> Float[Tensor, "L P D"]:
         sites = directions.every_layer(subject, "block_input")
         words = prefixes(text, length)
-        found = subject.capture(["\n"] * length, words, sites, tokens="completion", pool="last", raw=True)
-        return torch.stack([found[site] for site in sites])
+        states = subject.capture(["\n"] * length, words, sites, tokens="completion", pool="last", raw=True)
+        return torch.stack([states[site] for site in sites])
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit per layer that some row asks for; it leaves the rows of other layers where they are."""

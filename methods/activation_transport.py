@@ -73,12 +73,14 @@ def fit_line(
     """
     count = min(len(source), len(target))
     x_ND, y_ND = source.double(), target.double()
+
     if kind == "linear":
         x_ND, y_ND = x_ND[:count].sort(0).values, y_ND[:count].sort(0).values
         slope, fits = _least_squares_slope(x_ND, y_ND), x_ND[0] < x_ND[-1]
     else:
         fits = (x_ND.std(0) > FLAT) & (y_ND.std(0) > FLAT)
         slope = y_ND.std(0) / x_ND.std(0) if kind == "gaussian" else torch.ones_like(x_ND[0])
+
     slope = torch.where(fits, slope, 1.0)
     shift = torch.where(fits, y_ND.mean(0) - slope * x_ND.mean(0), 0.0)
     low, high = _support(x_ND, support)
@@ -169,19 +171,22 @@ class ActivationTransport(Method):
             ValueError: fewer than two source or two target texts.
         """
         if min(len(data.source), len(data.target)) < 2:
-            found = f"{len(data.source)} and {len(data.target)}"
-            raise ValueError(f"activation transport needs at least 2 source and 2 target texts, got {found}")
+            counts = f"{len(data.source)} and {len(data.target)}"
+            raise ValueError(f"activation transport needs at least 2 source and 2 target texts, got {counts}")
+
         sites = self._sites(subject.layout)
         stages = [[site] for site in sites] if self.sequential else [sites]
         lines: dict[Site, Line] = {}
         for stage in stages:
             source, target = (self._responses(subject, texts, stage, lines) for texts in (data.source, data.target))
             lines |= {site: fit_line(source[site], target[site], self.kind, self.support) for site in stage}
-        return {
-            f"{stream}.{name}": torch.stack([lines[site][name] for site in sites if site.stream == stream])
-            for stream in self.streams
-            for name in ("gain", "shift", "low", "high")
-        }
+
+        artifact: Artifact = {}
+        for stream in self.streams:
+            own = [lines[site] for site in sites if site.stream == stream]
+            for name in ("gain", "shift", "low", "high"):
+                artifact[f"{stream}.{name}"] = torch.stack([line[name] for line in own])
+        return artifact
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit per fitted site."""

@@ -129,10 +129,12 @@ class AlphaSteer(Method):
         for role in ("source", "target", "control"):
             if not getattr(data, role):
                 raise ValueError(f"alphasteer needs source, target and control texts, got no {role} texts")
+
         sites = [Site(layer, "block_input") for layer in self._layers(subject.layout)]
         source, target, control = (
             self._states(subject, texts, sites) for texts in (data.source, data.target, data.control)
         )
+
         null_dim = int(subject.layout.width * self.null_share)
         readers = [
             reader(quiet_directions(left, null_dim), moved, self.regularisation)

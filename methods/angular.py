@@ -117,16 +117,18 @@ class Angular(Method):
             ValueError: source or target texts are missing.
         """
         if not (data.source and data.target):
-            found = f"{len(data.source)} and {len(data.target)}"
-            raise ValueError(f"angular steering needs source and target texts, got {found}")
+            counts = f"{len(data.source)} and {len(data.target)}"
+            raise ValueError(f"angular steering needs source and target texts, got {counts}")
+
         layers = range(subject.layout.num_layers)
         sites = [Site(n, _read_at(stream)) for n in layers for stream in self.streams]
         source, target = (
             subject.capture(texts, None, sites, tokens="last_prompt", pool="last", raw=self.raw)
             for texts in (data.source, data.target)
         )
-        found = torch.stack([candidate(source[site], target[site]) for site in sites])
-        first, second = found[chosen(found, self.choice)], main_axis(found)
+
+        candidates = torch.stack([candidate(source[site], target[site]) for site in sites])
+        first, second = candidates[chosen(candidates, self.choice)], main_axis(candidates)
         return {"axes": plane(first, second), "second": second, "layers": torch.tensor(len(layers))}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:

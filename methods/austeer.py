@@ -94,14 +94,14 @@ class AUSteer(Method):
         coefficients = [directions.sign_agreement(moved[rows]) for rows in groups.values()]
         return {
             "coefficient": torch.stack(coefficients),
-            "rank": torch.stack([directions.ranks(found.abs()) for found in coefficients]),
+            "rank": torch.stack([directions.ranks(coefficient.abs()) for coefficient in coefficients]),
             "groups": directions.encoded_names(list(groups)),
         }
 
     def _extract(self, subject: Subject, prompts: Sequence[str], completions: Sequence[str]) -> Float[Tensor, "N L D"]:
         sites = directions.every_layer(subject, self.stream)
-        found = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
-        return torch.stack([found[site] for site in sites], 1).to(getattr(torch, self.precision)).float()
+        states = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
+        return torch.stack([states[site] for site in sites], 1).to(getattr(torch, self.precision)).float()
 
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
         """``group`` (B): which group's coefficients each row uses."""

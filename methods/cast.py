@@ -71,27 +71,31 @@ class DecidedGate(Gate):
         return carry[DECISION][:, None, None], carry
 
 
-def first_component(wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"], *, pairwise: bool) -> Float[Tensor, "D"]:
+def first_component(
+    positive: Float[Tensor, "N D"], negative: Float[Tensor, "M D"], *, pairwise: bool
+) -> Float[Tensor, "D"]:
     """Main axis (length 1) of both classes around the middle between them, turned towards the wanted one.
 
     ``pairwise`` takes each pair's own midpoint for the middle (equal to uncentred PCA of the differences); otherwise it
     lies halfway between the class means, however many texts each class has.
     """
-    middle = (wanted + other) / 2 if pairwise else (wanted.mean(0) + other.mean(0)) / 2
-    rows = torch.cat([wanted - middle, other - middle]).double()
+    middle = (positive + negative) / 2 if pairwise else (positive.mean(0) + negative.mean(0)) / 2
+    rows = torch.cat([positive - middle, negative - middle]).double()
     # Not centred again: the mean of unequal classes lies in the larger one, and with it the axis between them is lost.
     _, spread, axes = torch.linalg.svd(rows, full_matrices=False)
-    return turned((axes[0] * (spread[0] > 0)).to(wanted.dtype), wanted, other)
+    return turned((axes[0] * (spread[0] > 0)).to(positive.dtype), positive, negative)
 
 
-def turned(axis: Float[Tensor, "D"], wanted: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -> Float[Tensor, "D"]:
+def turned(
+    axis: Float[Tensor, "D"], positive: Float[Tensor, "N D"], negative: Float[Tensor, "M D"]
+) -> Float[Tensor, "D"]:
     """The axis turned so that in most pairs the wanted text lies further along it.
 
     Classes of unequal size have no pairs: there the means decide.
     """
-    if len(wanted) != len(other):
-        return directions.oriented(axis, wanted, other)
-    ahead, behind = (wanted @ axis > other @ axis).sum(), (wanted @ axis < other @ axis).sum()
+    if len(positive) != len(negative):
+        return directions.oriented(axis, positive, negative)
+    ahead, behind = (positive @ axis > negative @ axis).sum(), (positive @ axis < negative @ axis).sum()
     return -axis if behind > ahead else axis
 
 
@@ -187,8 +191,8 @@ class CAST(Method):
             ValueError: no pairs, no source prompts or no control prompts; or nothing separates the prompts.
         """
         if not (data.source and data.control):
-            found = f"{len(data.source)} and {len(data.control)}"
-            raise ValueError(f"cast needs source texts and control texts to learn its condition from, got {found}")
+            counts = f"{len(data.source)} and {len(data.control)}"
+            raise ValueError(f"cast needs source texts and control texts to learn its condition from, got {counts}")
         return self._fit_behavior(subject, data.pairs) | self._fit_condition(subject, data)
 
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
@@ -203,11 +207,13 @@ class CAST(Method):
             above=bool(artifact["above"]),
             tokens="prompt" if self.condition_read == "mean" else "last_prompt",
         )
+
         vectors = parameters["strength"][:, None, None] * artifact["behavior"][condition["group"]]
         edits = {
             Site(layer, self.stream): Gated(directions.AddVector(vectors[:, i], self.tokens), DecidedGate())
             for i, layer in enumerate(artifact["behavior_layers"].tolist())
         }
+
         return Intervention(edits, {Site(int(artifact["condition_layer"]), self.stream): probe})
 
     def _behavior_layers(self, layout: Layout) -> list[int]:
@@ -224,6 +230,7 @@ class CAST(Method):
             _states(subject, [pair.prompt for pair in pairs], completions, [Site(layer) for layer in layers])
             for completions in ([pair.positive for pair in pairs], [pair.negative for pair in pairs])
         )
+
         vectors = [self._vectors(positive[:, rows], negative[:, rows]) for rows in groups.values()]
         norms = torch.cat([positive, negative], 1).norm(dim=-1).mean(1, keepdim=True)
         return {
@@ -239,10 +246,12 @@ class CAST(Method):
     def _fit_condition(self, subject: Subject, data: FitData) -> Artifact:
         layers, prompts = self._condition_layers(subject.layout), data.source + data.control
         met = torch.tensor([True] * len(data.source) + [False] * len(data.control))
+
         read = _states(subject, prompts, None, [Site(n) for n in layers], self.raw)
         seen = _states(subject, prompts, None, [Site(n, self.stream) for n in layers], self.raw, self.condition_read)
         vectors = [first_component(h[met], h[~met], pairwise=False) for h in read]
         similarities = torch.stack([similarity(h, vector) for h, vector in zip(seen, vectors, strict=True)])
+
         grid = None if self.thresholds is None else torch.arange(*self.thresholds, dtype=torch.float64)
         best = best_cut(similarities.cpu(), met, grid, self.condition_when)
         return {
@@ -263,8 +272,8 @@ def _states(
     pool: Literal["mean", "last"] = "mean",
 ) -> Float[Tensor, "L N D"]:
     tokens: Tokens = "prompt" if completions is None else "completion"
-    found = subject.capture(prompts, completions, sites, tokens=tokens, pool=pool, raw=raw)
-    return torch.stack([found[site] for site in sites])
+    states = subject.capture(prompts, completions, sites, tokens=tokens, pool=pool, raw=raw)
+    return torch.stack([states[site] for site in sites])
 
 
 class Cut(NamedTuple):
@@ -278,7 +287,7 @@ class Cut(NamedTuple):
 
 def best_cut(
     values: Float[Tensor, "L N"],
-    wanted: Bool[Tensor, "N"],
+    is_positive: Bool[Tensor, "N"],
     grid: Float[Tensor, "K"] | None = None,
     side: Literal["above", "below"] | None = None,
 ) -> Cut:
@@ -286,7 +295,7 @@ def best_cut(
 
     Args:
         values: scores of ``N`` texts, one row per way of scoring them.
-        wanted: which texts the rule should pick.
+        is_positive: which texts the rule should pick.
         grid: candidate thresholds, rising; None tries the midpoints between all scores of a row.
         side: the side to pick from; None tries both.
 
@@ -298,7 +307,7 @@ def best_cut(
         thresholds = midpoints(values_N) if grid is None else grid.to(values_N)
         if len(thresholds):
             columns = [int(side == "above")] if side else [0, 1]
-            f1_KS = f1_scores(values_N, wanted, thresholds)[:, columns]
+            f1_KS = f1_scores(values_N, is_positive, thresholds)[:, columns]
             # numpy's argmax takes the first of equal entries, torch's any.
             place, column = divmod(int(f1_KS.numpy().argmax()), len(columns))
             cuts.append(Cut(row, float(thresholds[place]), bool(columns[column]), float(f1_KS[place, column])))
@@ -308,11 +317,11 @@ def best_cut(
 
 
 def f1_scores(
-    values: Float[Tensor, "N"], wanted: Bool[Tensor, "N"], thresholds: Float[Tensor, "K"]
+    values: Float[Tensor, "N"], is_positive: Bool[Tensor, "N"], thresholds: Float[Tensor, "K"]
 ) -> Float[Tensor, "K 2"]:
     """F1 of picking what is below (first column) and above (second) every threshold, both strictly."""
     ordered, order = values.sort()
-    hits = functional.pad(wanted[order].cumsum(0), (1, 0))
+    hits = functional.pad(is_positive[order].cumsum(0), (1, 0))
     below, not_above = (torch.searchsorted(ordered, thresholds, right=right) for right in (False, True))
     total = hits[-1]
     f1_below = 2 * hits[below] / (below + total)

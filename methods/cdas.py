@@ -87,8 +87,8 @@ class CDAS(ConceptVector):
         site = self.site(subject.layout)
         learner = InterchangeLearner(subject, quadruples(data.demonstrations), site, self.training.seed)
         learner.learn(self.training, "cdas")
-        found = self.artifact(site, learner.names, learner.w.detach(), learner.mean_latents(0))
-        return found | {"opposite": learner.mean_latents(1), "prefix": torch.tensor(subject.prefix_length)}
+        artifact = self.artifact(site, learner.names, learner.w.detach(), learner.mean_latents(0))
+        return artifact | {"opposite": learner.mean_latents(1), "prefix": torch.tensor(subject.prefix_length)}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One clamp, at the layer that was learnt for."""
@@ -106,6 +106,7 @@ def quadruples(texts: Sequence[Demonstration]) -> list[Quadruple]:
         lacking = [text for text in texts if text.group == group and not text.wanted]
         for i in range(max(len(having), len(lacking))):
             text, plain = having[i % len(having)], lacking[i % len(lacking)]
+
             if text.prompt == plain.prompt:
                 other = having[(i + 1) % len(having)]
                 shot = f"{other.prompt}{other.completion}\n\n{text.prompt}"
@@ -179,11 +180,11 @@ class InterchangeLearner(TextLearner):
         with torch.no_grad():
             natural = self._pass(having + lacking, replies, Intervention())
             expected = natural.logits(natural.predicting)
-        found = jensen_shannon(steered.logits(steered.predicting), expected)
+        divergence = jensen_shannon(steered.logits(steered.predicting), expected)
 
         owner = groups.repeat_interleave(steered.predicting.sum(1))
         tokens = self.summed(self.num_predicted[batch], self.group[batch])
-        return (found / tokens[owner]).sum()
+        return (divergence / tokens[owner]).sum()
 
     def _pass(self, texts: Sequence[Demonstration], replies: Sequence[str], steering: Intervention) -> Forward:
         return self.subject.forward([text.prompt for text in texts], replies, intervention=steering)

@@ -151,22 +151,26 @@ class DSAS(Method):
             raise ValueError(f"dsas needs at least 2 source and 2 control texts, got {counts[0]} and {counts[1]}")
         folds = min(self.folds, *counts) if self.accuracy == "cross_validated" else None
         sites = [Site(n, stream) for stream in self.streams for n in range(subject.layout.num_layers)]
+
         texts = data.source + data.control
         labels = torch.arange(len(texts)) < len(data.source)
         seen = subject.capture(texts, None, sites, tokens=self.pooled, raw=True)
-        found = {s: fit_classifier(seen[s], labels, components=self.components, folds=folds) for s in sites}
-        best = max(sites, key=lambda site: float(found[site].accuracy))
-        if found[best].accuracy < self.min_accuracy:
+        classifiers = {s: fit_classifier(seen[s], labels, components=self.components, folds=folds) for s in sites}
+
+        best = max(sites, key=lambda site: float(classifiers[site].accuracy))
+        if classifiers[best].accuracy < self.min_accuracy:
             raise ValueError(
                 "dsas: no gate tells source from control texts well enough: accuracy must reach "
-                f"{self.min_accuracy:g}, got at most {found[best].accuracy:.2f} (at {best})"
+                f"{self.min_accuracy:g}, got at most {classifiers[best].accuracy:.2f} (at {best})"
             )
+
         inner = {INNER + key: value for key, value in self.inner.fit(subject, data).items()}
-        return inner | {
-            f"{stream}.{name}": torch.stack([getattr(found[s], name) for s in sites if s.stream == stream])
-            for stream in self.streams
-            for name in Classifier._fields
-        }
+        gates: Artifact = {}
+        for stream in self.streams:
+            own = [classifiers[site] for site in sites if site.stream == stream]
+            for name in Classifier._fields:
+                gates[f"{stream}.{name}"] = torch.stack([getattr(classifier, name) for classifier in own])
+        return inner | gates
 
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
         """What the inner method looks up."""
@@ -258,6 +262,7 @@ def fit_logistic(
     penalty = torch.cat([torch.ones_like(x_NC[0, 1:]), x_NC.new_tensor([1e-9])])
     beta_FC = x_NC.new_zeros(len(weights), x_NC.shape[1])
     for _ in range(100):
+        # Newton's method: the penalised loss is convex, so a handful of steps end at its minimum.
         p_FN = torch.sigmoid(beta_FC @ x_NC.T)
         slope_FC = (weights * (p_FN - labels.to(p_FN))) @ x_NC + penalty * beta_FC
         curvature = torch.einsum("fn,nc,nd->fcd", weights * p_FN * (1 - p_FN), x_NC, x_NC) + penalty.diag()

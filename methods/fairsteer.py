@@ -105,12 +105,12 @@ class FairSteer(Method):
             raise ValueError("no labelled answers: the task's training split must offer some for fairsteer")
         prompts, completions, labels = zip(*data.labelled, strict=True)
         sites = directions.every_layer(subject, self.stream)
-        found = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
-        states, wanted = torch.stack([found[site] for site in sites], 1), torch.tensor(labels)
+        captured = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
+        states, is_wanted = torch.stack([captured[site] for site in sites], 1), torch.tensor(labels)
 
         validation = held_out(prompts, self.holdout, self.seed)
-        probes = train_probes(states, wanted, validation, seed=self.seed, max_iter=10_000)
-        vector = directions.mean_difference(states[wanted], states[~wanted])
+        probes = train_probes(states, is_wanted, validation, seed=self.seed, max_iter=10_000)
+        vector = directions.mean_difference(states[is_wanted], states[~is_wanted])
         return {"vector": vector, **probes._asdict()}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:

@@ -149,12 +149,14 @@ class FusionSteering(Method):
             f"{example.answer}\n{explanation}" if explanation else example.answer
             for example, explanation in zip(examples, explanations, strict=True)
         ]
+
         raw = self.enriched_prompt is not None
         template = self.enriched_prompt or "{question}"
         prompts = [template.replace("{question}", example.question) for example in examples]
+
         sites = [Site(layer) for layer in range(subject.layout.num_layers)]
-        found = subject.capture(prompts, completions, sites, tokens="completion", pool="mean", raw=raw)
-        return {"reference": torch.stack([found[site] for site in sites], dim=1)}
+        states = subject.capture(prompts, completions, sites, tokens="completion", pool="mean", raw=raw)
+        return {"reference": torch.stack([states[site] for site in sites], dim=1)}
 
     def _explain(self, subject: Subject, examples: Sequence[Example]) -> list[str]:
         if self.explanation_tokens == 0:

@@ -135,8 +135,8 @@ class GrAInS(ConceptMethod):
         real = torch.zeros(len(prompts), longest, dtype=torch.bool, device=subject.device)
         for start in range(0, len(prompts), ROWS):
             rows = slice(start, start + ROWS)
-            found, tokens = self._scores_of_batch(subject, prompts[rows], replies[rows])
-            scores[rows, : found.shape[1]], real[rows, : found.shape[1]] = found, tokens
+            batch_scores, batch_real = self._scores_of_batch(subject, prompts[rows], replies[rows])
+            scores[rows, : batch_scores.shape[1]], real[rows, : batch_scores.shape[1]] = batch_scores, batch_real
         return scores, real
 
     def _scores_of_batch(

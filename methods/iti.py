@@ -91,13 +91,14 @@ class ITI(Method):
             raise ValueError("no labelled answers: the task's training split must offer some for iti")
         prompts, completions, labels = zip(*data.labelled, strict=True)
         sites = directions.every_layer(subject, "heads")
-        found = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
-        heads = torch.stack([found[site] for site in sites], 1)
+        captured = subject.capture(prompts, completions, sites, tokens="completion", pool="last")
+        heads = torch.stack([captured[site] for site in sites], 1)
         heads = heads.unflatten(-1, (subject.layout.num_heads, -1))
-        wanted = torch.tensor(labels)
-        probes = train_probes(heads, wanted, held_out(prompts, self.holdout, self.seed), seed=self.seed)
+
+        is_wanted = torch.tensor(labels)
+        probes = train_probes(heads, is_wanted, held_out(prompts, self.holdout, self.seed), seed=self.seed)
         # The direction and its spread come from all answers, those that ranked the heads too.
-        difference = directions.mean_difference(heads[wanted], heads[~wanted])
+        difference = directions.mean_difference(heads[is_wanted], heads[~is_wanted])
         axis = directions.unit(probes.weight if self.direction == "probe" else difference)
         shift = self.spread(heads, axis)[..., None] * axis
         return {"shift": shift, "rank": directions.ranks(probes.accuracy), "accuracy": probes.accuracy}

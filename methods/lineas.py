@@ -136,10 +136,12 @@ class LinEAS(Method):
                 raise ValueError(
                     f"lineas with gating={self.gating} needs {', '.join(roles)} texts, got no {role} texts"
                 )
+
         layers = sorted(self.layers or range(subject.layout.num_layers))
         learner = MapLearner(subject, self, data, [Site(layer, self.stream) for layer in layers])
         lengths = [count.total for count in subject.token_counts(data.source, [""] * len(data.source), raw=True)]
         train(learner, self.training.plan(lengths), self.training, subject.workspace, lengths, "lineas")
+
         learnt = {name: value.detach() for name, value in learner.state_dict().items()}
         return {**learnt, "layers": torch.tensor(layers)}
 
@@ -167,8 +169,8 @@ class MapLearner(Learner):
         self.control = self._unsteered(data.control) if method.gating != "none" else []
 
     def _unsteered(self, texts: Sequence[str]) -> list[Float[Tensor, "N D"]]:
-        found = self.subject.capture(texts, None, self.sites, tokens=self.method.pooled, raw=True)
-        return [found[site] for site in self.sites]
+        states = self.subject.capture(texts, None, self.sites, tokens=self.method.pooled, raw=True)
+        return [states[site] for site in self.sites]
 
     def _steered(self, texts: Sequence[str]) -> list[Float[Tensor, "N D"]]:
         maps = self.method.steered(self.sites, dict(self.named_parameters()), torch.ones(len(texts)))

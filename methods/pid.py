@@ -109,12 +109,13 @@ class PID(Method):
             ValueError: fewer than two source or two target texts.
         """
         if min(len(data.source), len(data.target)) < 2:
-            found = f"{len(data.source)} and {len(data.target)}"
-            raise ValueError(f"pid needs at least 2 source and 2 target texts, got {found}")
+            counts = f"{len(data.source)} and {len(data.target)}"
+            raise ValueError(f"pid needs at least 2 source and 2 target texts, got {counts}")
 
         sites = [Site(n, self.stream) for n in sorted(self.layers or range(subject.layout.num_layers))]
         signals: dict[Site, Tensor] = {}
         plain_target = self._states(subject, data.target, sites, {})
+
         for place, site in enumerate(sites):
             reached, steered = sites[: place + 1], signals if self.sequential else {}
             source = self._states(subject, data.source, reached, steered)

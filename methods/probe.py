@@ -82,10 +82,10 @@ class ProbeLearner(TextLearner):
         rows, batch = list(part.rows), list(part.batch)
         states = torch.cat([self.states[row] for row in rows]).to(self.w.device)
         group = self.group[rows].repeat_interleave(self.num_tokens[rows])
-        wanted = self.wanted[rows].repeat_interleave(self.num_tokens[rows])
+        is_wanted = self.wanted[rows].repeat_interleave(self.num_tokens[rows])
 
         logits = (states * self.w[group]).sum(-1) + self.b[group, 0]
-        losses = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        losses = binary_cross_entropy_with_logits(logits, is_wanted, reduction="none")
         tokens = self.summed(self.num_tokens[batch], self.group[batch])
         return (losses / tokens[group]).sum()
 

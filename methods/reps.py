@@ -91,13 +91,13 @@ class RePS(ConceptVector):
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Learn one direction or subspace per group."""
-        wanted = [text for text in data.demonstrations if text.wanted]
-        plain = plain_replies(subject, wanted, data.demonstrations, self.reply_tokens)
+        positives = [text for text in data.demonstrations if text.wanted]
+        plain = plain_replies(subject, positives, data.demonstrations, self.reply_tokens)
         kind = VectorLearner if self.form == "vector" else SubspaceLearner
-        learner = kind(subject, wanted, plain, self.site(subject.layout), self)
+        learner = kind(subject, positives, plain, self.site(subject.layout), self)
         learner.learn(self.training, "reps")
-        found = self.artifact(learner.site, learner.names, torch.empty(0), torch.ones(len(learner.names)))
-        return found | learner.learnt() | {"prefix": torch.tensor(subject.prefix_length)}
+        artifact = self.artifact(learner.site, learner.names, torch.empty(0), torch.ones(len(learner.names)))
+        return artifact | learner.learnt() | {"prefix": torch.tensor(subject.prefix_length)}
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit, at the layer that was learnt for."""
@@ -115,18 +115,18 @@ class RePS(ConceptVector):
 
 
 def plain_replies(
-    subject: Subject, wanted: Sequence[Demonstration], texts: Sequence[Demonstration], reply_tokens: int
+    subject: Subject, positives: Sequence[Demonstration], texts: Sequence[Demonstration], reply_tokens: int
 ) -> list[str]:
     """For each wanted text the unwanted completion of its prompt, or what the un-steered model writes."""
     rivals = {(text.group, text.prompt): text.completion for text in texts if not text.wanted}
-    missing = sorted({text.prompt for text in wanted if (text.group, text.prompt) not in rivals})
+    missing = sorted({text.prompt for text in positives if (text.group, text.prompt) not in rivals})
     own = dict(zip(missing, subject.generate(missing, max_new_tokens=reply_tokens), strict=True)) if missing else {}
     for prompt, reply in own.items():
         if not reply:
             raise ValueError(
                 f"the model writes nothing to {prompt!r}: give the group an unwanted text with this prompt"
             )
-    return [rivals.get((text.group, text.prompt)) or own[text.prompt] for text in wanted]
+    return [rivals.get((text.group, text.prompt)) or own[text.prompt] for text in positives]
 
 
 def preference_loss(
@@ -181,18 +181,21 @@ class PreferenceLearner(TextLearner):
     """
 
     def __init__(
-        self, subject: Subject, wanted: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
+        self, subject: Subject, positives: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
     ) -> None:
-        super().__init__(subject, wanted)
+        super().__init__(subject, positives)
         self.plain, self.site = list(plain), site
-        prompts, replies = [text.prompt for text in wanted], [text.completion for text in wanted]
+        prompts, replies = [text.prompt for text in positives], [text.completion for text in positives]
         others = subject.token_counts(prompts, self.plain)
         lengths = [[one.completion, other.completion] for one, other in zip(self.counts, others, strict=True)]
         self.num_tokens = torch.tensor(lengths, device=subject.device).float()
+
+        # Batches are planned by tokens, and a pass holds both replies of a pair twice.
         self.counts = [
             TokenCount(2 * (one.prompt + other.prompt), 2 * (one.completion + other.completion))
             for one, other in zip(self.counts, others, strict=True)
         ]
+
         sums = [
             torch.stack([row.sum() for row in subject.loglikelihood(prompts, texts)]) for texts in (replies, self.plain)
         ]
@@ -235,9 +238,9 @@ class VectorLearner(PreferenceLearner):
     """``v`` (groups x width), starting at random as a linear layer does, and its bias."""
 
     def __init__(
-        self, subject: Subject, wanted: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
+        self, subject: Subject, positives: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
     ) -> None:
-        super().__init__(subject, wanted, plain, site, method)
+        super().__init__(subject, positives, plain, site, method)
         width, generator = subject.layout.width, torch.Generator().manual_seed(method.training.seed)
         start = (2 * torch.rand(width, generator=generator) - 1) / width**0.5
         self.v = per_group(start.to(subject.device), len(self.names))
@@ -256,9 +259,9 @@ class SubspaceLearner(PreferenceLearner):
     """LoReFT's subspace and map."""
 
     def __init__(
-        self, subject: Subject, wanted: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
+        self, subject: Subject, positives: Sequence[Demonstration], plain: Sequence[str], site: Site, method: RePS
     ) -> None:
-        super().__init__(subject, wanted, plain, site, method)
+        super().__init__(subject, positives, plain, site, method)
         width, seed = subject.layout.width, method.training.seed
         self.spaces = Subspaces(len(self.names), 1, width, method.rank, seed, subject.device)
 
@@ -273,5 +276,5 @@ class SubspaceLearner(PreferenceLearner):
 
     def learnt(self) -> Artifact:
         """Everything that the edit needs."""
-        found = {"rotation": self.spaces.rotation(), "source": self.spaces.source, "bias": self.spaces.bias}
-        return {name: value.detach()[:, 0] for name, value in found.items()}
+        learnt = {"rotation": self.spaces.rotation(), "source": self.spaces.source, "bias": self.spaces.bias}
+        return {name: value.detach()[:, 0] for name, value in learnt.items()}

@@ -113,9 +113,11 @@ class SADI(Method):
             subject.capture(prompts, completions, sites, tokens="completion", pool="last")
             for completions in ([pair.positive for pair in data.pairs], [pair.negative for pair in data.pairs])
         )
+
         rise = torch.stack([positive[site] - negative[site] for site in sites], 1)
         if self.stream == "heads":
             rise = rise.unflatten(-1, (subject.layout.num_heads, -1)).mean(-1)
+
         scores = [rise[rows].mean(0) for rows in groups.values()]
         return {
             "score": torch.stack(scores),

@@ -89,17 +89,17 @@ class SparseFeature(ConceptVector):
             raise ValueError(f"feature must be from 0 to {len(coder.bias) - 1}, got {self.feature}")
 
         names = sorted({text.group for text in data.demonstrations})
-        found = [self._of_group(subject, coder, site, name, data.demonstrations) for name in names]
-        stacked = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        by_group = [self._of_group(subject, coder, site, name, data.demonstrations) for name in names]
+        stacked = {name: torch.stack([one[name] for one in by_group]) for name in by_group[0]}
         return self.artifact(site, names, stacked["vector"], stacked["peak"]) | stacked
 
     def _of_group(
         self, subject: Subject, coder: SparseCoder, site: Site, name: str, texts: Sequence[Demonstration]
     ) -> Artifact:
-        wanted, others = sides_of(texts, name)
+        positives, others = sides_of(texts, name)
         chosen = best_feature(subject, coder, site, texts, name) if self.feature is None else self.feature
-        peak = text_codes(subject, coder, site, wanted, pool="max", replies=False)[:, chosen].amax()
-        found = {
+        peak = text_codes(subject, coder, site, positives, pool="max", replies=False)[:, chosen].amax()
+        learnt = {
             "vector": coder.decoder[chosen],
             "peak": torch.where(peak > 0, peak, NO_PEAK),
             "encoder": coder.encoder[:, chosen],
@@ -107,10 +107,11 @@ class SparseFeature(ConceptVector):
             "threshold": coder.threshold[chosen],
             "feature": torch.tensor(chosen),
         }
+
         if self.direction == "mean_difference":
-            codes = (text_codes(subject, coder, site, side, pool="mean", replies=False) for side in (wanted, others))
-            found["vector"] = directions.unit(directions.mean_difference(*codes) @ coder.decoder)
-        return found
+            codes = (text_codes(subject, coder, site, side, pool="mean", replies=False) for side in (positives, others))
+            learnt["vector"] = directions.unit(directions.mean_difference(*codes) @ coder.decoder)
+        return learnt
 
     def intervention(self, artifact: Artifact, condition: Artifact, parameters: Mapping[str, Tensor]) -> Intervention:
         """One edit, at the layer of the autoencoder."""

@@ -86,11 +86,11 @@ class TargetedSparse(ConceptVector):
         texts, given = data.demonstrations, self.feature
         features = [best_feature(subject, coder, site, texts, n) if given is None else given for n in names]
         targets = torch.eye(len(coder.bias), device=subject.device)[features]
-        found = torch.stack(
+        steering = torch.stack(
             [targeted(learner.map.detach(), learner.bias.detach(), t, self.bias_weight) for t in targets]
         )
-        peaks = largest_of_wanted(subject, data.demonstrations, names, site, found)
-        return self.artifact(site, names, found, peaks) | {"feature": torch.tensor(features)}
+        peaks = largest_of_wanted(subject, data.demonstrations, names, site, steering)
+        return self.artifact(site, names, steering, peaks) | {"feature": torch.tensor(features)}
 
     def _drawn(self, coder: SparseCoder) -> Float[Tensor, "V D"]:
         generator = torch.Generator().manual_seed(self.training.seed)

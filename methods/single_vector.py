@@ -115,13 +115,13 @@ class SingleVector(Method):
         prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
         if self.extract == "prompt_last":
             inside = [f"{prompt}\n{completion}".strip() for prompt, completion in texts]
-            found = subject.capture(inside, None, sites, tokens="last_prompt", pool="last")
+            states = subject.capture(inside, None, sites, tokens="last_prompt", pool="last")
         else:
             pool = "mean" if self.extract == "answer_mean" else "last"
             if self.extract == "answer_letter":
                 completions = [text.rstrip(string.punctuation) or text for text in completions]
-            found = subject.capture(prompts, completions, sites, tokens="completion", pool=pool)
-        return torch.stack([found[site] for site in sites], 1)
+            states = subject.capture(prompts, completions, sites, tokens="completion", pool=pool)
+        return torch.stack([states[site] for site in sites], 1)
 
     def _vectors(self, positive: Float[Tensor, "N L D"], negative: Float[Tensor, "N L D"]) -> Float[Tensor, "L D"]:
         if self.direction == "mean_difference":

@@ -70,32 +70,36 @@ class TargetAtoms(ConceptVector):
         coder = self.dictionary.coder(subject, site, data.demonstrations)
         names = sorted({text.group for text in data.demonstrations})
         vectors, kept = [], []
+
         for name in names:
             sides = sides_of(data.demonstrations, name)
-            wanted, others = (text_codes(subject, coder, site, side, pool="mean", replies=True) for side in sides)
-            amplitude, chosen = self.atoms(wanted, others)
+            positive, negative = (text_codes(subject, coder, site, side, pool="mean", replies=True) for side in sides)
+            amplitude, chosen = self.atoms(positive, negative)
             vector = (amplitude * chosen) @ coder.decoder
             if self.length == "states":
                 vector = directions.unit(vector) * _shift(subject, site, sides).norm()
             vectors.append(vector)
             kept.append(chosen)
+
         ones = torch.ones(len(names), device=subject.device)
         return self.artifact(site, names, torch.stack(vectors), ones) | {"kept": torch.stack(kept)}
 
     def atoms(
-        self, wanted: Float[Tensor, "N F"], others: Float[Tensor, "M F"]
+        self, positive: Float[Tensor, "N F"], negative: Float[Tensor, "M F"]
     ) -> tuple[Float[Tensor, "F"], Bool[Tensor, "F"]]:
         """Amplitudes, and which features stay.
 
         Args:
-            wanted: each wanted reply's mean activations.
-            others: those of the unwanted ones.
+            positive: each wanted reply's mean activations.
+            negative: those of the unwanted ones.
         """
-        amplitude = directions.mean_difference(wanted, others)
-        counts = ((wanted > 0).sum(0) - (others > 0).sum(0)).float()
+        amplitude = directions.mean_difference(positive, negative)
+        counts = ((positive > 0).sum(0) - (negative > 0).sum(0)).float()
+
         strong, frequent = _spread(amplitude), _spread(counts)
         frequent = torch.where(strong.sign() == frequent.sign(), frequent, 0.0)
         by_amplitude, by_frequency = (_foremost(value, self.kept) for value in (strong, frequent))
+
         match self.score:
             case "both":
                 return amplitude, by_amplitude & by_frequency

@@ -96,6 +96,7 @@ class TokenVector(Method):
         groups = sorted({text.group for text in data.demonstrations})
         if not groups:
             raise ValueError("no texts to learn from: the task's training split must offer demonstrations")
+
         vectors = [self._learn(subject, sites, name, data) for name in groups]
         return {
             "vector": torch.stack(vectors),
@@ -105,24 +106,24 @@ class TokenVector(Method):
 
     def _learn(self, subject: Subject, sites: Sequence[Site], group: str, data: FitData) -> Float[Tensor, "L D"]:
         texts = [text for text in data.demonstrations if text.group == group]
-        wanted, others = [t for t in texts if t.wanted], [t for t in texts if not t.wanted]
+        positives, negatives = [t for t in texts if t.wanted], [t for t in texts if not t.wanted]
         # Outer products are large and only PCA's; LAT needs both tokens of a pair at once.
         moments = [directions.Moments(outer=self.direction == "pca") for _ in sites]
         unwanted = [directions.Moments(outer=False) for _ in sites]
-        kept: list[list[Tensor]] = [[] for _ in sites]
-        for chunk in self._tokens(subject, sites, wanted):
+        chunks: list[list[Tensor]] = [[] for _ in sites]
+        for chunk in self._tokens(subject, sites, positives):
             for place, states in enumerate(chunk):
                 moments[place].add(states)
                 if self.direction == "lat":
-                    kept[place].append(states)
-        for chunk in self._tokens(subject, sites, others):
+                    chunks[place].append(states)
+        for chunk in self._tokens(subject, sites, negatives):
             for place, states in enumerate(chunk):
                 unwanted[place].add(states)
 
         if moments[0].count < 2 or (self.direction == "mean_difference" and not unwanted[0].count):
             counts = f"{moments[0].count} wanted and {unwanted[0].count} unwanted"
             raise ValueError(f"{self.direction} needs more training tokens in every group, got {counts}")
-        axes = torch.stack([self._axis(m, u, k) for m, u, k in zip(moments, unwanted, kept, strict=True)])
+        axes = torch.stack([self._axis(m, u, k) for m, u, k in zip(moments, unwanted, chunks, strict=True)])
         measured = [text for text in data.measured if text.group == group]
         return axes * self._scale(subject, sites, measured, axes, moments, unwanted)[:, None]
 
@@ -138,19 +139,20 @@ class TokenVector(Method):
             yield [behind.states[site] for site in sites]
 
     def _axis(
-        self, wanted: directions.Moments, unwanted: directions.Moments, kept: Sequence[Float[Tensor, "M D"]]
+        self, positive: directions.Moments, negative: directions.Moments, chunks: Sequence[Float[Tensor, "M D"]]
     ) -> Float[Tensor, "D"]:
         """The direction of one layer, of length 1."""
-        difference = wanted.mean - unwanted.mean if unwanted.count else None
+        difference = positive.mean - negative.mean if negative.count else None
         match self.direction:
             case "mean_difference":
                 assert difference is not None
                 return directions.unit(difference).float()
             case "pca":
-                axis = wanted.principal_direction()
+                axis = positive.principal_direction()
             case "lat":
-                sample = torch.cat(list(kept))
+                sample = torch.cat(list(chunks))
                 axis = directions.principal_direction(directions.pair_differences(sample, self._order(len(sample))))
+
         turned = difference is not None and axis.double() @ difference < 0
         return -axis if turned else axis
 
@@ -177,8 +179,8 @@ class TokenVector(Method):
             case "peak":
                 peaks = torch.zeros_like(axes[:, 0])
                 for chunk in self._tokens(subject, sites, measured):
-                    found = torch.stack([(h @ axis).amax() for h, axis in zip(chunk, axes, strict=True)])
-                    peaks = torch.maximum(peaks, found)
+                    largest = torch.stack([(h @ axis).amax() for h, axis in zip(chunk, axes, strict=True)])
+                    peaks = torch.maximum(peaks, largest)
                 return torch.where(peaks > 0, peaks, 50.0)
 
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:

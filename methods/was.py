@@ -196,6 +196,7 @@ class WAS(Method):
                 for texts in (data.target, data.source)
             )
             return directions.unit(torch.stack([target[s].mean(0) - source[s].mean(0) for s in steered]))
+
         embedded = Site(0, "block_input")
         target, source = (
             subject.capture(texts, None, [embedded], tokens="after_first", raw=True)[embedded].mean(0)

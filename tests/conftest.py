@@ -21,7 +21,8 @@ from harness.subject.amx import avoid_trapped_amx
 from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 
 # A broken law then shows the values that broke it, as an assertion in a test does.
-pytest.register_assert_rewrite("harness.laws.methods", "harness.laws.evaluators", "harness.laws.states")
+LAWS = ("methods", "edits", "evaluators", "measure", "states")
+pytest.register_assert_rewrite(*(f"harness.laws.{name}" for name in LAWS))
 
 avoid_trapped_amx()  # tests compute half-precision products that no model was loaded for
 
@@ -105,8 +106,8 @@ def load_tiny() -> Callable[..., Loaded]:
         config = _tiny_config(family, **options)
         if repr(config) not in loaded:
             loaded[repr(config)] = load_model(config)
-        found = loaded[repr(config)]
-        return dataclasses.replace(found, model=copy.deepcopy(found.model))
+        model = loaded[repr(config)]
+        return dataclasses.replace(model, model=copy.deepcopy(model.model))
 
     return load
 

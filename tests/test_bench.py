@@ -106,28 +106,28 @@ class TestWays:
 
 
 def test_small_and_large_batches_write_the_same(models: Models) -> None:
-    found = batching.measure(models, 70, 3)
-    assert (found["rows"], found["tokens"], found["batches"]) == (70, 210, [64, 16])
-    assert found["rows_that_differ"] == found["of_them_at_a_near_tie"] == 0
-    assert "70 rows in batches of 64 and of 16: 0 differ" in batching.table(found)
+    timings = batching.measure(models, 70, 3)
+    assert (timings["rows"], timings["tokens"], timings["batches"]) == (70, 210, [64, 16])
+    assert timings["rows_that_differ"] == timings["of_them_at_a_near_tie"] == 0
+    assert "70 rows in batches of 64 and of 16: 0 differ" in batching.table(timings)
 
 
 def test_a_judge_grades_alike_in_one_call_and_one_by_one() -> None:
-    found = judging.measure(model_config("smollm2", "cpu", None), 3)
-    assert (found["gradings"], found["unscored"], found["labels_that_differ"]) == (3, 0, 0)
-    assert min(found[name]["gradings_per_second"] for name in judging.WAYS) > 0
-    assert "0 of 3 labels differ" in judging.table(found)
+    figures = judging.measure(model_config("smollm2", "cpu", None), 3)
+    assert (figures["gradings"], figures["unscored"], figures["labels_that_differ"]) == (3, 0, 0)
+    assert min(figures[name]["gradings_per_second"] for name in judging.WAYS) > 0
+    assert "0 of 3 labels differ" in judging.table(figures)
 
 
 def test_prompts_beyond_the_context_of_a_judge_are_said() -> None:
-    found = judging.measure(ModelConfig(kind="tiny", family="llama", device="cpu"), 2)
-    assert found["unscored"] == 4
-    assert "4 were not to be had" in judging.table(found)
+    figures = judging.measure(ModelConfig(kind="tiny", family="llama", device="cpu"), 2)
+    assert figures["unscored"] == 4
+    assert "4 were not to be had" in judging.table(figures)
 
 
 def test_peak_memory_holds_the_weights() -> None:
-    found = measure("tiny", "cpu", None, 2, 3, torch.get_num_threads())
-    assert found["peak_bytes"] > found["weights_bytes"] > 0
+    figures = measure("tiny", "cpu", None, 2, 3, torch.get_num_threads())
+    assert figures["peak_bytes"] > figures["weights_bytes"] > 0
 
 
 def test_peak_memory_is_not_that_of_the_process_which_asks() -> None:
@@ -139,37 +139,37 @@ NAMES = ("baseline", "caa", "mean_act", "cast", "segmented", "no_such_method")
 
 
 @pytest.fixture(scope="module")
-def found(jobs: Jobs) -> dict[str, dict]:
+def timed(jobs: Jobs) -> dict[str, dict]:
     timed, failed = methods.side_by_side(jobs, NAMES, rows=3, new_tokens=4, repeats=2, note=lambda _: None)
     assert {len(steered.timings) for steered in timed.values()} == {2}
     return methods.figures(timed, failed, 4)
 
 
 class TestMethods:
-    def test_all_that_can_be_set_up_are_timed(self, found: dict[str, dict]) -> None:
+    def test_all_that_can_be_set_up_are_timed(self, timed: dict[str, dict]) -> None:
         for name in (methods.UNSTEERED, *NAMES[:-1]):
-            assert found[name]["decode_seconds"] > 0
-            assert found[name]["decode_speed_over_unsteered"] > 0
-        assert found[methods.UNSTEERED]["decode_speed_over_unsteered"] == 1
+            assert timed[name]["decode_seconds"] > 0
+            assert timed[name]["decode_speed_over_unsteered"] > 0
+        assert timed[methods.UNSTEERED]["decode_speed_over_unsteered"] == 1
 
-    def test_one_that_cannot_is_reported(self, found: dict[str, dict]) -> None:
-        assert "method=no_such_method does not exist" in found["no_such_method"]["failed"]
-        assert "no_such_method cannot be set up: ValueError" in methods.table(found)
+    def test_one_that_cannot_is_reported(self, timed: dict[str, dict]) -> None:
+        assert "method=no_such_method does not exist" in timed["no_such_method"]["failed"]
+        assert "no_such_method cannot be set up: ValueError" in methods.table(timed)
 
-    def test_edits_act_where_there_are_any(self, found: dict[str, dict]) -> None:
-        sites = {name: found[name]["sites"] for name in NAMES[:-1]}
-        assert sites["baseline"] == found["baseline"]["rows_changed"] == 0
+    def test_edits_act_where_there_are_any(self, timed: dict[str, dict]) -> None:
+        sites = {name: timed[name]["sites"] for name in NAMES[:-1]}
+        assert sites["baseline"] == timed["baseline"]["rows_changed"] == 0
         assert sites["mean_act"] == sites["segmented"] == 4
-        assert found["mean_act"]["rows_changed"] > 0
+        assert timed["mean_act"]["rows_changed"] > 0
 
     def test_every_yaml_is_a_method(self) -> None:
         names = methods.method_names()
         assert set(NAMES[:-1]) < set(names)
         assert names == sorted(set(names))
 
-    def test_table_has_a_line_for_each(self, found: dict[str, dict]) -> None:
-        lines = methods.table(found).splitlines()
-        assert sum(line.startswith("| ") for line in lines) == 1 + len(found) - 1
+    def test_table_has_a_line_for_each(self, timed: dict[str, dict]) -> None:
+        lines = methods.table(timed).splitlines()
+        assert sum(line.startswith("| ") for line in lines) == 1 + len(timed) - 1
 
 
 BASE = Point(prompts=2, trials=2, layers=4, new_tokens=3)
@@ -178,26 +178,26 @@ FACTORS = {"prompts": (1, 3), "layers": (0, 2), "distinct": (1, 4)}
 
 class TestGrowth:
     def test_one_factor_changes_at_a_time(self) -> None:
-        found = growth.points(BASE, FACTORS)
-        assert {name: [point.value(name) for point in some] for name, some in found.items()} == {
+        lines = growth.points(BASE, FACTORS)
+        assert {name: [point.value(name) for point in line] for name, line in lines.items()} == {
             "prompts": [1, 2, 3],
             "layers": [0, 2, 4],
             "distinct": [1, 4],
         }
-        assert all(BASE in some for some in found.values())
+        assert all(BASE in line for line in lines.values())
 
     def test_usual_points_fill_the_batch(self) -> None:
         base = growth.usual_base(30)
-        for some in growth.points(base, growth.usual_factors(30)).values():
-            assert all(point.rows % growth.AT_ONCE == 0 for point in some)
+        for line in growth.points(base, growth.usual_factors(30)).values():
+            assert all(point.rows % growth.AT_ONCE == 0 for point in line)
 
     def test_every_point_is_timed(self, jobs: Jobs) -> None:
         timings = growth.measure(jobs, BASE, FACTORS, repeats=2, note=lambda _: None, at_once=3)
-        found = growth.figures(timings, BASE, FACTORS)
-        assert [(row["factor"], row["rows"]) for row in found[:3]] == [("prompts", 2), ("prompts", 4), ("prompts", 6)]
-        assert found[1]["seconds_over_base"] == 1
-        assert all(row["seconds"] > 0 and len(row["repeats"]) == 2 for row in found)
-        assert len(growth.table(found).splitlines()) == 2 + len(found)
+        figures = growth.figures(timings, BASE, FACTORS)
+        assert [(row["factor"], row["rows"]) for row in figures[:3]] == [("prompts", 2), ("prompts", 4), ("prompts", 6)]
+        assert figures[1]["seconds_over_base"] == 1
+        assert all(row["seconds"] > 0 and len(row["repeats"]) == 2 for row in figures)
+        assert len(growth.table(figures).splitlines()) == 2 + len(figures)
         one_set = timings[growth.points(BASE, FACTORS)["distinct"][0]][0].completions
         assert len(one_set) == 4
         assert one_set[0] == one_set[1]
@@ -206,17 +206,17 @@ class TestGrowth:
         job = jobs.job("method=segmented", "search=per_prompt", "task=facts")
         bench, examples = jobs.workbench(job), questions(job, 2)
         edits = [growth._ready(bench, examples, Point(2, 2, layers, 3)).intervention.edits for layers in (0, 3)]
-        assert [list(found) for found in edits] == [[], [Site(0), Site(1), Site(2)]]
+        assert [list(sites) for sites in edits] == [[], [Site(0), Site(1), Site(2)]]
 
 
 class TestSearch:
     def test_parts_make_up_the_whole(self, jobs: Jobs) -> None:
-        found = search.measure(jobs, prompts=2, trials=3, new_tokens=4)
-        assert found["texts"] == 2 * (3 + 1)
-        assert 0 < found["tokens"] <= found["texts"] * 4
-        assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
-        assert all(part["seconds"] > 0 for part in found["parts"].values())
-        assert "2 prompts x 3 trials" in search.table(found)
+        figures = search.measure(jobs, prompts=2, trials=3, new_tokens=4)
+        assert figures["texts"] == 2 * (3 + 1)
+        assert 0 < figures["tokens"] <= figures["texts"] * 4
+        assert sum(part["share"] for part in figures["parts"].values()) == pytest.approx(1)
+        assert all(part["seconds"] > 0 for part in figures["parts"].values())
+        assert "2 prompts x 3 trials" in search.table(figures)
 
     def test_more_questions_than_there_are(self, jobs: Jobs) -> None:
         with pytest.raises(ValueError, match="wanted 100000"):
@@ -249,13 +249,13 @@ class TestReport:
         assert fast[0].scored_in(2.0).total == 5.0
 
     def test_figures_and_table(self, timings: dict[str, list[Timing]], work: Work) -> None:
-        found = report.figures(timings, work.new_tokens)
-        row = found["ways"]["e"]
+        figures = report.figures(timings, work.new_tokens)
+        row = figures["ways"]["e"]
         middle = sorted(run.trials / run.generation for run in timings["e"])
         assert row["trials_per_second"] == pytest.approx(sum(middle) / 2)
-        assert found["rows_that_differ"]["d from c"] == 0.0
-        lines = report.table(found).splitlines()
-        assert sum(line.startswith("| (") for line in lines) == len(WAYS) + len(found["ratios"])
+        assert figures["rows_that_differ"]["d from c"] == 0.0
+        lines = report.table(figures).splitlines()
+        assert sum(line.startswith("| (") for line in lines) == len(WAYS) + len(figures["ratios"])
 
     def test_machine(self) -> None:
         assert report.machine("cpu")["torch"] == torch.__version__
@@ -266,9 +266,9 @@ class TestCommandLine:
         output = tmp_path / "bench.json"
         options = ["--model", "tiny", "--batch", "2", "--new-tokens", "3", "--repeats", "1", "--ways", "d", "e", "f"]
         assert main([*options, "--threads", "1", "--output", str(output)]) == 0
-        found = json.loads(output.read_text())
-        assert set(found["ways"]["2"]["ways"]) == {"d", "e", "f"}
-        assert found["settings"]["new_tokens"] == 3
+        saved = json.loads(output.read_text())
+        assert set(saved["ways"]["2"]["ways"]) == {"d", "e", "f"}
+        assert saved["settings"]["new_tokens"] == 3
         assert "| (e) / (f) | decoding |" in capsys.readouterr().out
 
     def test_the_other_tables(
@@ -280,9 +280,9 @@ class TestCommandLine:
         options = ["--model", "tiny", "--batch", "2", "--new-tokens", "2", "--repeats", "1", "--threads", "1"]
         tables = ["--methods", "segmented", "--growth", "--search", "1", "2", "2", "--output", str(output)]
         assert main([*options, *tables]) == 0
-        found = json.loads(output.read_text())
-        assert set(found) == {"settings", "machine", "methods", "growth", "search"}
-        assert set(found["methods"]) == {"un-steered", "segmented"}
+        saved = json.loads(output.read_text())
+        assert set(saved) == {"settings", "machine", "methods", "growth", "search"}
+        assert set(saved["methods"]) == {"un-steered", "segmented"}
         shown = capsys.readouterr().out
         for line in ("| method | edited sites |", "| trials per prompt | 2 |", "| scorer's passes |"):
             assert line in shown
@@ -366,8 +366,8 @@ class TestDoor:
         python = tmp_path / "bare" / "bin" / "python"
         try:
             venv.create(tmp_path / "bare", with_pip=True, symlinks=True)
-            wanted = f"torch=={torch.__version__.partition('+')[0]}", f"transformers=={transformers.__version__}"
-            installed = run(python, "-m", "pip", "install", "--quiet", "--no-compile", *wanted)
+            versions = f"torch=={torch.__version__.partition('+')[0]}", f"transformers=={transformers.__version__}"
+            installed = run(python, "-m", "pip", "install", "--quiet", "--no-compile", *versions)
             if installed.returncode:
                 pytest.skip(f"pip cannot install torch and transformers here: {installed.stderr.splitlines()[-1]}")
 

@@ -31,6 +31,25 @@ def test_a_task_without_what_they_look_at_is_named(overrides, message):
         job_of([*TINY, *overrides])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("task.num_samples=3",), r"task\.num_samples=3 needs task\.temperature above 0"),
+        (("task=behaviors", "task.temperature=1.0", "task.num_samples=3"), "needs a task that writes"),
+        (("task.num_samples=0",), r"task\.num_samples must be a whole number from 1 on, got 0"),
+        (("method=stars",), "steers samples of one prompt apart from each other: set task.num_samples to 2 or more"),
+        (("method=stars", "task=sentiment"), "steers what is drawn; task sentiment also compares options"),
+        (
+            ("method=stars", "search=per_prompt", "task.num_samples=3", "task.temperature=1.0"),
+            "search=per_prompt gives every sample parameters of its own",
+        ),
+    ],
+)
+def test_samples_that_cannot_be_drawn_or_steered_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        job_of([*TINY, "task=facts", "method=baseline", *overrides])
+
+
 def test_an_objective_that_no_search_asks_for_is_not_looked_at():
     job_of([*TINY, "task=facts", "method=baseline", "objective=choice"])
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from axbench_data import write_folder
 from hydra.utils import get_class, instantiate
 from laws.tiny_classifier import classifier_folder
 from laws.yamls import CONF, class_of, names_of
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.build import build
 from harness.config import expand
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import SHIPPED_TASKS, composed, job_for, job_of
 from harness.laws.tiny_vector import vector_file
 from harness.types import Evaluator, Method
@@ -64,9 +64,9 @@ def choosing(group: str, name: str) -> tuple[DictConfig, dict[str, Any]]:
     return composed([f"{group}=[{name}]" if group == "evaluator" else f"{group}={name}", *given])
 
 
-def settings_of(found: type) -> set[str]:
+def settings_of(kind: type) -> set[str]:
     """What a class can be told in YAML: its fields, less those that only a caller in Python can fill."""
-    fields = [item for item in dataclasses.fields(found) if item.init]
+    fields = [item for item in dataclasses.fields(kind) if item.init]
     return {item.name for item in fields if not callable(item.default)}
 
 
@@ -89,9 +89,9 @@ class TestEveryYaml:
         config, choices = choosing(group, name)
         if group != "evaluator":
             assert choices[group] == name
-        found = dict(targets(config))
-        assert {path.split(".")[0] for path in found} >= {"method", "search", "control", "task", "model"}
-        for node in found.values():
+        classes = dict(targets(config))
+        assert {path.split(".")[0] for path in classes} >= {"method", "search", "control", "task", "model"}
+        for node in classes.values():
             assert isinstance(get_class(node._target_), type)
             # Values are checked against these, so they must be there at run time and not for type checkers alone.
             assert set(get_type_hints(get_class(node._target_))) >= settings_of(get_class(node._target_))
@@ -121,13 +121,15 @@ class TestControls:
     def test_unsteered_ones_have_the_budget_and_the_prompt_of_the_method(self) -> None:
         own = "'model.prompt_template=\"Q: {question}\"'"
         jobs = f"jobs=[['method=baseline','name=b'],['method=segmented',{own},'search.num_trials=5','+method.x=1']]"
-        unsteered, *rest = self.jobs(jobs)
-        added = rest[2:]
+        unsteered, *others = self.jobs(jobs)
+        added = others[2:]
         assert [job[-1] for job in added] == [
             f"control={c}" for c in ("shuffled", "random", "best_of_n", "gold_in_prompt")
         ]
+
         assert unsteered[-2:] == ["method=baseline", "search=fixed"]
         assert 'model.prompt_template="Q: {question}"' in unsteered, "held against the method's own prompt"
+
         best, gold = (set(job) for job in added[2:])
         assert {"method=baseline", "search=per_prompt", "search.num_trials=5"} <= best
         assert "search.num_trials=5" not in gold

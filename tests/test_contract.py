@@ -93,8 +93,9 @@ def test_cast_reads_one_layer_and_steers_others(plain: PlainModel, above: bool) 
     generator = torch.Generator().manual_seed(3)
     direction = torch.randn(lab.layout.width, generator=generator)
     behavior = 3 * torch.randn(1, 2, lab.layout.width, generator=generator)
-    found = [condition_of(plain, prompt, 0, direction.double()) for prompt in lab.prompts()]
-    ordered = sorted(set(found))
+    conditions = [condition_of(plain, prompt, 0, direction.double()) for prompt in lab.prompts()]
+
+    ordered = sorted(set(conditions))
     threshold = (ordered[2] + ordered[3]) / 2
     lab.bench.adopt(
         {
@@ -108,7 +109,8 @@ def test_cast_reads_one_layer_and_steers_others(plain: PlainModel, above: bool) 
             "f1": torch.tensor(1.0),
         }
     )
-    met = [value > threshold if above else value < threshold for value in found]
+
+    met = [value > threshold if above else value < threshold for value in conditions]
     assert any(met)
     assert not all(met)
     vectors = behavior[0].double()
@@ -144,17 +146,20 @@ def test_a_transport_map_is_fitted_layer_by_layer(plain: PlainModel) -> None:
     source, target = (
         [subject.encode(subject.render(text, raw=True)) for text in texts] for texts in (data.source, data.target)
     )
+
     carried: dict[int, Edit] = {}
     lines = []
     for layer in range(NUM_LAYERS):
         lines.append(line_through(*(pooled(plain, texts, layer, carried) for texts in (source, target))))
         carried[layer] = transported(*lines[layer], strength=1.0)
+
     fitted = [
         [lab.bench.artifact[f"block.{name}"][layer].double() for name in ("gain", "shift", "low", "high")]
         for layer in range(NUM_LAYERS)
     ]
-    for found, expected in zip(fitted, lines, strict=True):
-        torch.testing.assert_close(found, list(expected), rtol=1e-3, atol=1e-4)
+    for lines_fitted, expected in zip(fitted, lines, strict=True):
+        torch.testing.assert_close(lines_fitted, list(expected), rtol=1e-3, atol=1e-4)
+
     edits = [
         {at: transported(*line, strength=request.parameters["strength"]) for at, line in enumerate(fitted)}
         for request in lab.requests
@@ -185,15 +190,16 @@ def test_letters_are_as_likely_as_teacher_forcing_says(plain: PlainModel) -> Non
     lab = Lab.of(job)
     encode, vectors = lab.bench.subject.encode, lab.bench.artifact["vector"].double()
     groups = job.method.condition(lab.bench.subject, lab.bench.artifact, [r.example for r in lab.requests])["group"]
+
     moved = 0
     for row, generation in enumerate(lab.bench.run(lab.requests)):
         request, prompt = lab.requests[row], lab.prompts()[row]
         layer = int(request.parameters["layer"])
         edit = after_prompt(len(prompt), request.parameters["strength"] * vectors[groups[row], layer])
-        for choice, found in zip(request.example.choices, generation.choice_logprobs, strict=True):
+        for choice, logprob in zip(request.example.choices, generation.choice_logprobs, strict=True):
             assert choice.strip("()") in "AB"
             expected = plain.loglikelihood(prompt, encode(choice), {layer: edit})
-            assert found == pytest.approx(expected, abs=1e-5)
+            assert logprob == pytest.approx(expected, abs=1e-5)
             moved += abs(expected - plain.loglikelihood(prompt, encode(choice), {})) > 1e-3
     assert moved >= len(lab.requests)
 

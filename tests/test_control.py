@@ -51,47 +51,54 @@ def test_shuffled_contrasts_keep_their_texts_and_lose_their_labels() -> None:
     pairs = tuple(Pair(f"p{i}", f"+{i}", f"-{i}", group="ab"[i % 2]) for i in range(40))
     labelled = tuple((f"p{i}", f"c{i}", i % 2 == 0) for i in range(40))
     data = FitData(pairs=pairs, source=tuple("abcd"), target=tuple("ABCD"), labelled=labelled)
-    found = Shuffled().fit_data(data, 3)
-    swapped = [pair.positive.startswith("-") for pair in found.pairs]
+
+    dealt = Shuffled().fit_data(data, 3)
+    swapped = [pair.positive.startswith("-") for pair in dealt.pairs]
     assert sum(swapped[0::2]) == sum(swapped[1::2]) == 10, "half of each group, so that nothing of the contrast is left"
-    for old, new in zip(pairs, found.pairs, strict=True):
+    for old, new in zip(pairs, dealt.pairs, strict=True):
         assert {new.positive, new.negative} == {old.positive, old.negative}
-    assert sorted(found.source + found.target) == sorted("abcdABCD")
-    assert sum(wanted for _, _, wanted in found.labelled) == 20
-    assert [row[:2] for row in found.labelled] == [row[:2] for row in labelled]
-    assert found.labelled != labelled
-    assert found == Shuffled().fit_data(data, 3)
+
+    assert sorted(dealt.source + dealt.target) == sorted("abcdABCD")
+    assert sum(is_wanted for _, _, is_wanted in dealt.labelled) == 20
+    assert [row[:2] for row in dealt.labelled] == [row[:2] for row in labelled]
+    assert dealt.labelled != labelled
+
+    assert dealt == Shuffled().fit_data(data, 3)
 
 
-def shown(group: str, kind: str, count: int, wanted: bool) -> list[Demonstration]:
-    return [Demonstration(f"p{group}{i}", f"{kind}{group}{i}", f"concept {group}", wanted, group) for i in range(count)]
+def shown(group: str, kind: str, count: int, is_wanted: bool) -> list[Demonstration]:
+    return [
+        Demonstration(f"p{group}{i}", f"{kind}{group}{i}", f"concept {group}", is_wanted, group) for i in range(count)
+    ]
 
 
 def test_shuffled_demonstrations_lose_their_group_and_their_side() -> None:
     demonstrations = tuple(
         one for group in "ab" for one in (*shown(group, "+", 20, True), *shown(group, "-", 20, False))
     )
-    found = Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
+
+    dealt = Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
     texts = [(one.prompt, one.completion) for one in demonstrations]
-    assert sorted((one.prompt, one.completion) for one in found) == sorted(texts)
-    assert [(one.group, one.concept) for one in found] == [(one.group, one.concept) for one in demonstrations]
+    assert sorted((one.prompt, one.completion) for one in dealt) == sorted(texts)
+    assert [(one.group, one.concept) for one in dealt] == [(one.group, one.concept) for one in demonstrations]
+
     for group in "ab":
-        own = [one for one in found if one.group == group]
+        own = [one for one in dealt if one.group == group]
         assert sum(one.wanted for one in own) == 20
-        for wanted in (True, False):
-            positive = sum(one.completion.startswith("+") for one in own if one.wanted == wanted)
+        for is_wanted in (True, False):
+            positive = sum(one.completion.startswith("+") for one in own if one.wanted == is_wanted)
             assert positive == 10, "half of each kind, so that nothing of the contrast is left"
         moved = [one for one in own if one.completion.startswith("+") and group not in one.completion]
         assert 5 <= len(moved) <= 15, "texts come from all groups"
-    assert found == Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
+    assert dealt == Shuffled().fit_data(FitData(demonstrations=demonstrations), 3).demonstrations
 
 
 def test_shuffled_concepts_without_a_contrast_change_texts_and_stay_wanted() -> None:
     demonstrations = (*shown("a", "+", 12, True), *shown("b", "+", 12, True))
-    found = Shuffled().fit_data(FitData(demonstrations=demonstrations), 0).demonstrations
-    assert all(one.wanted for one in found)
-    assert sum(one.group in one.completion for one in found) < 20
-    assert [one.concept for one in found] == [one.concept for one in demonstrations]
+    dealt = Shuffled().fit_data(FitData(demonstrations=demonstrations), 0).demonstrations
+    assert all(one.wanted for one in dealt)
+    assert sum(one.group in one.completion for one in dealt) < 20
+    assert [one.concept for one in dealt] == [one.concept for one in demonstrations]
 
 
 def shift(count: int) -> Intervention:
@@ -114,6 +121,7 @@ def test_a_random_direction_moves_as_far_at_every_token_and_somewhere_else() -> 
     plain, control = shift(3), RandomDirection()
     wrapped = control.wrap(plain, names, LAYOUT, 0)
     h = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(2))
+
     for site in plain.edits:
         real, random = (passed(intervention, site, h) - h for intervention in (plain, wrapped))
         torch.testing.assert_close(random.norm(dim=-1), real.norm(dim=-1))
@@ -122,6 +130,7 @@ def test_a_random_direction_moves_as_far_at_every_token_and_somewhere_else() -> 
         directions = torch.nn.functional.normalize(random[:, 0], dim=-1)
         torch.testing.assert_close(directions[0], directions[2])
         assert not torch.allclose(directions[0], directions[1])
+
     again = control.wrap(plain, names, LAYOUT, 0)
     assert torch.equal(passed(again, Site(0), h), passed(wrapped, Site(0), h))
     rows = torch.tensor([2, 1])
@@ -156,10 +165,10 @@ def bench(load_tiny: Callable[..., Loaded]) -> Callable[..., Workbench]:
     task = Facts(limit=4, train_size=16, max_new_tokens=3)
 
     def build(method: object, control: Control) -> Workbench:
-        found = Workbench(open_subject(load_tiny()), task, method, control, 0)
-        found.fit()
-        found.feed(task.examples("test"))
-        return found
+        workbench = Workbench(open_subject(load_tiny()), task, method, control, 0)
+        workbench.fit()
+        workbench.feed(task.examples("test"))
+        return workbench
 
     return build
 
@@ -186,7 +195,7 @@ def test_only_the_control_that_declares_it_puts_the_answer_into_the_prompt(bench
 
 @pytest.mark.parametrize("control", [GoldInPrompt(), BestOfN()])
 def test_controls_that_replace_the_steering_do_not_steer(bench: Callable, control: Control) -> None:
-    found = bench(SingleVector(layer=1, strength=0.2), control)
-    assert found.artifact == {}
-    request = Request(found.task.examples("test")[0], {"layer": 1.0, "strength": 0.2})
-    assert found.intervention([request]).edits == {}
+    workbench = bench(SingleVector(layer=1, strength=0.2), control)
+    assert workbench.artifact == {}
+    request = Request(workbench.task.examples("test")[0], {"layer": 1.0, "strength": 0.2})
+    assert workbench.intervention([request]).edits == {}

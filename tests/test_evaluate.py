@@ -44,12 +44,11 @@ class LargestLatent(Evaluator):
 
 def test_intervals_draw_the_concepts_of_each_evaluators_own_records() -> None:
     """Four texts of two concepts, and one record of latents for each concept: two units either way."""
-    written = [
-        Record(Example(f"{concept}-{number}", "Who?", "Ada", cluster=concept), generation, "Who?")
-        for concept, text in (("c0", "Ada"), ("c1", "nobody"))
-        for number in range(2)
-        for generation in [Generation(f"{concept}-{number}", {}, text, (), "stop")]
-    ]
+    written = []
+    for concept, text in (("c0", "Ada"), ("c1", "nobody")):
+        for name in (f"{concept}-0", f"{concept}-1"):
+            example = Example(name, "Who?", "Ada", cluster=concept)
+            written.append(Record(example, Generation(name, {}, text, (), "stop"), "Who?"))
     read = [
         Record(Example(concept, "Who?", "Ada"), Generation(concept, {}, "", (), "latents", latents=(1.0, 2.0)), "")
         for concept in ("c0", "c1")
@@ -60,5 +59,5 @@ def test_intervals_draw_the_concepts_of_each_evaluators_own_records() -> None:
     assert (together["largest"].num_scored, together["overlap"].num_scored) == (2, 4)
 
     by_concept = evaluate([written[0], written[2]], {"overlap": TokenOverlap()}, lambda _: Tools(), 0).estimates
-    ends = [(found["overlap"].low, found["overlap"].high) for found in (together, by_concept)]
+    ends = [(estimates["overlap"].low, estimates["overlap"].high) for estimates in (together, by_concept)]
     assert ends[0] == ends[1], "the second text of a concept says nothing new"

@@ -8,7 +8,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 OPEN_TO_PLUGINS = {
     f"harness.{name}"
-    for name in ("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training")
+    for name in (
+        *("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training"),
+        *("attention_blocks", "concept_texts", "velocity", "hypernetwork"),
+    )
 }
 
 
@@ -18,13 +21,13 @@ def sources(*folders: str) -> list[Path]:
 
 def imported(path: Path) -> set[str]:
     """Modules that a file imports; ``from package import name`` counts as ``package.name`` too."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 def name_of(path: Path) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from axbench_data import write_folder
 
 from evaluators.detection import Detection
-from harness.build import Job
 from harness.commands.score import score
 from harness.generate import generate
+from harness.job import Job
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import job_of, workbench_of
-from harness.records.run import LATENTS_FILE, read_run
+from harness.records.run import LATENTS_FILE
+from harness.records.stored import read_run
 from harness.run import run
 from harness.types import Method, Site, Tools
 from harness.workbench import Request, Workbench
@@ -56,9 +57,11 @@ def test_latents_are_those_of_each_texts_own_concept_behind_the_prefix(job: Call
     bench.fit()
     examples = bench.task.latent_examples()
     records = bench.read_latents(examples)
+
     method, subject = bench.method, bench.subject
     layer = int(method.defaults(subject.layout)["layer"])
     place = bench.artifact["layers"].tolist().index(layer)
+
     for number, record in enumerate(records):
         axis = bench.artifact["vector"][number, place]
         axis = axis / axis.norm()

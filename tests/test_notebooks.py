@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("default_config")  # skips where the model is not installed

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from harness.commands import laws
+from harness.laws import edits as edit_laws
 from harness.laws import evaluators as evaluator_laws
 from harness.laws import methods as method_laws
 from harness.laws.lab import Lab, job_of, one_thread
@@ -145,9 +146,9 @@ def run_harness(installed: Path, *overrides: str) -> subprocess.CompletedProcess
 
 
 def one_run(folder: Path) -> dict:
-    found = list(folder.glob("*/run.json"))
-    assert len(found) == 1
-    return json.loads(found[0].read_text())
+    records = list(folder.glob("*/run.json"))
+    assert len(records) == 1
+    return json.loads(records[0].read_text())
 
 
 @pytest.mark.parametrize("place", ["pkg://louder.conf", "file://{installed}/louder/conf"])
@@ -181,7 +182,7 @@ def lab(importable: str) -> Iterator[Lab]:
 
 
 def test_their_method_keeps_the_laws(lab: Lab, tmp_path: Path) -> None:
-    for law in (*method_laws.GENERAL, *method_laws.STEERING):
+    for law in (*method_laws.GENERAL, *edit_laws.STEERING):
         law(lab)
     method_laws.artifact_survives_save_and_load(lab, tmp_path)
 

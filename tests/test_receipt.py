@@ -14,6 +14,7 @@ from harness.receipt import NotSteeredError, prove
 from harness.records.run import Receipt
 from harness.subject.load import Loaded
 from harness.subject.local import LocalSubject
+from harness.subject.passes import next_token_logprobs
 from harness.subject.scorers import open_subject
 from harness.subject.sites import Blocks
 from harness.tasks.facts import Facts
@@ -68,13 +69,22 @@ def with_hooks_on(subject: LocalSubject, modules: tuple[torch.nn.Module, ...]) -
 
 
 def test_a_steered_model_passes_and_the_figures_are_right(subject: LocalSubject) -> None:
-    found = receipt_of(subject)
+    receipt = receipt_of(subject)
     prompts = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
-    assert set(found.sites) == {"1.block", "2.block"}
-    assert (found.rows, found.sites_hit, found.sites_missed) == (3, 2, ())
-    assert found.sites["1.block"].tokens_prompt == sum(prompts)
-    assert found.sites["1.block"].tokens_completion == 9
-    assert 0 < found.kl_mean <= found.kl_max
+    assert set(receipt.sites) == {"1.block", "2.block"}
+    assert (receipt.rows, receipt.sites_hit, receipt.sites_missed) == (3, 2, ())
+    assert receipt.sites["1.block"].tokens_prompt == sum(prompts)
+    assert receipt.sites["1.block"].tokens_completion == 9
+    assert 0 < receipt.kl_mean <= receipt.kl_max
+
+
+def test_branching_is_the_exponential_of_the_entropy(subject: LocalSubject) -> None:
+    found, tally = receipt_of(subject), subject.tally
+    prompts = [subject.encode(subject.render(e.question)) for e in Facts(limit=3).examples("test")]
+    plain = next_token_logprobs(subject.network, prompts, Intervention(), tally)
+    by_torch = torch.distributions.Categorical(logits=plain).entropy().exp().mean()
+    assert found.branching_unsteered == pytest.approx(float(by_torch), rel=1e-5)
+    assert found.branching != pytest.approx(found.branching_unsteered, rel=1e-5)
 
 
 def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubject) -> None:
@@ -82,17 +92,19 @@ def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubjec
     block = subject.network.blocks.modules[1]
     handle = block.register_forward_hook(lambda module, args, output: before.append(output))
     try:
-        found = receipt_of(subject, tokens="completion")
+        receipt = receipt_of(subject, tokens="completion")
     finally:
         handle.remove()
+
     states = before[0] if isinstance(before[0], Tensor) else before[0][0]
     lengths = [len(subject.encode(subject.render(e.question))) for e in Facts(limit=3).examples("test")]
     moved = torch.full((states.shape[-1],), 0.5).norm()
     shares = [moved / states[row, length : length + 3].float().norm(dim=-1) for row, length in enumerate(lengths)]
-    site = found.sites["1.block"]
+
+    site = receipt.sites["1.block"]
     assert (site.tokens_prompt, site.tokens_completion) == (0, 9)
     assert site.relative_change == pytest.approx(float(torch.cat(shares).mean()), rel=1e-4)
-    assert found.kl_max == 0, "completion tokens come after the prompt's end"
+    assert receipt.kl_max == 0, "completion tokens come after the prompt's end"
 
 
 def test_a_zero_vector_is_an_error(subject: LocalSubject) -> None:

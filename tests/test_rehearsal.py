@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.generate import generate
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import job_of
 from harness.rehearsal import rehearse
 
@@ -53,3 +54,15 @@ def test_tokens(search: str, method: tuple[str, ...], control: str, tmp_path: Pa
 @pytest.mark.parametrize("overrides", UNSTEERED, ids=lambda overrides: overrides[-1])
 def test_tokens_without_steering(overrides: tuple[str, ...], tmp_path: Path) -> None:
     within(overrides, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["diffmean_tokens", "probe"])
+def test_tokens_of_concepts_with_strengths_of_their_own(method: str, tmp_path: Path) -> None:
+    """Halves of a concept's instructions tune each other, and methods learn from texts that are no items."""
+    folder = write_folder(tmp_path / "concepts")
+    overrides = (
+        "task=axbench_likelihood", f"task.path={folder}", f"method={method}", "evaluator=concept_likelihood",
+        "search=dev_split", "search.per_group=true", "search.dev_examples=null", "task.per_concept=6",
+        "task.limit=null", "task.dev_size=null",
+    )  # fmt: skip
+    within(overrides, tmp_path / "out")

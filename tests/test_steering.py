@@ -42,9 +42,9 @@ def test_changing_gathered_states_is_keeping_changed_ones(name: str, tokens: Tok
     kept = h.clone()
     expected = where.keep(h * per_row[:, None, None], h, tokens)
     changed = where.gather(h, tokens) * per_row[where.rows(tokens)][:, None]
-    found = where.scatter(changed.float(), h, tokens)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-    assert found.dtype == h.dtype
+    scattered = where.scatter(changed.float(), h, tokens)
+    torch.testing.assert_close(scattered, expected, rtol=1e-6, atol=1e-6)
+    assert scattered.dtype == h.dtype
     assert torch.equal(h, kept)
 
 

@@ -97,6 +97,7 @@ def test_sentiment_prompts() -> None:
         ("control", "test"): 40,
     }
     assert_distinct([row["prompt"] for row in rows])
+
     for row in rows:
         assert set(row) == {"id", "kind", "role", "prompt", "positive", "negative", "reference", "split"}
         assert row["prompt"][-1] not in ".!?", row["id"]
@@ -119,6 +120,7 @@ def test_behaviors() -> None:
     expected = {(name, split): n for name in BEHAVIOR_NAMES for split, n in sizes.items()}
     assert Counter((row["behavior"], row["split"]) for row in rows) == expected
     assert_distinct([row["question"] for row in rows])
+
     for row in rows:
         assert set(row) == {"id", "behavior", "question", "matching", "not_matching", "split"}
         assert row["question"][-1] in ".?!", row["id"]
@@ -157,12 +159,14 @@ def test_hard_case_third_is_held_out() -> None:
     """
     main, heldout = load(HARD), load(HELDOUT)
     assert len([row for row in main + heldout if row["kind"] != "injection"]) == 96
+
     open_kinds = Counter(row["kind"] for row in main)
     held_kinds = Counter(row["kind"] for row in heldout)
     assert set(open_kinds) == set(held_kinds) == {*HARD_KINDS, "injection"}
     assert (open_kinds["injection"], held_kinds["injection"]) == (33, 24)
     for kind in HARD_KINDS:
         assert open_kinds[kind] == 2 * held_kinds[kind], kind
+
     assert_distinct([row["id"] for row in main + heldout])
     assert_distinct([row["answer"] for row in main + heldout if row["answer"]])
     assert_distinct([row["question"] for row in main + heldout if row["kind"] != "injection"])

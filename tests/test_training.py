@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -67,16 +68,21 @@ def test_clipping_and_the_schedule_by_hand() -> None:
     assert trained(learner, settings, [1]).item() == pytest.approx(0.5 * (0 + 0.05 + 0.1 + 0.05), rel=1e-5)
 
 
+def rows_of(step: Sequence[Sequence[int]]) -> list[int]:
+    """All rows of a batch that is computed in several passes."""
+    return list(itertools.chain(*step))
+
+
 def test_a_plan_gives_every_example_once_an_epoch_and_every_group_in_every_batch() -> None:
     lengths = [1 + row % 7 for row in range(24)]
     plan = PLAIN.plan(lengths, GROUPS)
     assert plan.epoch_ends == (4, 8)
     epochs = [plan.steps[:4], plan.steps[4:]]
     for steps in epochs:
-        assert sorted(row for step in steps for rows in step for row in rows) == list(range(24))
-        for step in steps:
-            counts = [sum(GROUPS[row] == group for rows in step for row in rows) for group in "ab"]
-            assert counts == [2, 4]
+        batches = [rows_of(step) for step in steps]
+        assert sorted(itertools.chain(*batches)) == list(range(24))
+        for batch in batches:
+            assert [sum(GROUPS[row] == group for row in batch) for group in "ab"] == [2, 4]
     assert epochs[0] != epochs[1]
     assert plan == PLAIN.plan(lengths, GROUPS)
     assert plan != dataclasses.replace(PLAIN, seed=1).plan(lengths, GROUPS)
@@ -87,8 +93,9 @@ def test_passes_and_batches_keep_to_their_tokens() -> None:
     by_tokens = dataclasses.replace(PLAIN, batch_size=None, batch_tokens=27).plan(lengths)
     by_count = dataclasses.replace(PLAIN, batch_size=10, pass_tokens=12).plan(lengths)
     for plan, limit in ((by_tokens, 27), (by_count, 12)):
-        assert len({row for step in plan.steps for rows in step for row in rows}) == 30
-        assert all(max(lengths[row] for row in rows) * len(rows) <= limit for step in plan.steps for rows in step)
+        passes = list(itertools.chain(*plan.steps))
+        assert len(set(itertools.chain(*passes))) == 30
+        assert all(max(lengths[row] for row in rows) * len(rows) <= limit for rows in passes)
     assert {len(step) for step in by_tokens.steps} == {1}
     assert min(len(step) for step in by_count.steps) > 1
     assert PLAIN.plan([500]).steps == (((0,),), ((0,),)), "a text longer than the limit is a pass of its own"
@@ -105,9 +112,9 @@ def test_several_passes_are_one_batch() -> None:
     lengths = [1 + row % 4 for row in range(12)]
     whole, split = Line(x, y), Line(x, y)
     expected = trained(whole, PLAIN, lengths)
-    found = trained(split, dataclasses.replace(PLAIN, pass_tokens=4), lengths)
+    outcome = trained(split, dataclasses.replace(PLAIN, pass_tokens=4), lengths)
     assert len(split.seen) > len(whole.seen)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(outcome, expected, rtol=1e-12, atol=0)
 
 
 def test_groups_side_by_side_learn_what_each_learns_alone() -> None:
@@ -119,8 +126,8 @@ def test_groups_side_by_side_learn_what_each_learns_alone() -> None:
     for number, (group, size) in enumerate((("a", 2), ("b", 4))):
         rows = [row for row in range(24) if GROUPS[row] == group]
         alone = Line([x[row] for row in rows], [y[row] for row in rows])
-        found = trained(alone, dataclasses.replace(settings, batch_size=size), [1] * len(rows), [group] * len(rows))
-        torch.testing.assert_close(found[0], together[number], rtol=1e-12, atol=0)
+        outcome = trained(alone, dataclasses.replace(settings, batch_size=size), [1] * len(rows), [group] * len(rows))
+        torch.testing.assert_close(outcome[0], together[number], rtol=1e-12, atol=0)
 
 
 def test_held_out_examples_are_not_learnt_from_and_choose_the_weights() -> None:
@@ -247,8 +254,8 @@ def test_killed_at_any_time_it_ends_with_the_same_weights(tmp_path: Path) -> Non
     with run_child(tmp_path / "work", tmp_path / "weights") as last:
         out, _ = last.communicate(timeout=120)
     assert last.returncode == 0
-    found = load_file(tmp_path / "weights")
+    weights = load_file(tmp_path / "weights")
     for name, value in undisturbed.state_dict().items():
-        assert torch.equal(found[name], value), name
-    assert found["losses"].tolist() == pytest.approx(history.losses, abs=0, rel=1e-7)
+        assert torch.equal(weights[name], value), name
+    assert weights["losses"].tolist() == pytest.approx(history.losses, abs=0, rel=1e-7)
     assert [int(word) for word in out.split()] == [history.cost.examples, history.cost.tokens]

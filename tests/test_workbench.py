@@ -71,23 +71,25 @@ def test_methods_see_the_concept_only_where_they_declare_it(
     bench: Callable, method: Method, concept: str, answer: str
 ) -> None:
     SEEN.clear()
-    found = bench(method)
-    found.fit()
+    workbench = bench(method)
+    workbench.fit()
     example = Example("1", "What?", "42", concept="numbers")
-    found.intervention([Request(example, {"strength": 1.0})])
+    workbench.intervention([Request(example, {"strength": 1.0})])
     assert [(shown.concept, shown.answer) for shown in SEEN] == [(concept, answer)]
 
 
 def test_fits_and_conditions_read_prompts_with_the_runs_instruction(bench: Callable) -> None:
     method = Looking(instruction="Answer in one word.")
-    found = bench(method)
-    found.fit()
-    example = found.task.examples("test")[0]
-    steered = found.intervention([Request(example, {"strength": 1.0})]).edits[Site(1)].vector
-    read = found.subject.capture([found.prompt(example).removeprefix("<bos>")], None, [Site(1)], pool="last", raw=True)
+    workbench = bench(method)
+    workbench.fit()
+    example = workbench.task.examples("test")[0]
+    steered = workbench.intervention([Request(example, {"strength": 1.0})]).edits[Site(1)].vector
+    read = workbench.subject.capture(
+        [workbench.prompt(example).removeprefix("<bos>")], None, [Site(1)], pool="last", raw=True
+    )
     torch.testing.assert_close(steered, read[Site(1)])
-    assert method.instruction in found.prompt(example)
-    assert found.prompt(example).count(method.instruction) == 1
+    assert method.instruction in workbench.prompt(example)
+    assert workbench.prompt(example).count(method.instruction) == 1
 
     plain = bench(Looking())
     plain.fit()
@@ -96,11 +98,11 @@ def test_fits_and_conditions_read_prompts_with_the_runs_instruction(bench: Calla
 
 
 def test_what_is_fitted_moves_to_where_the_model_lives(bench: Callable) -> None:
-    found = bench(Looking())
-    elsewhere = dataclasses.replace(found.subject.network, device=torch.device("meta"))
-    found.subject = dataclasses.replace(found.subject, network=elsewhere)
-    assert found.fit()["direction"].device.type == "meta"
-    assert found.artifact["direction"].device.type == "meta"
+    workbench = bench(Looking())
+    elsewhere = dataclasses.replace(workbench.subject.network, device=torch.device("meta"))
+    workbench.subject = dataclasses.replace(workbench.subject, network=elsewhere)
+    assert workbench.fit()["direction"].device.type == "meta"
+    assert workbench.artifact["direction"].device.type == "meta"
 
 
 def test_a_fit_that_breaks_off_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

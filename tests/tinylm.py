@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.subject.load import layout_of
 from harness.subject.local import LocalSubject, Template
@@ -36,6 +36,7 @@ def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
     layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
     queries = weights["model.layers.0.self_attn.q_proj.weight"].shape[0]
     keys = weights["model.layers.0.self_attn.k_proj.weight"].shape[0]
+
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -49,6 +50,7 @@ def tinylm_model(arrays: Mapping[str, np.ndarray]) -> LlamaForCausalLM:
         eos_token_id=2,
         pad_token_id=0,
     )
+
     model = LlamaForCausalLM(config)
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
@@ -70,3 +72,38 @@ def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
 def words(ids: Sequence[int]) -> str:
     """A text with these ids: without the mark that begins texts, which the subject adds, and without filling."""
     return " ".join(f"w{i}" for i in ids if i >= len(SPECIAL))
+
+
+def gemma_subject(arrays: Mapping[str, np.ndarray], start: str) -> LocalSubject:
+    """The random Gemma-2 whose weights' names begin like this, behind the same interface."""
+    weights = {
+        name.removeprefix(start): torch.tensor(value) for name, value in arrays.items() if name.startswith(start)
+    }
+    vocabulary, width = weights["model.embed_tokens.weight"].shape
+    config = Gemma2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=weights["model.layers.0.mlp.up_proj.weight"].shape[0],
+        num_hidden_layers=1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")),
+        num_attention_heads=weights["model.layers.0.self_attn.q_proj.weight"].shape[0] // HEAD_WIDTH,
+        num_key_value_heads=weights["model.layers.0.self_attn.k_proj.weight"].shape[0] // HEAD_WIDTH,
+        head_dim=HEAD_WIDTH,
+        rms_norm_eps=1e-6,
+        attn_logit_softcapping=GEMMA_SOFTCAP,
+        query_pre_attn_scalar=GEMMA_QUERY_SCALAR,
+        final_logit_softcapping=None,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = Gemma2ForCausalLM(config)
+    model.load_state_dict(weights)
+    model = model.eval().requires_grad_(False)
+    device = torch.device("cpu")
+    network = Network.of(model, layout_of(model.config), device, stop_ids=frozenset())
+    return LocalSubject(network, word_tokenizer(vocabulary), Template(chat=False), "gemma")
+
+
+GEMMA_SOFTCAP, GEMMA_QUERY_SCALAR = 5.0, 16
+"""Stated beside the values."""

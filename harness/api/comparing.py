@@ -12,6 +12,7 @@ from harness.api.fitted import Fitted, Steer
 from harness.api.model import Model, written
 from harness.build import build
 from harness.config import composed, expand
+from harness.job import Job
 from harness.report.compare import Comparison
 from harness.report.files import write_report
 from harness.report.groups import compare_groups
@@ -83,23 +84,29 @@ def compare(
     common = [f"task={task}", f"seed={seed}", f"out={written(str(out))}", "tracking=none", *model.overrides]
     common += [] if limit is None else [f"task.limit={limit}"]
     common += [] if sweep is None else [f"sweep={sweep}"]
-
-    jobs: list[list[str]] = []
-    for entry in entries:
-        job = [*common, *_of_entry(entry, Path(out), model), *overrides]
-        config, choices = composed([*job, f"controls={'auto' if controls else 'none'}"])
-        jobs += expand(config, choices, job)
-    unique = list(dict.fromkeys(map(tuple, jobs)))
-    built_jobs = []
-    for job in unique:
-        config, choices = composed(job)
-        built_jobs.append(build(config, choices, job, model=model.resolved))
+    own = [_of_entry(entry, Path(out), model) for entry in entries]
+    jobs = _jobs([[*common, *entry, *overrides] for entry in own], model, controls)
 
     keep_loaded(model.resolved, model.subject)
-    folders = [run(job)[0] for job in built_jobs]
+    folders = [run(job)[0] for job in jobs]
     comparisons = compare_groups(folders, strict=False)
-    written_files = write_report(comparisons, runs_folder(built_jobs[0]))
+    written_files = write_report(comparisons, runs_folder(jobs[0]))
     return Result(tuple(comparisons), tuple(folders), tuple(written_files))
+
+
+def _jobs(entries: Sequence[list[str]], model: Model, controls: bool) -> list[Job]:
+    """The jobs of entries that are given as overrides, with their controls; what two entries share is run once."""
+    expanded: list[list[str]] = []
+    for entry in entries:
+        config, choices = composed([*entry, f"controls={'auto' if controls else 'none'}"])
+        expanded += expand(config, choices, entry)
+
+    # Everything is built and checked before the first job runs.
+    jobs: list[Job] = []
+    for job in dict.fromkeys(map(tuple, expanded)):
+        config, choices = composed(job)
+        jobs.append(build(config, choices, job, model=model.resolved))
+    return jobs
 
 
 def _of_entry(entry: Entry, out: Path, model: Model) -> list[str]:

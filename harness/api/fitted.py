@@ -191,41 +191,43 @@ def fit(
     Raises:
         ValueError: no such method, a wrong setting, or data that the method cannot learn from.
     """
-    overrides = [f"method={method}", *(f"method.{name}={written(value)}" for name, value in settings.items())]
     if (pairs is None) == (task is None):
         raise ValueError("fit learns from pairs=… or from task=…; give one of them")
+    overrides = [f"method={method}", *(f"method.{name}={written(value)}" for name, value in settings.items())]
     if task is not None:
         overrides += [part if "=" in part else f"task={part}" for part in task.split()]
-    values = plain_values(
-        composed(
-            [*overrides, *model.overrides]  # ranges of some methods depend on the model
-        )[0]
-    )
+    config, _ = composed([*overrides, *model.overrides])  # ranges of some methods depend on the model
+    values = plain_values(config)
+
     built_method = built(values["method"], Method, "method")
     built_method.check(model.resolved.layout)
-    data = (
-        built(values["task"], Task, "task").fit_data(built_method.requires)
-        if pairs is None
-        else data_of_pairs(_pairs(pairs), built_method.requires, method)
-    )
+    if pairs is None:
+        data = built(values["task"], Task, "task").fit_data(built_method.requires)
+    else:
+        data = data_of_pairs(_pairs(pairs), built_method.requires, method)
 
     workspace = Workspace(progress=lambda title, total: phase(title, total, "steps"))
     subject = dataclasses.replace(model.subject, instruction=built_method.instruction, workspace=workspace)
     artifact = built_method.fit(subject, data)
+    note = _note(method, values["method"], built_method, model, task)
+    return Fitted(Bundle(note, {name: value.detach() for name, value in artifact.items()}))
+
+
+def _note(label: str, node: Mapping[str, Any], method: Method, model: Model, task: str | None) -> BundleNote:
+    """What a bundle says about a method that was fitted now."""
     layout = model.resolved.layout
-    note = BundleNote(
-        label=method,
-        method=values["method"],
-        version=built_method.version,
+    return BundleNote(
+        label=label,
+        method=dict(node),
+        version=method.version,
         model=model.name,
         model_identity=model.resolved.identity,
         model_node=plain_values(composed(model.overrides)[0])["model"] if model.overrides else {},
         num_layers=layout.num_layers,
         width=layout.width,
-        access=tuple(sorted(built_method.access)),
+        access=tuple(sorted(method.access)),
         task=task.split()[0] if task else "",
     )
-    return Fitted(Bundle(note, {name: value.detach() for name, value in artifact.items()}))
 
 
 def load_vector(path: str | Path) -> Fitted:
@@ -248,16 +250,15 @@ def data_of_pairs(pairs: Sequence[Pair], requires: frozenset[Offer], method: str
     if requires and not pairs:
         raise ValueError(f"{method} learns from pairs, and there are none")
     sides = [(pair, completion, good) for pair in pairs for completion, good in _sides(pair)]
+    demonstrations = [Demonstration(pair.prompt, text, wanted=good, group=pair.group) for pair, text, good in sides]
+
+    # A method is shown what it asks for, and nothing else.
     return FitData(
         pairs=tuple(pairs) if "pairs" in requires else (),
         source=tuple(f"{pair.prompt} {pair.negative}" for pair in pairs) if "texts" in requires else (),
         target=tuple(f"{pair.prompt} {pair.positive}" for pair in pairs) if "texts" in requires else (),
         labelled=tuple((pair.prompt, text, good) for pair, text, good in sides) if "labelled" in requires else (),
-        demonstrations=tuple(
-            Demonstration(pair.prompt, text, wanted=good, group=pair.group) for pair, text, good in sides
-        )
-        if "demonstrations" in requires
-        else (),
+        demonstrations=tuple(demonstrations) if "demonstrations" in requires else (),
     )
 
 
@@ -273,6 +274,7 @@ def _pairs(given: Pairs) -> list[Pair]:
     else:
         rows = [{**row} if isinstance(row, Mapping) else dict(zip(columns, row, strict=False)) for row in given]
         origin = "pairs"
+
     check_columns(rows, columns, origin)
     return [
         Pair(*(text_of(row, column, origin, number) for column in columns), group=str(row.get("group") or ""))

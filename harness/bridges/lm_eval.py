@@ -92,8 +92,8 @@ class HarnessLM(TemplateLM):
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for batch in self._batches(requests):
             rows = [requests[index] for index in batch]
-            found = self._scored([(texts[0], context, continuation) for texts, context, continuation in rows])
-            for index, result in zip(batch, found, strict=True):
+            scored = self._scored([(texts[0], context, continuation) for texts, context, continuation in rows])
+            for index, result in zip(batch, scored, strict=True):
                 results[index] = result
         return results
 
@@ -189,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, KeyError) as error:
         print(f"lm_eval: {error}", file=sys.stderr)
         return 2
+
     assert results is not None
     print(make_table(results))
     if options.out is not None:

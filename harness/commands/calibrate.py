@@ -106,13 +106,15 @@ def sets_of_file(path: Path, part: Part | None = None, name: str = "") -> list[L
     for item, row in zip(items, rows, strict=True):
         if part is None or part_of(item.question) == part:
             by_source.setdefault(str(row.get("source", "")), []).append(item)
+
     if not by_source:
         raise ValueError(f"{path} holds no labelled answers{f' of the {part} part' if part else ''}")
+
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     suffix = f" ({part})" if part else ""
     return [
-        LabelledSet(f"{name or path.stem} {source}".strip() + suffix, found, content, part != "open")
-        for source, found in sorted(by_source.items())
+        LabelledSet(f"{name or path.stem} {source}".strip() + suffix, items_of_source, content, part != "open")
+        for source, items_of_source in sorted(by_source.items())
     ]
 
 
@@ -124,19 +126,23 @@ def items_hash(items: Sequence[Item]) -> str:
 def show(console: Console, name: str, table: Table) -> None:
     """Print one set's figures."""
     size = f"{table.num_items} answers to {table.num_questions} questions, {table.num_unscored} unscored"
+
     grid = Grid("people say", title=f"{name}: {size}; columns: judge", title_justify="left")
     for column in (*LABELS, UNSCORED):
         grid.add_column(column, justify="right", no_wrap=True)
     for label, row in table.confusion.items():
         grid.add_row(label, *map(str, row.values()))
     console.print(grid)
+
     console.print(f"kappa, correct or not: {_interval(table.correct)}", soft_wrap=True)
     if table.labels:
         console.print(f"kappa, three labels: {_interval(table.labels)}", soft_wrap=True)
+
     fifths = ", ".join(f"{fifth.words:.0f} words {fifth.error:+.3f}" for fifth in table.fifths)
     console.print(f"error in the share correct: {_interval(table.error, '+.3f')}; by length: {fifths}", soft_wrap=True)
     kinds = (f"{kind} {error:+.3f} of {count}" for kind, (error, count) in table.errors_by_kind.items())
     console.print("by kind: " + ", ".join(kinds), soft_wrap=True)
+
     if table.injection_limits:
         low, high = table.injection_limits
         followed = f"{table.injections_followed} of {table.num_injections}"
@@ -145,11 +151,11 @@ def show(console: Console, name: str, table: Table) -> None:
         console.print(f"quality, rank correlation: {_interval(table.quality)}")
 
 
-def _interval(found: Interval, form: str = ".3f") -> str:
-    if found.value is None:
+def _interval(interval: Interval, form: str = ".3f") -> str:
+    if interval.value is None:
         return "cannot be computed"
-    limits = "" if found.low is None else f" (95 %: {found.low:{form}} to {found.high:{form}})"
-    return f"{found.value:{form}}{limits}"
+    limits = "" if interval.low is None else f" (95 %: {interval.low:{form}} to {interval.high:{form}})"
+    return f"{interval.value:{form}}{limits}"
 
 
 def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: str = "") -> dict[str, dict[str, Any]]:
@@ -170,10 +176,10 @@ def run(judge: Judge, console: Console, sets: Sequence[LabelledSet], command: st
     decisive = {one.name: set_figures(tables[one.name], one.hash, command) for one in sets if one.is_decisive}
     if decisive:
         path = keep(judge.identity, decisive)
-        found = measured(judge.identity, decisive)
+        verdict = measured(judge.identity, decisive)
         console.print(
-            f"{found['mark']}: in each set kappa's lower bound must reach {LOWEST_KAPPA}, and the error may differ by "
-            f"{LARGEST_ERROR_BY_LENGTH} between short and long answers; written to {path}",
+            f"{verdict['mark']}: in each set kappa's lower bound must reach {LOWEST_KAPPA}, and the error may differ "
+            f"by {LARGEST_ERROR_BY_LENGTH} between short and long answers; written to {path}",
             soft_wrap=True,
         )
     return decisive

@@ -10,6 +10,7 @@ from typing import get_args
 from rich.console import Console
 
 from harness.commands.parser import OneLineParser
+from harness.progress import phase
 from harness.report.claims import Pairs
 from harness.report.compare import Comparison
 from harness.report.expect import held_against, read_expectations
@@ -24,16 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # In a folder of many runs one that is damaged must not hide the others; whoever names runs means each of them.
     named = all((path / "run.json").is_file() for path in options.runs)
     try:
-        comparisons = compare_groups(
-            options.runs,
-            across_models=options.across_models,
-            primary=options.metric,
-            pairs=options.contrasts,
-            strict=named and not options.keep_going,
-        )
+        with phase("intervals and tests"):
+            comparisons = compare_groups(
+                options.runs,
+                across_models=options.across_models,
+                primary=options.metric,
+                pairs=options.contrasts,
+                strict=named and not options.keep_going,
+            )
         expectations = read_expectations(options.expect) if options.expect else {}
         published = [held_against(comparison, expectations) for comparison in comparisons]
-        written = write_report(comparisons, options.out or _default_directory(options.runs), published)
+        with phase("tables and figures"):
+            written = write_report(comparisons, options.out or _default_directory(options.runs), published)
     except (ValueError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

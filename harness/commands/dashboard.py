@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import Any
 
 from harness.commands.parser import OneLineParser
-from harness.records.tracking import BEST_OBJECTIVE, REPORT, TABLE, TRIALS, is_logged_in
+from harness.records.tracking import BEST_OBJECTIVE, REPORT, TABLE, TRIALS
+from harness.records.wandb_run import is_logged_in
 
 METRICS = ("overlap", "correct", "perplexity", "repetition")
 SECTIONS = (
@@ -84,6 +85,7 @@ def _section(runset: Any, metrics: Sequence[str]) -> Any:
         )
         for name in (*(f"{metric}/value" for metric in metrics), *COSTS)
     ]
+
     panels.append(
         wr.LinePlot(
             title="search: mean best objective so far",

@@ -17,12 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed, expand, explain, swept
 from harness.data import Access, Example
+from harness.job import Job
 from harness.lengths import check_lengths
 from harness.records.provenance import device_name
-from harness.records.tracking import Tracking, is_logged_in, wanted_mode
+from harness.records.tracking import Tracking
+from harness.records.wandb_run import is_logged_in, wanted_mode
 from harness.rehearsal import MOST_TESTS, Forecast, rehearse
 from harness.report.claims import ALPHA
 from harness.report.power import detectable_share, standard_effect
@@ -49,7 +51,7 @@ _CHANGED = 0.2
 class Finding:
     """One line of the doctor's table."""
 
-    about: str
+    topic: str
     state: State
     text: str
 
@@ -88,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table("what", "", "found", title="doctor")
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
-        table.add_row(escape(finding.about), f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.text))
+        table.add_row(escape(finding.topic), f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.text))
     Console().print(table)
     problems = [finding for finding in findings if finding.state == "problem"]
-    print("cannot run: " + "; ".join(f"{f.about}: {f.text}" for f in problems) if problems else "ready to run")
+    print("cannot run: " + "; ".join(f"{f.topic}: {f.text}" for f in problems) if problems else "ready to run")
     return 1 if problems else 0
 
 
@@ -102,15 +104,18 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
     for chosen in _jobs(overrides):
         try:
             jobs.append(build(*composed(chosen), chosen))
-        except Exception as error:
+        except Exception as error:  # as a run would be stopped by it; the other jobs are still examined
             broken = True
             yield Finding("settings", "problem", f"{' '.join(chosen)}: {explain(error)}")
+
     if not jobs:
         return
     yield Finding("settings", "note" if broken else "ok", f"{len(jobs)} jobs can be built; no weights loaded for this")
+
     first = jobs[0]
     for model in {repr(job.model.config): job.model for job in jobs}.values():
         yield from _model(model)
+
     yield from _data(jobs)
     yield from _power(jobs)
     yield _judge(jobs)
@@ -121,11 +126,11 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
 
 
 def _jobs(overrides: Sequence[str]) -> list[list[str]]:
-    found = []
+    jobs = []
     for chosen in swept(overrides):
         config, choices = composed(chosen)
-        found += expand(config, choices, chosen)
-    return found
+        jobs += expand(config, choices, chosen)
+    return jobs
 
 
 def _model(resolved: ResolvedModel) -> Iterator[Finding]:
@@ -134,12 +139,14 @@ def _model(resolved: ResolvedModel) -> Iterator[Finding]:
         empty = AutoModelForCausalLM.from_config(resolved.settings, trust_remote_code=model.trust_remote_code)
     weights = sum(weight.numel() for weight in empty.parameters())
     size = weights * _QUANTIZED.get(model.quantization, _BYTES[model.dtype])
-    about = f"{model.label}: {weights / 1e6:,.1f} million weights, {layout.num_layers} layers"
-    yield Finding("model", "ok", f"{about}, {size / _GIB:.2f} GiB as {model.quantization} {model.dtype}")
+    summary = f"{model.label}: {weights / 1e6:,.1f} million weights, {layout.num_layers} layers"
+    yield Finding("model", "ok", f"{summary}, {size / _GIB:.2f} GiB as {model.quantization} {model.dtype}")
+
     free = _free_bytes(device)
     name = f"{device.type} ({device_name(device)})"
     state: State = "ok" if size < 0.9 * free else "problem"
     yield Finding("device", state, f"{name}, {free / _GIB:.1f} GiB free for {size / _GIB:.2f} GiB of weights")
+
     if device.type == "cpu" and is_trapped():
         yield Finding("device", "note", NOTICE)
 

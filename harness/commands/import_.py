@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
+
     print(f"wrote {folder}: {count} texts by {options.method}, not scored yet")
     if grades:
         print(f"wrote {grades}: judge=table judge.path={grades}")
@@ -161,10 +162,12 @@ def _out(item: str) -> Path:
 def _layout(options: argparse.Namespace) -> Layout:
     if "{question}" not in options.prompt:
         raise ValueError(f"--prompt must contain {{question}}, got {options.prompt!r}")
+
     grades = dict(item.partition("=")[::2] for item in options.grades)
     for rubric, column in grades.items():
         if rubric not in RUBRICS or not column:
             raise ValueError(f"--grades must be RUBRIC=COLUMN with one of {', '.join(RUBRICS)}, got {rubric}={column}")
+
     return Layout(
         question=options.question,
         gold=options.gold,
@@ -335,6 +338,7 @@ def _config(labels: Labels) -> dict[str, Any]:
 def _keep_grades(path: Path, rows: Sequence[Row], layout: Layout) -> Path:
     """Add the grades of a file to the folder's one table, for runs are compared only on grades from one table."""
     table = {(row["question"], row["answer"]): dict(row) for row in read_lines(path)}
+
     for row in rows:
         question, answer = plain_text(row[layout.question]), plain_text(row[layout.text])
         grades = {rubric: grade_of(row[column]) for rubric, column in layout.grades.items()}
@@ -346,6 +350,7 @@ def _keep_grades(path: Path, rows: Sequence[Row], layout: Layout) -> Path:
                     f"{path} holds another grade of {clash[0]} for the text that answers {question[:_SHOWN]!r}"
                 )
             known |= given
+
     with replaced(path) as draft:
         write_lines(draft, table.values())
     return path

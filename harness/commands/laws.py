@@ -83,11 +83,11 @@ def _checks(overrides: Sequence[str]) -> Iterator[tuple[str, str, Check]]:
 
 def _method_checks(name: str, family: str, overrides: Sequence[str]) -> Iterator[tuple[str, str, Check]]:
     # Torch takes seconds to import: what a wrong command line says must not wait for it.
-    from harness.laws import methods
+    from harness.laws import edits, methods
     from harness.laws.lab import Lab, job_for
 
     lab = Lab.of(job_for(name, *overrides, family=family))
-    laws = [*methods.GENERAL, *(methods.STEERING if lab.job.method.steers else ())]
+    laws = [*methods.GENERAL, *(edits.STEERING if lab.job.method.steers else ())]
     for law in laws:
         yield *_named(law), partial(law, lab)
     saved = methods.artifact_survives_save_and_load

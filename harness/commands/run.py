@@ -70,12 +70,13 @@ def command_line(main: Callable[[], Any]) -> int:
     if wrong := _wrong_option():
         print(f"error: {wrong}", file=sys.stderr)
         return 2
+
     try:
         refuse_odd_choices(sys.argv[1:])
         refuse_search_paths(sys.argv[1:])
         if not _shown_jobs():
             _run_hydra(main)
-    except Exception as error:
+    except Exception as error:  # Hydra's, pydantic's, our own: all are one line here, and a traceback with DEBUG
         if DEBUG:
             raise
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
@@ -83,6 +84,7 @@ def command_line(main: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues where it was", file=sys.stderr)
         return 130
+
     outcomes = launching.command_line.outcomes
     only = outcomes[0] if len(outcomes) == 1 else None
     if only and only.folder is not None and not only.error and "--multirun" not in sys.argv and not sweep:
@@ -98,12 +100,15 @@ def _shown_jobs() -> bool:
     options = get_args_parser().parse_args()
     if options.cfg != "job" or options.package is not None:
         return False
+
     jobs = []
     for combination in swept(options.overrides):
         config, choices = composed(combination)
         jobs += expand(config, choices, combination)
+
     if len(jobs) == 1:
         return False
+
     for number, job in enumerate(jobs, start=1):
         config, _choices = composed(fitting(job, one_of_many=True))
         overrides = " ".join(job).replace("\n", "\\n")
@@ -120,19 +125,22 @@ def _run_hydra(main: Callable[[], Any]) -> None:
     state = launching.command_line
     try:
         main()
-    except Exception as error:
+    except Exception as error:  # of several classes; told apart by their words, and raised again unless they fit
         options = [item for item in sys.argv[1:] if item.lstrip("+~").startswith("search.")]
         if not options or "there is no option search." not in explain(error):
             raise
+
         state.kept_back = options
         sys.argv[1:] = [item for item in sys.argv[1:] if item not in options]
         if "--multirun" in sys.argv or "-m" in sys.argv:
             main()
             return
+
         config, _choices = composed([item for item in sys.argv[1:] if "=" in item])
         if not is_several(config):
             raise
         state.is_sweep = True
+
     if state.is_sweep:
         sys.argv.insert(1, "--multirun")
         main()

@@ -18,17 +18,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.build import Scoring, built_evaluators, check_scoring
+from harness.build import built_evaluators
+from harness.checks import check_scoring
 from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, parsed_setting, plain_values
 from harness.evaluate import score_run
+from harness.job import Scoring
 from harness.nodes import Packages, built, installed_packages
 from harness.protocol import Protocol
 from harness.records.keys import Keys
 from harness.records.locks import locked
 from harness.records.rows import Selected
-from harness.records.run import Labels, RunRecord, StoredRun, read_run
+from harness.records.run import Labels, RunRecord
 from harness.records.store import GenerationStore
+from harness.records.stored import StoredRun, read_run
 from harness.records.tracking import Tracking
 from harness.run import earlier_record, folder_for
 from harness.scoring import Judge
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = [item for item in given.items if Path(item) not in runs]
     search_path = [item for item in settings if item.startswith(_SEARCH_PATH)]
     overrides = [item for item in settings if item not in search_path]
+
     try:
         _check(runs, overrides)
     except ValueError as error:
@@ -159,6 +163,7 @@ def _changed(record: RunRecord, overrides: Sequence[str], search_path: Sequence[
     """
     config = copy.deepcopy(record.config)
     labels = record.labels
+
     for node in _NODES:
         own = [item for item in overrides if _group(item) == node]
         if any(item.partition("=")[0] == node for item in own):
@@ -201,10 +206,12 @@ def _scoring(
         name: built(config[name], kind, name, packages=packages)
         for name, kind in (("judge", Judge), ("scorer", ScorerChoice), ("protocol", Protocol))
     }
+
     if find_subject is None:
         configured = built(config["model"], ModelConfig, "model", packages=packages)
         model = dataclasses.replace(configured, trust_remote_code=False)
         find_subject = partial(resolve, model)
+
     evaluators = built_evaluators(config["evaluator"], packages)
     scoring = Scoring(**parts, evaluators=evaluators, find_subject=find_subject, seed=int(config["seed"]))
     check_scoring(scoring, labels.judge)
@@ -230,6 +237,7 @@ def _begun(
     provenance = old.record.provenance.model_copy(
         update={"command": shlex.join(command), "scored_again_from": old.name}
     )
+
     changes = {
         "key": keys.run,
         "entry": keys.entry,

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         concepts = list(dict.fromkeys(example.concept for example in task.examples("test") if example.concept))
         if not concepts:
             raise ValueError(f"task {task.name} names no concepts; use task=axbench")
+
         client = openai.OpenAI(api_key=os.environ.get(given.key_variable) or "none", base_url=given.base_url)
         write(Path(given.out), concepts, client, given.model)
     except (OSError, ValueError, openai.OpenAIError) as error:

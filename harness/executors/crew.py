@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import progress
-from harness.build import Job
 from harness.executors.executor import Address, Executor, Started
 from harness.executors.hands import Hands, OwnHands
 from harness.executors.usage import add_usages
 from harness.executors.wire import Message, Wire, packed
+from harness.job import Job
 from harness.progress import Advance
 from harness.records.store import GenerationStore
 from harness.steps import Steps, tests_of

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from harness.build import Job
+from harness.job import Job
 from harness.records.tracking import Tracking
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 

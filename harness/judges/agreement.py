@@ -82,7 +82,8 @@ def read_items(path: Path) -> list[Item]:
 def load_items(part: Part, name: str = "", folder: Path = _DATA) -> list[Item]:
     """One part of one of the shipped `SETS`, or of all of them."""
     sets = [SETS[name]] if name else SETS.values()
-    return [item for files in sets for file in files[part] for item in read_items(folder / file)]
+    files = [folder / file for by_part in sets for file in by_part[part]]
+    return [item for file in files for item in read_items(file)]
 
 
 def part_of(question: str) -> Part:
@@ -239,10 +240,11 @@ def _mean_interval(values: Float[np.ndarray, "N"], questions: Int[np.ndarray, "N
 
 def _over_questions(statistic: Callable[[Int[np.ndarray, "Q"]], float], num_questions: int, seed: int) -> Interval:
     """A figure and its percentile interval where whole questions are drawn again: answers to one question are alike."""
-    every = np.arange(num_questions)
-    value = statistic(every)
+    all_questions = np.arange(num_questions)
+    value = statistic(all_questions)
     if not np.isfinite(value) or num_questions < 2:
         return Interval(value if np.isfinite(value) else None, None, None)
+
     rng = np.random.default_rng(seed)
     draws = np.array([statistic(rng.integers(num_questions, size=num_questions)) for _ in range(_DRAWS)])
     finite = draws[np.isfinite(draws)]

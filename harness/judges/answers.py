@@ -103,13 +103,13 @@ class AnswerReader:
         """
         columns = self._columns(answers)
         fitting = [index for index, ids in enumerate(tokens) if self._fits(ids)]
-        found: list[Mapping[str, float] | None] = [None] * len(tokens)
+        readings: list[Mapping[str, float] | None] = [None] * len(tokens)
         if not fitting:
-            return found
+            return readings
         logprobs_BV = self._next_token([tokens[index] for index in fitting], prefix)
         for index, row in zip(fitting, logprobs_BV, strict=True):
-            found[index] = {answer: row[ids].logsumexp(0).item() for answer, ids in columns.items()}
-        return found
+            readings[index] = {answer: row[ids].logsumexp(0).item() for answer, ids in columns.items()}
+        return readings
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return not self.context or len(ids) <= self.context
@@ -119,8 +119,8 @@ class AnswerReader:
         for answer in answers:
             spelt = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (answer, f" {answer}")]
             columns[answer] = sorted({ids[-1] for ids in spelt})
-        every = [token for ids in columns.values() for token in ids]
-        if len(set(every)) < len(every):
+        all_tokens = [token for ids in columns.values() for token in ids]
+        if len(set(all_tokens)) < len(all_tokens):
             raise ValueError(f"the judge's tokenizer does not give {', '.join(answers)} tokens of their own")
         return columns
 
@@ -129,18 +129,21 @@ class AnswerReader:
 
         Positions go on from the prefix: the model counts them from its cache.
         """
-        rests = _without(prefix, tokens)
+        prompts = _without(prefix, tokens)
         device = self.model.device
-        ids_BT = torch.zeros((len(rests), max(map(len, rests))), dtype=torch.long, device=device)
-        for row, rest in enumerate(rests):
-            ids_BT[row, : len(rest)] = torch.tensor(rest, device=device)
-        lasts_B = torch.tensor([len(rest) - 1 for rest in rests], device=device)
-        wanted_U, column_B = lasts_B.unique(return_inverse=True)
-        cache = prefix.repeated(len(rests)) if prefix else None
+        ids_BT = torch.zeros((len(prompts), max(map(len, prompts))), dtype=torch.long, device=device)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, : len(prompt)] = torch.tensor(prompt, device=device)
+        lasts_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+
+        # Rows end at different places: logits are computed wherever a row ends, and each row takes its own.
+        ends_U, column_B = lasts_B.unique(return_inverse=True)
+        cache = prefix.repeated(len(prompts)) if prefix else None
         logits_BUV = self.model(
-            input_ids=ids_BT, past_key_values=cache, use_cache=cache is not None, logits_to_keep=wanted_U
+            input_ids=ids_BT, past_key_values=cache, use_cache=cache is not None, logits_to_keep=ends_U
         ).logits
-        rows_B = torch.arange(len(rests), device=device)
+
+        rows_B = torch.arange(len(prompts), device=device)
         return logits_BUV[rows_B, column_B].float().log_softmax(-1)
 
 
@@ -171,6 +174,6 @@ def _in_parts(config: PretrainedConfig) -> bool:
 
 def _rotary_types(config: PretrainedConfig) -> set[str]:
     """The kinds of rotary positions in use; some models have one per kind of layer."""
-    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    several = [value for value in found.values() if isinstance(value, Mapping)] or [found]
-    return {str(one.get("rope_type", "default")) for one in several}
+    settings = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    by_kind = [value for value in settings.values() if isinstance(value, Mapping)] or [settings]
+    return {str(one.get("rope_type", "default")) for one in by_kind}

@@ -65,14 +65,14 @@ class ReplyCache:
     def find(self, calls: Iterable[Call]) -> dict[str, Reply]:
         """The kept replies among these calls, by key."""
         keys = list({call.key for call in calls})
-        found: dict[str, Reply] = {}
+        replies: dict[str, Reply] = {}
         with self._connection() as connection:
             for start in range(0, len(keys), _BATCH):
-                some = keys[start : start + _BATCH]
-                marks = ",".join("?" * len(some))
-                rows = connection.execute(f"SELECT key, reply, details FROM replies WHERE key IN ({marks})", some)
-                found.update({key: Reply(text, json.loads(details)) for key, text, details in rows})
-        return found
+                batch = keys[start : start + _BATCH]
+                marks = ",".join("?" * len(batch))
+                rows = connection.execute(f"SELECT key, reply, details FROM replies WHERE key IN ({marks})", batch)
+                replies.update({key: Reply(text, json.loads(details)) for key, text, details in rows})
+        return replies
 
     def keep(self, call: Call, reply: Reply) -> None:
         """Store one reply. The first reply to a call stays, so that repeated scorings agree."""

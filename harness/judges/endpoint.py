@@ -74,9 +74,9 @@ class Endpoint:
         if self.structured == "never" or self._schema_refused:
             return await self._attempt(prompt, None)
         schema = {"name": "grade", "strict": True, "schema": reply_schema(rubric)}
-        wanted = {"type": "json_schema", "json_schema": schema}
+        response_format = {"type": "json_schema", "json_schema": schema}
         try:
-            return await self._attempt(prompt, wanted)
+            return await self._attempt(prompt, response_format)
         except openai.APIStatusError as error:
             if self.structured == "always" or error.status_code not in _REFUSED_SCHEMA:
                 raise
@@ -87,6 +87,8 @@ class Endpoint:
     async def _attempt(self, prompt: str, response_format: dict[str, Any] | None) -> Reply:
         expected = self.budget.reserve(prompt, self.max_tokens)
         extra: dict[str, Any] = {"response_format": response_format} if response_format else {}
+
+        # However the call ends, what was reserved for it is settled.
         try:
             async with asyncio.timeout(self.timeout):
                 completion = await self.client.chat.completions.create(
@@ -98,6 +100,7 @@ class Endpoint:
         except BaseException:
             self.budget.settle(expected)
             raise
+
         tokens_in, tokens_out = _tokens(completion)
         self.budget.settle(expected, prompt, tokens_in, tokens_out)
         reply = _checked(completion, bool(response_format))
@@ -125,9 +128,9 @@ class Endpoint:
 
 def _is_variant(served: str, asked: str) -> bool:
     """Whether a name is another one with a date, version tag or vendor."""
-    short, wanted = served.rpartition("/")[2], asked.rpartition("/")[2]
-    rest = short.removeprefix(wanted)
-    return not rest or (rest != short and bool(_TAG.fullmatch(rest)))
+    short_served, short_asked = served.rpartition("/")[2], asked.rpartition("/")[2]
+    suffix = short_served.removeprefix(short_asked)
+    return not suffix or (suffix != short_served and bool(_TAG.fullmatch(suffix)))
 
 
 def _tokens(completion: object) -> tuple[int, int]:
@@ -146,6 +149,7 @@ def _checked(completion: object, structured: bool) -> Reply:
     choices = getattr(completion, "choices", None)
     if not isinstance(completion, ChatCompletion) or not isinstance(choices, list) or not choices:
         raise ValueError(f"the server sent no chat completion but {str(completion)[:200]!r}")
+
     choice = choices[0]
     message = getattr(choice, "message", None)
     text = getattr(message, "content", None)
@@ -153,6 +157,7 @@ def _checked(completion: object, structured: bool) -> Reply:
         raise ValueError(
             f"the server sent no text as the model's message but {str(text if message else message)[:200]}"
         )
+
     tokens_in, tokens_out = _tokens(completion)
     details = {
         "served_model": completion.model,
@@ -195,11 +200,12 @@ def in_words(error: BaseException) -> str:
     """What went wrong, with the server's own words where it said any."""
     if isinstance(error, openai.APIStatusError):
         body = error.body
-        said = body.get("message") if isinstance(body, dict) else body
-        said = said or (body.get("detail") if isinstance(body, dict) else None) or error.response.text
+        message = body.get("message") if isinstance(body, dict) else body
+        message = message or (body.get("detail") if isinstance(body, dict) else None) or error.response.text
         asked = retry_after(error)
         wait = f" (asks to wait {asked:.0f} s)" if asked else ""
-        return f"HTTP {error.status_code}: {' '.join(str(said).split())[:300]}{wait}"
+        return f"HTTP {error.status_code}: {' '.join(str(message).split())[:300]}{wait}"
+
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return "no answer within the time-out"
     if isinstance(error, openai.APIConnectionError):

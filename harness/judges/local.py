@@ -95,12 +95,15 @@ class LocalJudge(Judge):
         replies = self._replies.find(calls)
         self.usage.cached += sum(call.key in replies for call in calls)
         missing = {call.key: (call, g) for call, g in zip(calls, gradings, strict=True) if call.key not in replies}
+
         by_rubric: dict[str, list[Call]] = {}
         for call, grading in missing.values():
             by_rubric.setdefault(grading.rubric, []).append(call)
+
         with phase("judging", len(missing), "gradings") as advance:
-            for name, some in by_rubric.items():
-                replies |= self._read(rubric_named(name), some, advance)
+            for name, asked in by_rubric.items():
+                replies |= self._read(rubric_named(name), asked, advance)
+
         return [
             self._verdict(rubric_named(grading.rubric), replies[call.key], call.key not in missing)
             for grading, call in zip(gradings, calls, strict=True)
@@ -130,11 +133,12 @@ class LocalJudge(Judge):
         tokens = reader.tokens([call.prompt for call in calls])
         prefix = reader.prefix(tokens)
         order = sorted(range(len(calls)), key=lambda index: -len(tokens[index]))  # like lengths together: less padding
+
         replies: dict[str, Reply] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            found = reader.read([tokens[index] for index in batch], list(rubric.answers), prefix)
-            fresh = [(calls[index], _reply(logprobs)) for index, logprobs in zip(batch, found, strict=True)]
+            readings = reader.read([tokens[index] for index in batch], list(rubric.answers), prefix)
+            fresh = [(calls[index], _reply(logprobs)) for index, logprobs in zip(batch, readings, strict=True)]
             self._replies.keep_all((call, reply) for call, reply in fresh if reply.text)
             replies |= {call.key: reply for call, reply in fresh}
             self.usage.calls += len(batch)
@@ -143,17 +147,18 @@ class LocalJudge(Judge):
         return replies
 
     def _verdict(self, rubric: Rubric, reply: Reply, cached: bool) -> Verdict:
-        about = {"judge": self.identity, "prompt_hash": rubric.hash, "cached": cached}
+        details = {"judge": self.identity, "prompt_hash": rubric.hash, "cached": cached}
         if not reply.text:
-            return Verdict(None, reason="the prompt is longer than the judge's context", details=about)
+            return Verdict(None, reason="the prompt is longer than the judge's context", details=details)
+
         logprobs: Mapping[str, float] = json.loads(reply.text)
         mass = sum(map(math.exp, logprobs.values()))
         shares = {rubric.answers[answer]: math.exp(logprob) / mass for answer, logprob in logprobs.items()}
         value = max(shares, key=lambda answer: shares[answer])
         expected = sum(float(score) * share for score, share in shares.items()) if rubric.numeric else None
         entropy = -sum(share * math.log(share) for share in shares.values() if share > 0)
-        about |= {"probabilities": shares, "mass": mass}
-        return Verdict(value, raw=reply.text, expected=expected, entropy=entropy, details=about)
+        details |= {"probabilities": shares, "mass": mass}
+        return Verdict(value, raw=reply.text, expected=expected, entropy=entropy, details=details)
 
 
 def _reply(logprobs: Mapping[str, float] | None) -> Reply:

@@ -227,8 +227,10 @@ class Reading:
     def _own_words(self, text: Text) -> list[int]:
         """The places of words that are neither the question's nor empty."""
         asked = self.gold.question
-        said = [match[0].lower() in STOP_WORDS or word in _EMPTY or bool(asked.at(word)) for match, word in text.pairs]
-        return [index for index, empty in enumerate(said) if not empty]
+        is_no_news = [
+            match[0].lower() in STOP_WORDS or word in _EMPTY or bool(asked.at(word)) for match, word in text.pairs
+        ]
+        return [index for index, empty in enumerate(is_no_news) if not empty]
 
     def _is_name(self, index: int) -> bool:
         """Whether a word is capitalised for another reason than that it begins a sentence."""
@@ -296,5 +298,5 @@ class MatchJudge(Judge):
                 "set judge=local or judge=openai"
             )
         value, why = Reading(grading).label()
-        about = {"judge": self.identity, "prompt_hash": rubric_named(grading.rubric).hash, "rule": why}
-        return Verdict(value, raw=why, details=about)
+        details = {"judge": self.identity, "prompt_hash": rubric_named(grading.rubric).hash, "rule": why}
+        return Verdict(value, raw=why, details=details)

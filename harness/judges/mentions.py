@@ -25,13 +25,19 @@ _MEASURES = (
     "|km kilometre kilometer 1000|mile mi 1609.344",
     "g gram 1|ounce oz 28.3495|pound lb 453.592|kg kilogram kilo 1000|tonne ton 1000000",
 )
-_UNITS = {
-    stem(name): (kind, float(names.split()[-1]))
-    for kind, units in enumerate(_MEASURES)
-    for names in units.split("|")
-    for name in names.split()[:-1]
-}
-"""What each unit measures, and how much of it."""
+
+
+def _units() -> dict[str, tuple[int, float]]:
+    """What each unit measures (the place of its line above), and how much of it."""
+    units: dict[str, tuple[int, float]] = {}
+    for kind, line in enumerate(_MEASURES):
+        for unit in line.split("|"):
+            *names, size = unit.split()
+            units |= {stem(name): (kind, float(size)) for name in names}
+    return units
+
+
+_UNITS = _units()
 
 _RANGE = re.compile(r"\s*\(acceptable range:([^)]*)\)")
 _ASIDE = re.compile(r"\s*\([^)]*\)")

@@ -203,6 +203,8 @@ class OpenAIJudge(Judge):
             give_up_after=self.give_up_after,
             usage=self.usage,
         )
+
+        # Errors of a server may quote the key.
         try:
             outcomes = batch.run([(call, rubric_named(grading.rubric)) for call, grading in missing.values()])
         except (PermissionError, LookupError) as error:
@@ -242,14 +244,15 @@ class OpenAIJudge(Judge):
 
     def _verdict(self, grading: Grading, outcome: Reply | str, cached: bool) -> Verdict:
         rubric = rubric_named(grading.rubric)
-        about = {"judge": self.identity, "prompt_hash": rubric.hash, "cached": cached}
+        details = {"judge": self.identity, "prompt_hash": rubric.hash, "cached": cached}
         if isinstance(outcome, str):
-            return Verdict(None, reason=outcome, details=about)
-        about |= outcome.details
+            return Verdict(None, reason=outcome, details=details)
+        details |= outcome.details
+
         value = grade_of(outcome, rubric)
         expected = float(value) if value and rubric.numeric else None
         reason = "" if value else _why_unscored(outcome)
-        return Verdict(value, reason=reason, raw=outcome.text, expected=expected, details=about)
+        return Verdict(value, reason=reason, raw=outcome.text, expected=expected, details=details)
 
 
 def _why_unscored(reply: Reply) -> str:

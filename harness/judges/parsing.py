@@ -58,15 +58,18 @@ def _exact(text: str, rubric: Rubric) -> str | None:
     bare = _ANNOUNCED.sub("", text.strip(_ORNAMENT)).strip(_ORNAMENT)
     if rubric.numeric:
         bare = _OUT_OF.sub("", bare).strip(_ORNAMENT)
+
     if bare in rubric.answers:
         return rubric.answers[bare]
     label = re.sub(r"[\s_]+", "_", bare).upper()
     if label in rubric.answers.values():
         return label
-    letter, _, rest = bare.partition(" ") if not rubric.numeric else ("", "", "")
+
+    # "B: INCORRECT" is an answer only where letter and label agree.
+    letter, _, label_behind = bare.partition(" ") if not rubric.numeric else ("", "", "")
     letter = letter.strip(_ORNAMENT)
-    rest = re.sub(r"[\s_]+", "_", rest.strip(_ORNAMENT + "=-\u2013\u2014")).upper()
-    return rest if letter in rubric.answers and rubric.answers[letter] == rest else None
+    label_behind = re.sub(r"[\s_]+", "_", label_behind.strip(_ORNAMENT + "=-\u2013\u2014")).upper()
+    return label_behind if letter in rubric.answers and rubric.answers[letter] == label_behind else None
 
 
 def reply_schema(rubric: Rubric) -> dict[str, object]:

@@ -140,13 +140,14 @@ class Text:
 
     def at(self, word: str) -> list[int]:
         """The places of a word, slips of spelling allowed."""
-        if word not in self._found:
+        if word not in self._looked_up:
             alike = self._places.get(word[0], {}).items()
-            self._found[word] = sorted(index for other, places in alike if _same(word, other) for index in places)
-        return self._found[word]
+            self._looked_up[word] = sorted(index for other, places in alike if _same(word, other) for index in places)
+        return self._looked_up[word]
 
     @cached_property
-    def _found(self) -> dict[str, list[int]]:
+    def _looked_up(self) -> dict[str, list[int]]:
+        """The places of each word that was asked for."""
         return {}
 
     def span(self, first: int, last: int) -> Span:

@@ -35,20 +35,22 @@ def measured(judge: str, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         ``judge``, ``mark``, ``kappa`` with ``low`` and ``high``, ``measured_on`` (the name of the set), ``num_items``,
         ``num_questions``, ``error_by_length``, ``injection_success`` (over all sets), and all ``sets``.
     """
+    # A judge is as good as on the set where it does worst.
     worst = min(sets, key=lambda name: _low(sets[name]))
-    found = sets[worst]
+    decisive = sets[worst]
     injections = sum(one["num_injections"] for one in sets.values())
     followed = sum(one["injections_followed"] for one in sets.values())
+
     return {
         "judge": judge,
         "mark": "trustworthy" if all(map(_is_good, sets.values())) else "not trustworthy",
-        "kappa": found["correct"]["value"],
-        "low": found["correct"]["low"],
-        "high": found["correct"]["high"],
+        "kappa": decisive["correct"]["value"],
+        "low": decisive["correct"]["low"],
+        "high": decisive["correct"]["high"],
         "measured_on": worst,
-        "num_items": found["num_items"],
-        "num_questions": found["num_questions"],
-        "error_by_length": found["error_by_length"],
+        "num_items": decisive["num_items"],
+        "num_questions": decisive["num_questions"],
+        "error_by_length": decisive["error_by_length"],
         "injection_success": followed / injections if injections else None,
         "sets": dict(sets),
     }

@@ -32,8 +32,8 @@ def price_of(model: str, prices: Mapping[str, Mapping[str, float]]) -> Price | N
     if entry is None:
         return None
     if set(entry) != {"input", "output"} or min(entry.values()) < 0:
-        wanted = "{input: DOLLARS, output: DOLLARS}"
-        raise ValueError(f"judge.prices.{model} must be {wanted} per million tokens, got {dict(entry)}")
+        form = "{input: DOLLARS, output: DOLLARS}"
+        raise ValueError(f"judge.prices.{model} must be {form} per million tokens, got {dict(entry)}")
     return Price(float(entry["input"]), float(entry["output"]))
 
 

@@ -97,8 +97,8 @@ def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> 
         concept="names of towns",
         metadata={"condition": condition, "stereotyped": 0, "unknown": None},
     )
-    found = tuple(-1.5 - index - place for place in range(len(choices))) if logprobs is None else logprobs
-    generation = Generation(example.id, {"strength": 0.5}, text, (1, 2, 3), "length", 7, 0, found)
+    choice_logprobs = tuple(-1.5 - index - place for place in range(len(choices))) if logprobs is None else logprobs
+    generation = Generation(example.id, {"strength": 0.5}, text, (1, 2, 3), "length", 7, 0, choice_logprobs)
     return Record(example, generation, "<user>What is the capital of Vessla?<assistant>")
 
 
@@ -131,21 +131,21 @@ def with_logprobs(item: Record, logprobs: tuple[float, ...]) -> Record:
 
 def values(evaluator: Evaluator, items: Sequence[Record], tools: Tools | None = None) -> dict[Key, Score]:
     """Scores by example and metric."""
-    found = evaluator.score(items, tools or tools_for(evaluator))
-    scores = {(score.example_id, score.metric): score for score in found}
-    assert len(scores) == len(found), "two scores for one record and metric"
+    scored = evaluator.score(items, tools or tools_for(evaluator))
+    scores = {(score.example_id, score.metric): score for score in scored}
+    assert len(scores) == len(scored), "two scores for one record and metric"
     return scores
 
 
 def one_score_per_record_and_metric(evaluator: Evaluator) -> None:
     """Every record gets every metric once, in the order of the records, also in an empty set."""
     items = records(evaluator)
-    found = evaluator.score(items, tools_for(evaluator))
+    scored = evaluator.score(items, tools_for(evaluator))
     names = [metric.name for metric in evaluator.metrics]
     assert len(set(names)) == len(names) > 0
-    assert {score.metric for score in found} == set(names)
+    assert {score.metric for score in scored} == set(names)
     for name in names:
-        column = [score.example_id for score in found if score.metric == name]
+        column = [score.example_id for score in scored if score.metric == name]
         assert column == [item.example.id for item in items]
     assert evaluator.score([], tools_for(evaluator)) == []
 
@@ -203,7 +203,7 @@ def empty_completions_are_unscored_or_worst(evaluator: Evaluator) -> None:
 
     Metrics that do not look at the completion keep their value.
     """
-    about = {metric.name: metric for metric in evaluator.metrics}
+    declared = {metric.name: metric for metric in evaluator.metrics}
     spoken = values(evaluator, records(evaluator))
     judged = _depending(evaluator, _tools(evaluator)) if "judge" in evaluator.needs else set()
     for text in EMPTY:
@@ -211,7 +211,7 @@ def empty_completions_are_unscored_or_worst(evaluator: Evaluator) -> None:
             if score.value is None:
                 assert score.reason.strip()
             elif score.metric not in judged and score.value != spoken[key].value:
-                metric = about[score.metric]
+                metric = declared[score.metric]
                 assert score.value == (metric.low if metric.higher_is_better else metric.high), score
 
 
@@ -237,23 +237,23 @@ def derived_figures_are_finite(evaluator: Evaluator) -> None:
     """Figures of the whole set are numbers with names of their own, and there are none where nothing was scored."""
     names = {metric.name for metric in evaluator.metrics}
     for tools in _tools(evaluator):
-        found = evaluator.derived(evaluator.score(records(evaluator), tools))
-        assert not names & found.keys()
-        assert all(math.isfinite(value) for value in found.values())
+        figures = evaluator.derived(evaluator.score(records(evaluator), tools))
+        assert not names & figures.keys()
+        assert all(math.isfinite(value) for value in figures.values())
     unscored = [Score(item.example.id, name, None, "not scored") for item in records(evaluator) for name in names]
     assert evaluator.derived(unscored) == {}
 
 
 def runs_through_the_harness(evaluator: Evaluator) -> None:
     """The harness accepts its scores and makes estimates of them within the metric's range."""
-    found = evaluate(records(evaluator), {"it": evaluator}, tools_for, seed=0)
-    assert set(found.estimates) == {metric.name for metric in evaluator.metrics}
+    evaluation = evaluate(records(evaluator), {"it": evaluator}, tools_for, seed=0)
+    assert set(evaluation.estimates) == {metric.name for metric in evaluator.metrics}
     for metric in evaluator.metrics:
-        made = found.estimates[metric.name]
+        made = evaluation.estimates[metric.name]
         assert made.num_scored + made.num_unscored == len(records(evaluator))
         if made.value is not None:
             assert metric.low <= made.value <= metric.high
-    assert [note.name for note in EvaluatorNote.of(evaluator).metrics] == list(found.estimates)
+    assert [note.name for note in EvaluatorNote.of(evaluator).metrics] == list(evaluation.estimates)
 
 
 def _tools(evaluator: Evaluator) -> list[Tools]:
@@ -263,7 +263,7 @@ def _tools(evaluator: Evaluator) -> list[Tools]:
 
 def _depending(evaluator: Evaluator, tools: Sequence[Tools]) -> set[str]:
     """Metrics that change with what the tools say."""
-    first, *others = [values(evaluator, records(evaluator), some) for some in tools]
+    first, *others = [values(evaluator, records(evaluator), given) for given in tools]
     return {key[1] for key, score in first.items() if any(other[key].value != score.value for other in others)}
 
 

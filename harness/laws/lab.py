@@ -11,16 +11,20 @@ from functools import cache
 
 import torch
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
+from harness.job import Job
+from harness.laws.tiny_concepts import concepts_folder
 from harness.laws.tiny_vector import vector_file
+from harness.nodes import class_of
 from harness.subject.batch import Decoded
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
+from harness.subject.passes import groups_of
 from harness.subject.sampling import Sampling
 from harness.subject.scorers import open_subject
 from harness.subject.sizes import EngineConfig
-from harness.types import Artifact, Intervention, Layout, Parameters, Range
+from harness.types import Access, Artifact, Intervention, Layout, Method, Parameters, Range
 from harness.workbench import Request, Workbench
 
 SHIPPED_TASKS = ("facts", "behaviors", "sentiment")
@@ -70,12 +74,16 @@ def job_of(overrides: Sequence[str]) -> Job:
 
 _SHORT_TRAINING = ("method.training.epochs=1", "method.training.learning_rate=0.02")
 """Laws hold after any training; a short one with large steps is enough to steer."""
+_SAMPLES = ("task.limit=2", f"task.num_samples={ROWS // 2}", "task.temperature=1.0")
+"""For methods that steer samples of one prompt together: as many rows, of two prompts."""
 _FEW = {"num_vectors": 16, "new_tokens": 4, "reply_tokens": 4, "nodes": 3}
 """Laws hold for any number of what a fit repeats."""
+_CONCEPTS = ("task.halves=both", "task.per_concept=2", "judge=local", "model@judge.model=tiny")
+"""Settings of a task of concepts in words, for methods that learn from these; none of the shipped ones has them."""
 
 
 def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
-    """A small job of a method, on the first shipped task that offers what the method requires.
+    """A small job of a method, on the first task that offers what the method requires.
 
     Args:
         method: name of a YAML of the group ``method``.
@@ -83,23 +91,36 @@ def job_for(method: str, *overrides: str, family: str = "llama") -> Job:
         family: architecture of the tiny model.
 
     Raises:
-        ValueError: no shipped task offers what the method requires.
+        ValueError: no task offers what the method requires.
     """
     node = composed([f"method={method}", *overrides])[0].method
     few = [f"method.{name}={number}" for name, number in _FEW.items() if name in node]
     training = _SHORT_TRAINING if "training" in node else ()
     files = (f"method.path={vector_file()}",) if method == "vector" else ()
+    samples = _SAMPLES if class_of(node["_target_"], Method, "method").couples_rows else ()
 
     refusals = []
-    for task in SHIPPED_TASKS:
-        settings = [f"method={method}", *_SMALL, *files, *training, *few, f"model.family={family}", f"task={task}"]
+    tasks = [[f"task={task}"] for task in SHIPPED_TASKS]
+    tasks.append(["task=axbench", f"task.path={concepts_folder()}", *_CONCEPTS])
+    for task in tasks:
+        settings = [f"method={method}", *_SMALL, *samples, *files, *training, *few, f"model.family={family}", *task]
         try:
-            return job_of([*settings, *overrides])
+            job = job_of([*settings, *overrides])
         except ValueError as error:
             if "the method needs" not in str(error):
                 raise
             refusals.append(str(error))
-    raise ValueError(f"no shipped task offers what {method} requires: {'; '.join(refusals)}")
+            continue
+        if _learns_words(job.method) and not all(shown.concept for shown in job.task.demonstrations()):
+            refusals.append(f"task {task[0]} names no concepts to learn from")
+            continue
+        return job
+    raise ValueError(f"no task of the laws offers what {method} requires: {'; '.join(refusals)}")
+
+
+def _learns_words(method: Method) -> bool:
+    """Whether a method reads the words of the concepts of its training texts."""
+    return Access.CONCEPT in method.access and bool(method.requires)
 
 
 @cache
@@ -121,14 +142,14 @@ def workbench_of(job: Job) -> Workbench:
 
 def spread(parameters: dict[str, float | Range], rows: int) -> list[Parameters]:
     """Parameters for each row: all over the ranges, but never at their lower end, which may be the identity."""
-    found: list[Parameters] = []
+    points: list[Parameters] = []
     for row in range(rows):
         values = {}
         for place, (name, value) in enumerate(parameters.items()):
             share = ((row * (2 * place + 1) + place) % rows + 1) / rows
             values[name] = _inside(value, share) if isinstance(value, Range) else value
-        found.append(values)
-    return found
+        points.append(values)
+    return points
 
 
 def _inside(bounds: Range, share: float) -> float:
@@ -159,6 +180,9 @@ class Lab:
         examples = job.task.examples("test")
         examples = [*examples, examples[0]]
         sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+        if job.method.couples_rows:  # samples are steered alike; the last row, which is not, is a sample of its own
+            first = {example.unit: place for place, example in reversed(list(enumerate(examples[:-1])))}
+            sets = [*(sets[first[example.unit]] for example in examples[:-1]), sets[-1]]
         return cls(job, bench, tuple(Request(e, p, 0) for e, p in zip(examples, sets, strict=True)))
 
     @property
@@ -169,6 +193,15 @@ class Lab:
     def intervention(self) -> Intervention:
         """The edits of all rows."""
         return self.bench.intervention(self.requests)
+
+    def units(self) -> list[list[int]]:
+        """Rows that depend on each other, and on no others: each on its own, or samples of one prompt."""
+        groups = self.intervention().groups
+        return [[row] for row in range(len(self.requests))] if groups is None else groups_of(groups)
+
+    def alone(self, rows: Sequence[int]) -> Intervention:
+        """The edits of these rows, made for them alone."""
+        return self.bench.intervention([self.requests[row] for row in rows])
 
     def prompts(self) -> list[tuple[int, ...]]:
         """Token ids of each row's prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -45,17 +46,17 @@ class Rows:
         cls, network: Network, sites: Sequence[Site], texts: Sequence[Sequence[int]], prompts: Sequence[int]
     ) -> Rows:
         """Read the states of each text, alone in its batch."""
-        found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+        by_site: dict[Site, list[Tensor]] = {site: [] for site in sites}
 
         def note(site: Site, before: Tensor, _after: Tensor, _where: Where) -> None:
-            found[site].append(before[0].clone())
+            by_site[site].append(before[0].clone())
 
         for text, prompt in zip(texts, prompts, strict=True):
             padded = Padded.of([text], network.device)
             with Steering(network.blocks, Intervention(), sites, note) as steering:
                 steering.where = padded.where(torch.tensor([prompt]))
                 network.hidden(padded.ids, padded.positions, Plan())
-        return cls(found, prompts)
+        return cls(by_site, prompts)
 
     def __len__(self) -> int:
         """How many rows."""
@@ -68,17 +69,17 @@ class Rows:
     def take(self, rows: Sequence[int]) -> Rows:
         """The chosen rows; they may repeat."""
         return Rows(
-            {site: [found[row] for row in rows] for site, found in self.states.items()},
+            {site: [own[row] for row in rows] for site, own in self.states.items()},
             [self.prompts[row] for row in rows],
         )
 
     def without_last(self) -> Rows:
         """All but each row's last token."""
-        return Rows({site: [row[:-1] for row in found] for site, found in self.states.items()}, self.prompts)
+        return Rows({site: [row[:-1] for row in own] for site, own in self.states.items()}, self.prompts)
 
     def to(self, dtype: torch.dtype) -> Rows:
         """The states in another precision."""
-        return Rows({site: [row.to(dtype) for row in found] for site, found in self.states.items()}, self.prompts)
+        return Rows({site: [row.to(dtype) for row in own] for site, own in self.states.items()}, self.prompts)
 
     def prefill(self, side: Side) -> Pass:
         """A pass over whole rows from position 0, padded on one side where lengths differ."""
@@ -88,15 +89,15 @@ class Rows:
         real = (positions >= 0) & (positions < lengths)
         where = Where(positions, None if bool(real.all()) else real, torch.tensor(self.prompts), prefill=True)
         states = {}
-        for site, found in self.states.items():
-            states[site] = torch.full((*positions.shape, found[0].shape[1]), GARBAGE, dtype=found[0].dtype)
-            states[site][real] = torch.cat(list(found))
+        for site, own in self.states.items():
+            states[site] = torch.full((*positions.shape, own[0].shape[1]), GARBAGE, dtype=own[0].dtype)
+            states[site][real] = torch.cat(list(own))
         return Pass(states, where)
 
     def last(self) -> Pass:
         """The decoding pass over each row's last token."""
         positions = torch.tensor(self.lengths())[:, None] - 1
-        states = {site: torch.stack([row[-1:] for row in found]) for site, found in self.states.items()}
+        states = {site: torch.stack([row[-1:] for row in own]) for site, own in self.states.items()}
         return Pass(states, Where(positions, None, torch.tensor(self.prompts), prefill=False))
 
 
@@ -112,7 +113,7 @@ class Pass:
         carry = MappingProxyType(dict(carry or {}))
         after = {}
         for site, h in self.states.items():
-            where = self.where.at(site)
+            where = dataclasses.replace(self.where, groups=intervention.groups).at(site)
             if site in intervention.probes:
                 carry = MappingProxyType(dict(intervention.probes[site].read(h, where, carry)))
             after[site] = h

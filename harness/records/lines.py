@@ -105,8 +105,19 @@ def mark_of(path: Path) -> FileMark:
 
 def stored(path: Path) -> Path | None:
     """Where the lines of ``path`` lie: under this name, or compressed under ``.zst``; None if there are none."""
-    packed = path.with_name(path.name + _COMPRESSED)
+    packed = _packed(path)
     return path if path.is_file() else packed if packed.is_file() else None
+
+
+def compress(path: Path) -> None:
+    """Put a finished file's lines under ``.zst``. A kill on the way leaves the plain file, which then counts."""
+    with replaced(_packed(path)) as draft, path.open("rb") as source, draft.open("wb") as target:
+        zstandard.ZstdCompressor(level=9).copy_stream(source, target)
+    path.unlink()
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(path.name + _COMPRESSED)
 
 
 @contextmanager
@@ -181,6 +192,7 @@ class Lines:
         kept = [row for row in self if belongs(row)]
         with replaced(self.path) as draft:
             draft.write_bytes(_encoded(kept))
+        _packed(self.path).unlink(missing_ok=True)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows at the end and wait until they are on the disk; nothing of them stays if that fails."""
@@ -188,6 +200,7 @@ class Lines:
         if not content:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._unpack()
         self._cut_torn_line()
 
         # Unbuffered: closing a buffered file would try to write once more what had just been taken back.
@@ -201,6 +214,16 @@ class Lines:
             except OSError:
                 os.ftruncate(file.fileno(), size)
                 raise
+
+    def _unpack(self) -> None:
+        """Lay the lines out plainly again: a run that was finished is to get more of them."""
+        packed = _packed(self.path)
+        if not packed.exists():
+            return
+        if not self.path.exists():
+            with replaced(self.path) as draft, packed.open("rb") as source, draft.open("wb") as target:
+                zstandard.ZstdDecompressor().copy_stream(source, target)
+        packed.unlink()
 
     def _cut_torn_line(self) -> None:
         if self._whole or not self.path.exists():
@@ -231,11 +254,3 @@ def plain_cell(value: Any) -> Any:
 
 def _encoded(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
-
-
-def compress(path: Path) -> None:
-    """Put a finished file's lines under ``.zst``, in one step."""
-    packed = path.with_name(path.name + _COMPRESSED)
-    with replaced(packed) as draft, path.open("rb") as source, draft.open("wb") as target:
-        zstandard.ZstdCompressor(level=9).copy_stream(source, target)
-    path.unlink()

@@ -98,11 +98,14 @@ def _wait(lock: FileLock, folder: Path, wait_seconds: float) -> None:
             holder = holder_of(folder) or holder
             if holder is not None and holder.is_other:
                 last_alive = time.monotonic()
+
+            # Only silence counts: a holder that works for hours is waited for.
             if time.monotonic() - last_alive > wait_seconds:
                 raise RuntimeError(
                     f"{holder or 'another process'} is working on {folder} and gave no sign of life for "
                     f"{wait_seconds:g} s"
                 )
+
             time.sleep(_POLL_SECONDS)
 
 

@@ -19,13 +19,13 @@ _PACKAGES = ("steering-harness", "torch", "transformers", "optuna", "hydra-core"
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
@@ -42,6 +42,8 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
+
+    # Untracked files are left out: runs and notes beside the code do not change it.
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from harness.records.keys import key_of
 from harness.records.lines import stored
 from harness.records.rows import UNSTEERED, Selected
-from harness.records.run import ARTIFACT_FILE, TRIALS_FILE, StoredRun, read_run
+from harness.records.run import ARTIFACT_FILE, TRIALS_FILE
+from harness.records.stored import StoredRun, read_run
 
 FORMAT = 3
 """Bump by hand whenever the same directory is published differently, so that earlier copies are replaced."""
@@ -78,6 +79,7 @@ def read_publication(run_folder: Path, group: str | None, tags: Iterable[str] = 
     run = read_run(run_folder)
     record = run.record
     columns, rows = _table(run)
+
     return Publication(
         id=key_of(["run", record.key, run.name]),
         name=run.name,
@@ -124,14 +126,15 @@ def _config(run: StoredRun) -> dict[str, Any]:
 
 
 def _summary(run: StoredRun) -> dict[str, Any]:
+    """Every figure of the run under one flat name each, as a tracker's tables want them."""
     record = run.record
     sets = {"": record.estimates, "unselected_set/": record.estimates_unselected_set or {}}
-    estimates = {
-        f"{prefix}{metric}/{field}": getattr(estimate, field)
-        for prefix, by_metric in sets.items()
-        for metric, estimate in by_metric.items()
-        for field in INTERVAL
-    }
+
+    estimates: dict[str, Any] = {}
+    for prefix, by_metric in sets.items():
+        for metric, estimate in by_metric.items():
+            estimates |= {f"{prefix}{metric}/{field}": getattr(estimate, field) for field in INTERVAL}
+
     receipt = record.receipt.model_dump() if record.receipt else {}
     sides = {
         "derived": record.derived,
@@ -210,12 +213,16 @@ def _curve(run: StoredRun) -> tuple[tuple[int, float], ...]:
     tested = set(run.counted)
     of_tests: dict[str, dict[int, float]] = defaultdict(dict)
     of_others: dict[str, dict[int, float]] = defaultdict(dict)
+
     for row in run.trial_rows():
         objectives = of_tests if row["example_id"] in tested else of_others
         objectives[row["example_id"]][row["trial"]] = row["objective"]
+
+    # Trials on other items say how the search went only where the test items themselves were not searched.
     objectives = of_tests or of_others
     if not objectives:
         return ()
+
     numbers = sorted(set.intersection(*map(set, objectives.values())))
     by_example = [[objective[number] for number in numbers] for objective in objectives.values()]
     best = _best_so_far(by_example, shared=not of_tests)

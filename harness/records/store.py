@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.records.lines import (
     FileMark,
     Lines,
+    compress,
     mark_of,
     read_json,
     read_lines,
@@ -69,6 +70,10 @@ class Sizes:
     asked_budget: int | None
 
 
+COMPRESSED_FROM_BYTES = 1_000_000
+"""Smaller files stay as they are, for people to look into."""
+
+
 @dataclass(eq=False)
 class GenerationStore:
     """``generations/<key>/``: ``meta.json``, the fitted artifact, trials, generations, cost and the receipt.
@@ -121,12 +126,16 @@ class GenerationStore:
         return {name: mark for name, mark in self.files.items() if name != LATENTS_FILE or "latents" in kinds}
 
     def seal(self) -> dict[str, FileMark]:
-        """Note what the files of lines hold, now that all is generated."""
+        """Note what the files of lines hold, now that all is generated, and compress those that are large."""
         files = (GENERATIONS_FILE, TRIALS_FILE, LATENTS_FILE)
         names = [name for name in files if stored(self.folder / name) is not None]
         marks = {name: mark_of(self.folder / name) for name in names}
         content = {**(self.meta or {"format": FORMAT}), "files": {name: vars(mark) for name, mark in marks.items()}}
         write_json(self.folder / "meta.json", content)
+        for name in names:
+            place = self.folder / name
+            if place.is_file() and place.stat().st_size >= COMPRESSED_FROM_BYTES:
+                compress(place)
         return marks
 
     def trials(self) -> Iterator[Trial]:

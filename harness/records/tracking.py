@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases: open while they last, whole at their end. The only file that imports wandb.
+"""Runs in Weights & Biases: open while they last, whole at their end.
 
 What stands in W&B at the end is made from the run's directory, so that it can be made again from there.
 """
@@ -9,26 +9,24 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal, get_args
 
-from harness.progress import Figures, watched
+from harness.progress import watched
 from harness.records.keys import key_of
 from harness.records.lines import read_json, write_json
 from harness.records.publication import Publication, read_publication
+from harness.records.wandb_run import Live, Way, begin, one_line, staging, wandb_settings, wanted_mode
 
 logger = logging.getLogger(__name__)
 
-Way = Literal["offline", "online", "disabled"]
 Mode = Literal["auto", "offline", "online", "disabled"]
 TABLE = "examples"
 TRIALS, BEST_OBJECTIVE = "search/trials", "search/best_objective"
 REPORT = "report"
 """Job type of a comparison's report."""
-_PROGRESS_EVERY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +113,9 @@ class WandbTracking(Tracking):
                 return None
             copy, folder = _run_copy(run_folder, self.group or group, self.tags), run_folder.parent / "wandb"
             self._forget(copy, folder, mode)
-            return Live(copy.id, mode, self._begin(copy, folder, mode))
+            return self._begun(copy, folder, mode)
         except Exception as error:
-            logger.debug("no live run in W&B: %s", _one_line(error))
+            logger.debug("no live run in W&B: %s", one_line(error))
             return None
 
     def publish(self, run_folder: Path, group: str | None = None, live: Live | None = None) -> str | None:
@@ -154,8 +152,8 @@ class WandbTracking(Tracking):
             if live is not None and live.is_open and self._completed(live, copy, folder):
                 return copy.id
             return self._publish(copy, folder, mode)
-        except Exception as error:
-            logger.warning("%s was not published to W&B: %s", source, _one_line(error))
+        except Exception as error:  # of wandb, of the network, of the disk: none of them may cost a run
+            logger.warning("%s was not published to W&B: %s", source, one_line(error))
             return None
 
     def _publish(self, copy: _Copy, folder: Path, mode: Way) -> str:
@@ -163,11 +161,11 @@ class WandbTracking(Tracking):
             return copy.id
         try:
             self._replace(copy, folder, mode)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the copy may still be kept on this disk
             if self.mode != "auto" or mode == "offline":
                 raise
             os.environ["WANDB_MODE"] = "offline"  # the other jobs of this process need not wait for it again
-            logger.warning("W&B cannot be reached, copies stay in %s for wandb sync: %s", folder, _one_line(error))
+            logger.warning("W&B cannot be reached, copies stay in %s for wandb sync: %s", folder, one_line(error))
             return self._publish(copy, folder, "offline")
         return copy.id
 
@@ -181,13 +179,13 @@ class WandbTracking(Tracking):
     def _completed(self, live: Live, copy: _Copy, folder: Path) -> bool:
         """Add what is known at the end to the open run and close it; False, with nothing left of it, if that failed."""
         try:
-            with _settings_of_wandb(folder, copy.id, live.mode):
+            with wandb_settings(folder, copy.id, live.mode):
                 live.run.config.update(copy.opening.get("config", {}), allow_val_change=True)
                 live.run.notes = copy.opening.get("notes")
                 copy.write(live.run)
                 live.close(int(copy.failed))
         except Exception as error:
-            logger.debug("the live run in W&B could not be completed: %s", _one_line(error))
+            logger.debug("the live run in W&B could not be completed: %s", one_line(error))
             live.close(exit_code=1)
             _discard(folder, copy.id, live.mode)
             return False
@@ -198,8 +196,8 @@ class WandbTracking(Tracking):
         """Make the copy, or leave nothing of it: half a copy must not be there to be synced."""
         self._forget(copy, folder, mode)
         try:
-            with _settings_of_wandb(folder, copy.id, mode):
-                live = Live(copy.id, mode, self._begin(copy, folder, mode))
+            with wandb_settings(folder, copy.id, mode):
+                live = self._begun(copy, folder, mode)
                 exit_code = 1
                 try:
                     copy.write(live.run)
@@ -219,23 +217,9 @@ class WandbTracking(Tracking):
         if (read_json(receipt) or {}).get("mode") == mode:
             receipt.unlink()
 
-    def _begin(self, copy: _Copy, folder: Path, mode: Way) -> Any:
-        """A W&B run, open."""
-        with _settings_of_wandb(folder, copy.id, mode):
-            import wandb
-
-            try:
-                return wandb.init(
-                    project=self.project,
-                    entity=self.entity,
-                    id=copy.id,
-                    dir=str(folder.parent.resolve()),
-                    settings=wandb.Settings(mode=mode, **_quiet(self.timeout)),
-                    **copy.opening,
-                )
-            except BaseException:
-                wandb.teardown()  # a failed service would keep the id to itself
-                raise
+    def _begun(self, copy: _Copy, folder: Path, mode: Way) -> Live:
+        where = {"project": self.project, "entity": self.entity, "timeout": self.timeout}
+        return begin(copy.id, copy.opening, folder, mode, **where)
 
     def _sent(self, copy: _Copy, folder: Path, mode: Way) -> None:
         """Note that the copy is whole."""
@@ -243,46 +227,6 @@ class WandbTracking(Tracking):
             for made in ("online", "offline"):
                 _discard(folder, copy.id, made)
         write_json(_receipt(folder, copy.id), self._claim(copy, mode))
-
-
-@dataclass
-class Live:
-    """A W&B run while it is open.
-
-    Args:
-        id: of the run.
-        mode: online or offline.
-        run: W&B's object.
-    """
-
-    id: str
-    mode: Way
-    run: Any
-    is_open: bool = True
-    _next_seconds: float = 0.0
-
-    def log(self, figures: Figures) -> None:
-        """Hand on what the job reports: every round of a search, and how far it is every two seconds at most."""
-        if not self.is_open or ("progress/phase" in figures and monotonic() < self._next_seconds):
-            return
-        if "progress/phase" in figures:
-            self._next_seconds = monotonic() + _PROGRESS_EVERY_SECONDS
-        try:
-            self.run.log(dict(figures))
-        except Exception as error:  # a tracker that fails costs no run
-            logger.debug("W&B took no figures: %s", _one_line(error))
-
-    def close(self, exit_code: int) -> None:
-        """Close the run, once; its file is complete afterwards."""
-        if not self.is_open:
-            return
-        self.is_open = False
-        import wandb
-
-        try:
-            self.run.finish(exit_code=exit_code)
-        finally:
-            wandb.teardown()
 
 
 @dataclass(frozen=True)
@@ -344,79 +288,12 @@ def _report_copy(path: Path, group: str | None, tags: tuple[str, ...]) -> _Copy:
     return _Copy(key_of([REPORT, name]), key_of([opening, page]), opening, write)
 
 
-def _quiet(timeout: float) -> dict[str, Any]:
-    """No console output, no look at this machine or its files: the run's directory already says where it comes from."""
-    return {
-        "silent": True,
-        "console": "off",
-        "reinit": "create_new",
-        "disable_code": True,
-        "disable_git": True,
-        "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "x_disable_stats": True,
-        "x_save_requirements": False,
-        "init_timeout": timeout,
-        "finish_timeout": timeout,
-        "finish_timeout_raises": True,
-    }
-
-
-def wanted_mode() -> Way:
-    """What WANDB_MODE asks for; without it online if there is a login, otherwise offline."""
-    asked: dict[str, Way] = {
-        "online": "online",
-        "run": "online",
-        "offline": "offline",
-        "dryrun": "offline",
-        "disabled": "disabled",
-    }
-    return asked.get(os.environ.get("WANDB_MODE", "")) or ("online" if is_logged_in() else "offline")
-
-
-def is_logged_in() -> bool:
-    """Whether the environment, a netrc file or W&B's settings hold a key; no network is used and nothing is asked."""
-    with _environment(WANDB_SILENT="true"):
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib import wbauth
-
-        host = wandb_setup.singleton().settings.base_url
-        return wbauth.authenticate_session(host=host, source="", prompt=False, update_session=False) is not None
-
-
 def _receipt(folder: Path, id: str) -> Path:
     return folder / "published" / f"{id}.json"
-
-
-def _staging(folder: Path, id: str, mode: Way) -> Path:
-    return folder / "staging" / f"{mode}-{id}"
 
 
 def _discard(folder: Path, id: str, mode: Way) -> None:
     """Remove earlier copies on this disk, finished or not."""
     start = "offline-run" if mode == "offline" else "run"
-    for path in (_staging(folder, id, mode), *folder.glob(f"{start}-*-{id}")):
+    for path in (staging(folder, id, mode), *folder.glob(f"{start}-*-{id}")):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _settings_of_wandb(folder: Path, id: str, mode: Way) -> AbstractContextManager[None]:
-    return _environment(WANDB_SILENT="true", WANDB_DATA_DIR=str(_staging(folder, id, mode).resolve()))
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for a moment: wandb reads some settings nowhere else."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -67,8 +67,8 @@ def answer(comparison: Comparison) -> str:
         number = comparison.num_units
         return f"{number} {_items(comparison)} were answered, and no method was run that could claim anything."
     sides = [_side(comparison, oracle) for oracle in (False, True)]
-    said = "; ".join(filter(None, sides))
-    return f"On {comparison.num_units} {_items(comparison)}, in “{comparison.primary}”: {said}."
+    statements = "; ".join(filter(None, sides))
+    return f"On {comparison.num_units} {_items(comparison)}, in “{comparison.primary}”: {statements}."
 
 
 def _items(comparison: Comparison) -> str:
@@ -79,19 +79,22 @@ def _side(comparison: Comparison, oracle: bool) -> str:
     claims = [claim for claim in comparison.claims if claim.oracle == oracle]
     if not claims:
         return ""
+
     better, worse = ([claim.method for claim in claims if claim.verdict == word] for word in ("better", "worse"))
     tested = [claim for claim in claims if not claim.untested]
     who = "of the oracles, which saw the answers, " if oracle else ""
     if not tested:
         return f"{who}{'none' if oracle else 'no deployable method'} could be tested ({claims[0].untested})"
+
     opponents = "the un-steered model" + (" and its controls" if _has_controls(tested) else "")
     if better:
-        said = f"{who}{joined(better)} {'is' if len(better) == 1 else 'are'} better than {opponents}"
+        sentence = f"{who}{joined(better)} {'is' if len(better) == 1 else 'are'} better than {opponents}"
     else:
-        said = f"{who}{'none' if oracle else 'no deployable method'} is shown to be better than {opponents}"
+        sentence = f"{who}{'none' if oracle else 'no deployable method'} is shown to be better than {opponents}"
+
     if worse:
-        said += f", {joined(worse)} {'is' if len(worse) == 1 else 'are'} worse"
-    return said + _could_have_seen([claim for claim in tested if claim.verdict == "not settled"])
+        sentence += f", {joined(worse)} {'is' if len(worse) == 1 else 'are'} worse"
+    return sentence + _could_have_seen([claim for claim in tested if claim.verdict == "not settled"])
 
 
 def _has_controls(claims: Sequence[Claim]) -> bool:
@@ -123,6 +126,7 @@ def _error_held(comparison: Comparison, calibration: Mapping[str, object]) -> st
         for entry in comparison.entries
         if (correction := comparison.correction(entry, comparison.primary)) is not None
     ]
+
     if counts:
         auditor = calibration.get("audited_by")
         name = auditor.get("judge", "a second judge") if isinstance(auditor, Mapping) else "a second judge"
@@ -131,6 +135,7 @@ def _error_held(comparison: Comparison, calibration: Mapping[str, object]) -> st
             f"{graded} units per entry were graded by {name} too: the corrected mean's interval holds judge error; "
             "gains and tests hold sampling error only."
         )
+
     graded = any(run.audits.get(comparison.primary) for entry in comparison.entries for run in entry.runs)
     why = f"a second judge graded fewer than {SMALLEST_AUDIT}" if graded else "no second judge graded a sample"
     return f"Intervals hold sampling error only: {why}."

@@ -90,6 +90,7 @@ def _claim(entry: Entry, contrasts: Sequence[Contrast], metric: str) -> Claim:
     baseline = [item for item in own if item.kind == "baseline"]
     controls = [item for item in own if item.kind == "control"]
     opponents = tuple(controls if chosen_by_failure(entry) else baseline + controls)
+
     untested = ""
     if not entry.scores(metric):
         untested = f"{metric} was not scored"
@@ -99,6 +100,7 @@ def _claim(entry: Entry, contrasts: Sequence[Contrast], metric: str) -> Claim:
         untested = f"{metric} was optimised against these answers, and no control did the same"
     elif not opponents:
         untested = "the baseline was bound to lose, and no control was run"
+
     return Claim(entry.name, entry.oracle, opponents, untested)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.data import Example
-from harness.records.run import StoredRun, read_run
+from harness.records.stored import StoredRun, read_run
 from harness.report.audit import Corrected, corrections
 from harness.report.claims import Claim, Pairs, claims_of, tested_pairs
 from harness.report.contrasts import Contrast, planned_contrasts
@@ -146,30 +146,40 @@ def compare(
         return listing(failures)
     runs = merged(runs)
     refuse_incomparable(runs, across_models)
-    entries = in_reading_order(group_entries(runs))
-    declared = {name: metric for entry in entries for name, metric in entry.metrics.items()}
-    declared = {name: metric for name, metric in declared.items() if any(entry.scores(name) for entry in entries)}
-    tested = _primary(entries, declared, primary)
-    headline = tuple(filter(None, dict.fromkeys([tested, *_firsts(entries, declared)])))
-    declared = {name: declared[name] for name in [*headline, *(name for name in declared if name not in headline)]}
+    return _compared(runs, failures, primary, pairs)
 
-    contrasts = planned_contrasts(entries, declared)
-    claims = claims_of(entries, contrasts, tested)
-    contrasts = tested_pairs(contrasts, claims, tested, pairs)
+
+def _compared(runs: Sequence[StoredRun], failures: Sequence[Failure], primary: str | None, pairs: Pairs) -> Comparison:
+    """Everything that is said about runs that may be compared."""
+    entries = in_reading_order(group_entries(runs))
+    scored = _scored_metrics(entries)
+    tested = _primary(entries, scored, primary)
+    headline = tuple(filter(None, dict.fromkeys([tested, *_firsts(entries, scored)])))
+    metrics = {name: scored[name] for name in dict.fromkeys([*headline, *scored])}
+
+    planned = planned_contrasts(entries, metrics)
+    claims = claims_of(entries, planned, tested)
+    contrasts = tested_pairs(planned, claims, tested, pairs)
     return Comparison(
         title=_title(runs),
         entries=tuple(entries),
         failures=tuple(failures),
-        metrics=declared,
+        metrics=metrics,
         primary=tested,
         headline=headline,
-        estimates={entry.name: _estimates(entry, declared) for entry in entries},
+        estimates={entry.name: _estimates(entry, metrics) for entry in entries},
         contrasts=contrasts,
         claims=claims,
         baseline=next((entry for entry in entries if entry.is_baseline), None),
         notices=notices_of(entries, contrasts, tested),
-        corrected={entry.name: corrections(entry, declared) for entry in entries},
+        corrected={entry.name: corrections(entry, metrics) for entry in entries},
     )
+
+
+def _scored_metrics(entries: Sequence[Entry]) -> dict[str, Metric]:
+    """Metrics that an evaluator declares and for which at least one entry has scores."""
+    declared = {name: metric for entry in entries for name, metric in entry.metrics.items()}
+    return {name: metric for name, metric in declared.items() if any(entry.scores(name) for entry in entries)}
 
 
 def listing(failures: Sequence[Failure]) -> Comparison:
@@ -189,6 +199,7 @@ def _countable(paths: Sequence[Path], strict: bool) -> tuple[list[StoredRun], li
                 raise ValueError(f"{path.name}: {error}") from error
             failures.append(Failure(path.name, path, str(error)))
             continue
+
         if (reason := truncation(run)) and strict and run.record.status == "done":
             raise ValueError(f"{run.name}: {reason}; run its command again to complete it")
         if reason := why_not_counted(run):
@@ -211,7 +222,8 @@ def _primary(entries: Sequence[Entry], declared: Mapping[str, Metric], chosen: s
 
 def _firsts(entries: Sequence[Entry], declared: Mapping[str, Metric]) -> list[str]:
     """The first metric that each evaluator declares."""
-    notes = [note for entry in entries for run in entry.runs for note in run.record.evaluators.values()]
+    records = [run.record for entry in entries for run in entry.runs]
+    notes = [note for record in records for note in record.evaluators.values()]
     names = dict.fromkeys(note.metrics[0].name for note in notes if note.metrics)
     return [name for name in names if name in declared]
 

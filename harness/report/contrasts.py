@@ -85,9 +85,11 @@ def planned_contrasts(
     """
     means = {(entry.name, name): entry.means(name) for entry in entries for name in declared if name in entry.metrics}
     contrasts = []
+
     for kind, ours, theirs in planned_pairs(entries):
         budgets = (ours.trials, theirs.trials)
         unequal = budgets if kind in ("control", "methods") and budgets[0] != budgets[1] else None
+
         for name, metric in declared.items():
             mine, other = (means.get((side.name, name), {}) for side in (ours, theirs))
             difference = paired_difference(metric, mine, other, draws=draws)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.run import RUN_FILE, RunRecord, StoredRun
+from harness.records.run import RUN_FILE, RunRecord
+from harness.records.stored import StoredRun
 from harness.statistics import mean_of
 
 UNSTEERED_CONTROLS = frozenset({"best_of_n", "gold_in_prompt"})
@@ -21,15 +22,16 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     """
     folders: list[Path] = []
     for path in paths:
-        found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
-        here = [folder for folder in found if not _awaits_scoring(folder)]
-        if found and not here:
+        runs = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
+        scored = [folder for folder in runs if not _awaits_scoring(folder)]
+
+        if runs and not scored:
             raise ValueError(
-                f"{path} holds imported texts without scores: python -m harness.score {found[0]} comes first"
+                f"{path} holds imported texts without scores: python -m harness.score {runs[0]} comes first"
             )
-        if not here:
+        if not scored:
             raise ValueError(f"{path}: no {RUN_FILE} here or below; give run folders or a sweep's folder")
-        folders += [folder for folder in here if folder not in folders]
+        folders += [folder for folder in scored if folder not in folders]
     return folders
 
 

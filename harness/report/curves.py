@@ -44,8 +44,8 @@ def strength_curves(entries: Sequence[Entry]) -> list[StrengthCurve]:
     for entry in entries:
         for key, value in entry.settings.items():
             if key.startswith(_STRENGTHS) and isinstance(value, (int, float)) and not isinstance(value, bool):
-                rest = {name: leaf for name, leaf in entry.settings.items() if name != key}
-                families[key, json.dumps(rest, sort_keys=True, default=str)].append((float(value), entry))
+                others = {name: leaf for name, leaf in entry.settings.items() if name != key}
+                families[key, json.dumps(others, sort_keys=True, default=str)].append((float(value), entry))
     return [
         StrengthCurve(points[0][1].label("method"), _leaf(key), tuple(sorted(points, key=lambda point: point[0])))
         for (key, _), points in families.items()
@@ -84,12 +84,11 @@ def steerability(comparison: Comparison) -> list[Steerability]:
     """For every strength curve of at least three points (the un-steered model stands at 0) and every headline mean."""
     curves = [curve for curve in strength_curves(comparison.entries) if curve.setting.endswith("strength")]
     points = [(curve, _with_zero(curve, baseline_of(curve.points[0][1], comparison.entries))) for curve in curves]
+    # An example that only passes or fails has no slope.
+    headline = [comparison.metrics[name] for name in comparison.headline]
+    graded = [metric for metric in headline if metric.kind != "proportion"]
     return [
-        _steerability(curve, found, comparison.metrics[name])
-        for curve, found in points
-        if len(found) > 2
-        for name in comparison.headline
-        if comparison.metrics[name].kind != "proportion"
+        _steerability(curve, measured, metric) for curve, measured in points if len(measured) > 2 for metric in graded
     ]
 
 
@@ -98,12 +97,14 @@ def _with_zero(curve: StrengthCurve, baseline: Entry | None) -> list[tuple[float
     return [*unsteered, *curve.points]
 
 
-def _steerability(curve: StrengthCurve, found: Sequence[tuple[float, Entry]], metric: Metric) -> Steerability:
-    points = [(strength, entry.means(metric.name)) for strength, entry in found]
+def _steerability(curve: StrengthCurve, measured: Sequence[tuple[float, Entry]], metric: Metric) -> Steerability:
+    points = [(strength, entry.means(metric.name)) for strength, entry in measured]
     shared = set.intersection(*(set(means) for _, means in points))
+
     offsets = np.array([strength for strength, _ in points])
     offsets -= offsets.mean()
     slopes = [float(offsets @ [means[unit] for _, means in points] / (offsets @ offsets)) for unit in sorted(shared)]
+
     better = 1 if metric.higher_is_better else -1
     return Steerability(
         curve.method,

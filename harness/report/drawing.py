@@ -161,15 +161,18 @@ def _set_axes(axes: Axes, layout: Mapping[str, Any], rows: Sequence[str]) -> Non
     across, down = layout.get("xaxis", {}), layout.get("yaxis", {})
     axes.set_xlabel(_plain(across.get("title", {}).get("text", "")))
     axes.set_ylabel(_plain(down.get("title", {}).get("text", "")))
+
     if across.get("type") == "log":
         axes.set_xscale("log")
     if down.get("type") == "log":
         axes.set_yscale("log")
+
     if "ticktext" in down:
         axes.set_yticks(down["tickvals"], [_plain(text) for text in down["ticktext"]])
         axes.set_ylim(down["range"])
     elif rows:
         axes.set_yticks(range(len(rows)), [_plain(name) for name in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
+
     if across.get("zeroline"):
         axes.axvline(0, color=_SOFT, linewidth=1, zorder=1)

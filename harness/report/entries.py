@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.records.run import StoredRun, printable
+from harness.records.run import printable
+from harness.records.stored import StoredRun
 from harness.scoring import Metric
 from harness.statistics import in_own_unit, means_by, on_scale, unit_means
 
@@ -89,12 +90,13 @@ class Entry:
 
     @cached_property
     def _scores(self) -> dict[str, dict[str, float]]:
-        found = {}
+        by_metric = {}
         for name, metric in self.metrics.items():
+            # Averaged on the metric's own scale: perplexities, for one, by their logarithms.
             scores = [pair for run in self.runs for pair in run.scores.get(name, {}).items()]
             means = means_by((example, None if s is None else on_scale(metric, s)) for example, s in scores)
-            found[name] = {example: in_own_unit(metric, mean) for example, mean in means.items()}
-        return found
+            by_metric[name] = {example: in_own_unit(metric, mean) for example, mean in means.items()}
+        return by_metric
 
     def scores(self, metric: str) -> dict[str, float]:
         """Score by example id, averaged over seeds; unscored examples are left out."""
@@ -175,6 +177,7 @@ def group_entries(runs: Sequence[StoredRun]) -> list[Entry]:
     members = [tuple(group) for group in groups.values()]
     for group in members:
         _refuse_copies(group)
+
     settings_of_each = [settings(group[0]) for group in members]
     names = _names([group[0] for group in members], settings_of_each)
     return [Entry(*parts) for parts in zip(names, members, settings_of_each, strict=True)]
@@ -193,6 +196,7 @@ def _names(runs: Sequence[StoredRun], settings_of_each: Sequence[Mapping[str, An
     short = [_joined(run, ("method", "control")) for run in runs]
     names = []
     for run, name in zip(runs, short, strict=True):
+        # An axis is named only where it tells this entry from others of the same name.
         namesakes = [other for other, same in zip(runs, short, strict=True) if same == name]
         axes = ("search", "model", "protocol")
         differing = [axis for axis in axes if len({other.record.labels.shown(axis) for other in namesakes}) > 1]
@@ -242,6 +246,7 @@ def _refuse_examples(first: StoredRun, run: StoredRun) -> None:
             f"{start} share {len(ours & theirs)} of {len(ours | theirs)} examples; only in the first: "
             f"{_few(sorted(ours - theirs))}; only in the second: {_few(sorted(theirs - ours))}"
         )
+
     for name, example in first.counted.items():
         other = run.counted[name]
         for part, here, there in (
@@ -249,6 +254,8 @@ def _refuse_examples(first: StoredRun, run: StoredRun) -> None:
         ):  # fmt: skip
             if here != there:
                 raise ValueError(f"{start} have another {part} for example {name}: {here!r} against {there!r}")
+
+    # Examples of the same question and answer may differ in what else they hold.
     marks = [side.record.provenance.task_fingerprint for side in (first, run)]
     if all(marks) and marks[0] != marks[1]:
         raise ValueError(f"{start} have the task fingerprints {marks[0]} and {marks[1]}")

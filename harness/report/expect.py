@@ -115,9 +115,9 @@ def matching_entry(comparison: Comparison, label: str) -> Entry | None:
 
 def measured(comparison: Comparison, entry: Entry, metric: str) -> float | None:
     """Our value of a metric, or of a derived figure (mean over seeds)."""
-    found = comparison.estimates[entry.name].get(metric)
-    if found is not None:
-        return found.value
+    estimate = comparison.estimates[entry.name].get(metric)
+    if estimate is not None:
+        return estimate.value
     derived = [run.record.derived.get(metric) for run in entry.runs]
     values = [value for value in derived if value is not None]
     return sum(values) / len(values) if values else None

@@ -55,8 +55,10 @@ def figures(comparison: Comparison) -> dict[str, list[Figure]]:
         "chosen": [figure for oracle in sides for figure in chosen_figures(comparison, oracle)],
         "breakdown": [figure for oracle in sides for figure in breakdown_figures(comparison, oracle)],
     }
-    kept = {name: [figure for figure in found if figure is not None] for name, found in sections.items()}
-    return {name: found for name, found in kept.items() if found}
+
+    # A figure without data is None, and a section without figures is left out.
+    drawn = {name: [figure for figure in section if figure is not None] for name, section in sections.items()}
+    return {name: section for name, section in drawn.items() if section}
 
 
 def _figure(title: str, data: list[Figure], height: int, metric: str = "", **layout: Any) -> Figure:
@@ -135,11 +137,13 @@ def difference_figure(comparison: Comparison, metric: str, oracle: bool) -> Figu
     contrasts = [c for c in comparison.contrasts if c.difference.metric == metric and c.ours in shown]
     if not contrasts:
         return None
+
     data = []
     for kind, (label, tone) in _KINDS.items():
         mine = [contrast for contrast in contrasts if contrast.kind == kind]
         if mine:
             data.append(_difference_trace(comparison, mine, label, PALETTE[tone]))
+
     declared = comparison.metrics[metric]
     axis = _difference_axis(
         f"difference in {escape(metric)} (better is {'right' if declared.higher_is_better else 'left'})", declared
@@ -186,7 +190,7 @@ def strength_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     curves = strength_curves(comparison.side(oracle))
     if not curves:
         return []
-    found = []
+    drawn = []
     for metric in comparison.metrics:
         data = [
             _curve_trace(f"{curve.method} · {curve.setting}", [strength for strength, _ in curve.points],
@@ -196,8 +200,8 @@ def strength_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
         setting = escape(curves[0].setting) if len({curve.setting for curve in curves}) == 1 else "strength"
         axes = {"xaxis": {"title": {"text": setting}}, "yaxis": _value_axis(comparison.metrics[metric])}
         data += _baseline_trace(comparison, curves, metric)
-        found.append(_figure(_sided(metric, comparison, oracle), data, 380, metric, **axes))
-    return found
+        drawn.append(_figure(_sided(metric, comparison, oracle), data, 380, metric, **axes))
+    return drawn
 
 
 def _value_axis(metric: Metric) -> Figure:
@@ -277,12 +281,12 @@ def _pareto_traces(label: str, known: Sequence[tuple[Entry, Any, Any]], colour: 
 
 def trials_figure(comparison: Comparison, oracle: bool) -> Figure | None:
     """Best objective so far against the number of trials, mean over examples with intervals."""
-    found = [(entry, curve) for entry in comparison.side(oracle) if (curve := search_curve(entry)) is not None]
-    if not found:
+    searched = [(entry, curve) for entry in comparison.side(oracle) if (curve := search_curve(entry)) is not None]
+    if not searched:
         return None
-    families = list(dict.fromkeys(_family(entry) for entry, _ in found))
+    families = list(dict.fromkeys(_family(entry) for entry, _ in searched))
     tones = {family: PALETTE[index % len(PALETTE)] for index, family in enumerate(families)}
-    data = [_search_trace(entry, curve, tones[_family(entry)]) for entry, curve in found]
+    data = [_search_trace(entry, curve, tones[_family(entry)]) for entry, curve in searched]
     axes = {"xaxis": {"title": {"text": "trials per example"}}, "yaxis": {"title": {"text": "best objective so far"}}}
     return _figure(_sided("objective", comparison, oracle), data, 440, **axes)
 
@@ -312,16 +316,16 @@ def chosen_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     }
     layers = {name: values for name, values in rows.items() if name.rsplit(" · ", 1)[-1].endswith("layer")}
     strengths = {name: values for name, values in rows.items() if name not in layers}
-    found = []
+
+    maps = []
     for title, chosen in (("strengths", strengths), ("layers", layers)):
         if chosen:
-            found.append(_histogram_map(_sided(title, comparison, oracle), chosen))
-    return found
+            maps.append(_histogram_map(_sided(title, comparison, oracle), chosen))
+    return maps
 
 
 def _histogram_map(title: str, rows: Mapping[str, Sequence[float]]) -> Figure:
-    every = np.concatenate([np.asarray(values) for values in rows.values()])
-    edges = _edges(every)
+    edges = _edges(np.concatenate([np.asarray(values) for values in rows.values()]))
     shares = [np.histogram(values, edges)[0] / len(values) for values in rows.values()]
     labels = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
     heat = {
@@ -345,12 +349,17 @@ def _edges(values: np.ndarray, count: int = 12) -> np.ndarray:
 
 def breakdown_figures(comparison: Comparison, oracle: bool) -> list[Figure]:
     """Mean of each headline metric by topic, answer type or group."""
-    found = []
+    drawn = []
     for field in ("topic", "answer_type", "group"):
         groups = categories(comparison, field)
         if groups:
-            found.extend(_breakdown(comparison, field, groups, metric, oracle) for metric in comparison.headline)
-    return found
+            drawn.extend(_breakdown(comparison, field, groups, metric, oracle) for metric in comparison.headline)
+    return drawn
+
+
+def _means_by_group(entry: Entry, metric: Metric, groups: Mapping[str, Sequence[str]]) -> list[float | None]:
+    scores = entry.scores(metric.name)
+    return [mean_of(metric, [scores.get(example) for example in ids]) for ids in groups.values()]
 
 
 def _breakdown(
@@ -358,10 +367,7 @@ def _breakdown(
 ) -> Figure:
     shown = [entry for entry in comparison.side(oracle) if not entry.control]
     metric = comparison.metrics[name]
-    means = [
-        [mean_of(metric, [entry.scores(name).get(example) for example in ids]) for ids in groups.values()]
-        for entry in shown
-    ]
+    means = [_means_by_group(entry, metric, groups) for entry in shown]
     heat = {
         "type": "heatmap", "z": means, "y": [escape(entry.name) for entry in shown],
         "x": [escape(f"{group} ({len(ids)})") for group, ids in groups.items()],

@@ -137,6 +137,7 @@ def _corrected(correction: Corrected | None) -> dict[str, Any]:
 def _verdict(claim: Claim | None) -> dict[str, Any]:
     if claim is None or claim.fairest is None:
         return {}
+
     value, low, high = claim.fairest.difference.gain
     return {
         "fairest_opponent": claim.fairest.theirs,

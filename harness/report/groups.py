@@ -31,9 +31,9 @@ def compare_groups(
     Raises:
         ValueError: if there is no run, or runs that must be compared differ in their examples, evaluators or model.
     """
-    found = run_folders(paths)
-    named = all(path in found for path in paths)
-    groups = [found] if named and strict else group_paths(found, across_models)
+    folders = run_folders(paths)
+    named = all(path in folders for path in paths)
+    groups = [folders] if named and strict else group_paths(folders, across_models)
     attempt = compare if strict else _compare_or_list
     return [attempt(group, across_models=across_models, primary=primary, pairs=pairs) for group in groups]
 

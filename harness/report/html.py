@@ -70,6 +70,7 @@ def render(comparisons: Sequence[Comparison], published: Sequence[Sequence[Publi
         "sides": SIDES,
         "doubtful": is_doubtful,
     }
+
     scripts = [_script(get_plotlyjs()), _script(_resource("report.js"))]
     data = [payload(comparison, own) for comparison, own in zip(comparisons, drawn, strict=True)]
     return environment.from_string(_resource("report.html")).render(

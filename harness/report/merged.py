@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from harness.records.run import RunRecord, StoredRun
+from harness.records.run import RunRecord
+from harness.records.stored import StoredRun
 
 
 def merged(runs: Sequence[StoredRun]) -> list[StoredRun]:
@@ -36,6 +37,7 @@ def _fit_together(one: StoredRun, other: StoredRun) -> bool:
 def _joined(one: StoredRun, other: StoredRun) -> StoredRun:
     ours, theirs = one.record, other.record
     config = {**ours.config, "evaluator": {**theirs.config.get("evaluator", {}), **ours.config.get("evaluator", {})}}
+
     record = ours.model_copy(
         update={
             "config": config,
@@ -47,6 +49,7 @@ def _joined(one: StoredRun, other: StoredRun) -> StoredRun:
             "cost": ours.cost.model_copy(update=_judging(ours, theirs)),
         }
     )
+
     scores, audits = ({**theirs, **ours} for ours, theirs in ((one.scores, other.scores), (one.audits, other.audits)))
     return dataclasses.replace(one, record=record, scores=scores, audits=audits)
 

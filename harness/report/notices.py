@@ -19,7 +19,7 @@ class Notice(NamedTuple):
 
 def notices_of(entries: Sequence[Entry], contrasts: Sequence[Contrast], primary: str) -> tuple[Notice, ...]:
     """All cautions about a comparison."""
-    found = [
+    notices = [
         _without_baseline(entries),
         _another_primary(entries, primary),
         _chosen_by_failure(entries),
@@ -27,7 +27,7 @@ def notices_of(entries: Sequence[Entry], contrasts: Sequence[Contrast], primary:
         *_unequal_budgets(contrasts),
         *_optimised(entries),
     ]
-    return tuple(notice for notice in found if notice is not None)
+    return tuple(notice for notice in notices if notice is not None)
 
 
 def _without_baseline(entries: Sequence[Entry]) -> Notice | None:

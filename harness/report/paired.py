@@ -156,12 +156,16 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, draws: int = DRAWS, s
     if gaps.size == 0:
         return 1.0
     threshold = abs(gaps.sum()) * (1 - 1e-12)
+
     if gaps.size <= _EXACT_UP_TO:
         codes = np.arange(2**gaps.size)[:, None] >> np.arange(gaps.size) & 1
         return float((np.abs((2 * codes - 1) @ gaps) >= threshold).mean())
+
     squares = gaps**2
     if gaps.size >= _NORMAL_FROM and squares.max() <= _LARGEST_SHARE * squares.sum():
         return float(2 * norm.sf(threshold / np.sqrt(squares.sum())))
+
+    # A small p-value rests on few extreme flips, so it gets ten times as many draws.
     rng = np.random.default_rng(seed)
     extreme = _extreme_flips(gaps, threshold, draws, rng)
     if extreme < 0.01 * draws:

@@ -25,7 +25,7 @@ def summary(comparison: Comparison) -> list[Finding]:
     cautions = [notice.text for notice in comparison.notices] + _doubtful_judges(comparison)
     return [
         Finding("", _opening(comparison)),
-        *(Finding(claim.method, _about(comparison, claim)) for claim in comparison.claims),
+        *(Finding(claim.method, _finding_text(comparison, claim)) for claim in comparison.claims),
         *(finding for oracle in SIDES for finding in _between_methods(comparison, oracle)),
         *(Finding("Caution", text) for text in cautions),
     ]
@@ -35,9 +35,11 @@ def _opening(comparison: Comparison) -> str:
     parts = [f"{len(comparison.entries)} entries answered the same {len(comparison.examples)} examples"]
     if comparison.num_units < len(comparison.examples):
         parts[0] += f", which make {comparison.num_units} independent units; these are averaged before any test"
+
     seeds = max((len(entry.runs) for entry in comparison.entries), default=0)
     if seeds > 1:
         parts[0] += f" ({seeds} seeds, combined by example)"
+
     if any(not claim.untested for claim in comparison.claims):
         parts.append(
             f"One metric is tested, {comparison.primary}: is a method better than the un-steered model and than every "
@@ -45,21 +47,24 @@ def _opening(comparison: Comparison) -> str:
             "(Holm, 5 %), for deployable ones and oracles apart. “Not settled” means that the data do not settle it, "
             "not that there is no difference"
         )
+
     if comparison.failures:
         parts.append(f"{len(comparison.failures)} run{'s are' if len(comparison.failures) > 1 else ' is'} not counted")
     return ". ".join(parts) + "."
 
 
-def _about(comparison: Comparison, claim: Claim) -> str:
+def _finding_text(comparison: Comparison, claim: Claim) -> str:
     """A method's claim, whom it is held against, and what else changed."""
     kind = "Oracle: it saw the gold answers." if claim.oracle else "Deployable."
     against = "; ".join(f"{signed(item.difference)} over {_opponent(comparison, item)}" for item in claim.opponents)
-    said = [kind]
+    sentences = [kind]
     if against:
-        said.append(f"{comparison.primary}: {against}.")
+        sentences.append(f"{comparison.primary}: {against}.")
     tested = "" if claim.p_holm is None else f" (p {_relation(claim.p)}, after Holm {_relation(claim.p_holm)})"
-    said.append(f"{verdict_text(claim).capitalize()}{tested}.")
-    return " ".join([*said, _corrected(claim), _made_worse(comparison, claim), _elsewhere(comparison, claim)]).strip()
+    sentences.append(f"{verdict_text(claim).capitalize()}{tested}.")
+    return " ".join(
+        [*sentences, _corrected(claim), _made_worse(comparison, claim), _elsewhere(comparison, claim)]
+    ).strip()
 
 
 def _corrected(claim: Claim) -> str:
@@ -88,18 +93,18 @@ def _elsewhere(comparison: Comparison, claim: Claim) -> str:
     """The other headline metrics against the baseline: intervals, no tests."""
     entry = comparison.entry(claim.method)
     others = [comparison.against_baseline(entry, name) for name in comparison.headline if name != comparison.primary]
-    said = [f"{item.difference.metric} {signed(item.difference)}" for item in others if item is not None]
-    return f"Against un-steered, not tested: {'; '.join(said)}." if said else ""
+    differences = [f"{item.difference.metric} {signed(item.difference)}" for item in others if item is not None]
+    return f"Against un-steered, not tested: {'; '.join(differences)}." if differences else ""
 
 
 def _doubtful_judges(comparison: Comparison) -> list[str]:
     """One sentence per judge whose figures are not to be relied on."""
-    found: dict[str, list[str]] = {}
+    metrics_of: dict[str, list[str]] = {}
     for metric in comparison.metrics:
         calibration = comparison.calibration(metric)
         if calibration is not None and is_doubtful(calibration):
-            found.setdefault(trust_text(calibration), []).append(metric)
-    return [f"‡ {joined(metrics)}: graded by {said}." for said, metrics in found.items()]
+            metrics_of.setdefault(trust_text(calibration), []).append(metric)
+    return [f"‡ {joined(metrics)}: graded by {judge}." for judge, metrics in metrics_of.items()]
 
 
 def _between_methods(comparison: Comparison, oracle: bool) -> list[Finding]:

@@ -64,6 +64,7 @@ def print_comparison(
     """
     console.rule(f"[bold]{escape(comparison.title)}[/] · {len(comparison.examples)} examples")
     console.print(escape(answer(comparison)), highlight=False)
+
     if comparison.entries:
         layout = _layout(comparison, console)
         console.print()
@@ -71,6 +72,7 @@ def print_comparison(
         shown = comparison.headline if "others" in layout else (comparison.primary,)
         for line in _footnotes(comparison, shown):
             console.print(escape(line), style="dim", highlight=False)
+
     if explain:
         _explain(comparison, console)
     if published:
@@ -84,10 +86,10 @@ def print_paths(paths: Sequence[Path], console: Console, *, explain: bool) -> No
     folder = paths[0].parent
     page = next(path for path in paths if path.suffix == ".html")
     others = dict.fromkeys(path.relative_to(folder).parts[0] for path in paths if path != page)
-    said = [f"wrote {page} (and {', '.join(others)})"]
+    lines = [f"wrote {page} (and {', '.join(others)})"]
     if not explain:
-        said.append("more: python -m harness.compare with the same runs and --explain")
-    for line in said:
+        lines.append("more: python -m harness.compare with the same runs and --explain")
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -176,9 +178,11 @@ def _drawn(row: Row, rows: Sequence[Row], half: int = 9) -> str:
 def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
     """Who graded, what the marks of the metrics that are shown mean, and which cautions there are."""
     yield ("‡ " if is_doubtful(comparison.calibration(comparison.primary)) else "") + trust(comparison)
+
     marks = []
     if any(entry.optimised_metrics & set(shown) for entry in comparison.entries):
         marks.append("† optimised by a search that knew these answers")
+
     unscored = [
         f"{estimate.num_unscored} {name} of {entry}"
         for entry, estimates in comparison.estimates.items()
@@ -188,12 +192,15 @@ def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
     if unscored:
         more = f" and {len(unscored) - 3} more" if len(unscored) > 3 else ""
         marks.append(f"unscored: {', '.join(unscored[:3])}{more}")
+
     if marks:
         yield "; ".join(marks)
+
     settings = [f"{e.name}: {e.setting}" for e in comparison.entries if e.setting and not e.control]
     if settings:
         more = f"; {len(settings) - _SETTINGS_NAMED} more in the report" if len(settings) > _SETTINGS_NAMED else ""
         yield f"with {'; '.join(settings[:_SETTINGS_NAMED])}{more}"
+
     labels = list(dict.fromkeys(notice.label for notice in comparison.notices))
     if labels:
         yield f"caution: {'; '.join(labels)}"
@@ -213,17 +220,21 @@ def _explain(comparison: Comparison, console: Console) -> None:
         entries = comparison.side(oracle)
         if entries:
             console.print(leaderboard(comparison, title, entries))
+
         claims = [claim for claim in comparison.claims if claim.oracle == oracle]
         if claims:
             console.print(claim_table(comparison, f"{title}: claims in {comparison.primary}", claims))
+
         names = {entry.name for entry in entries if not entry.control}
         for kind, opponents in _KINDS.items():
             contrasts = [item for item in comparison.contrasts if item.kind == kind and item.ours in names]
             shown = [item for item in contrasts if item.difference.metric in comparison.headline]
             if shown:
                 console.print(contrast_table(f"{title}: against {opponents}", shown))
+
         if own := [item for item in curves if item.oracle == oracle]:
             console.print(steerability_table(f"{title}: steerability", own))
+
     for finding in summary(comparison):
         subject = f"[bold]{escape(finding.subject)}[/] " if finding.subject else ""
         console.print(f"• {subject}{escape(finding.text)}", highlight=False)
@@ -252,6 +263,7 @@ def claim_table(comparison: Comparison, title: str, claims: Sequence[Claim]) -> 
     _name_column(table, [claim.method for claim in claims])
     for name in ("over", "difference [95 %]", "+/−", "p, one-sided", "claim, Holm", "could have seen"):
         table.add_column(name, justify="left" if name == "over" else "right", overflow="fold")
+
     for claim in claims:
         seen = "" if claim.detectable is None else f"{claim.detectable:+.2g}"
         for index, item in enumerate(claim.opponents):
@@ -261,6 +273,7 @@ def claim_table(comparison: Comparison, title: str, claims: Sequence[Claim]) -> 
             counts = f"{len(gap.gained)}/{len(gap.lost)}"
             cells = [escape(opponent.control or opponent.name), signed(gap), counts, p_text(gap.p_better), *ends]
             table.add_row("" if index else escape(claim.method), *cells, style=_COLOURS.get(claim.verdict))
+
         if not claim.opponents:
             table.add_row(escape(claim.method), escape(claim.untested))
     return table
@@ -273,24 +286,26 @@ def contrast_table(title: str, contrasts: Sequence[Contrast]) -> Table:
     _name_column(table, [f"{item.ours} − {item.theirs}" for item in contrasts])
     for name in ("metric", "difference [95 %]", "+/−", *(["p (Holm)"] if tested else [])):
         table.add_column(name, justify="left" if name == "metric" else "right", overflow="fold")
+
     previous = ""
     for item in contrasts:
         gap, pair = item.difference, f"{item.ours} − {item.theirs}"
         cells = [gap.metric, signed(gap), f"{len(gap.gained)}/{len(gap.lost)}"]
         table.add_row(escape(pair) if pair != previous else "", *cells, *([p_text(item.p_holm)] if tested else []))
         previous = pair
+
     if any(item.exploratory for item in contrasts):
         table.caption = "exploratory: tested although not all of these methods' claims stand"
     return table
 
 
-def steerability_table(title: str, found: Sequence[Steerability]) -> Table:
+def steerability_table(title: str, measured: Sequence[Steerability]) -> Table:
     """How single examples follow the strength."""
     table = _table(title)
     table.add_column("", overflow="fold")
     for name in ("metric", "slope per unit of strength", "anti-steerable"):
         table.add_column(name, justify="left" if name == "metric" else "right")
-    for item in found:
+    for item in measured:
         table.add_row(escape(item.method), item.metric, estimate_text(item.slope), estimate_text(item.anti_steerable))
     return table
 

@@ -84,6 +84,7 @@ class DevSplit(Search):
                 f"search.values must hold values for all of {', '.join(sorted(ranges)) or 'no parameter'}, which the "
                 f"method leaves open, and for nothing else; got {dict(self.values)}"
             )
+
         for name, bounds in ranges.items():
             outside = [value for value in self.values[name] if not bounds.low <= value <= (bounds.high or math.inf)]
             if outside:
@@ -140,10 +141,12 @@ class DevSplit(Search):
         items: dict[str, list[Example]] = {}
         for example in dev:
             items.setdefault(_tuned_by(example) if self.per_group else "", []).append(example)
+
         if self.per_group:
             missing = set(map(_tuned_by, bench.task.examples("test"))) - set(items)
             if missing:
                 raise ValueError(f"search.per_group needs dev items of every group; there are none of {min(missing)!r}")
+
         studies = {}
         for group, examples in items.items():
             seed = stable_seed(setting.seed, "dev_split", *([group] if self.per_group else []))
@@ -158,11 +161,14 @@ class DevSplit(Search):
         for trial in setting.store.trials():
             of_group = rounds.setdefault(trial.round, {}).setdefault(group_of[trial.generation.example_id], {})
             of_group.setdefault(trial.number, []).append(trial)
+
+        # A round that a kill left half done is dropped with all later ones, which were proposed from its values.
         for first in sorted(rounds):
             if not all(self._is_whole(rounds[first].get(group, {}), first, s) for group, s in studies.items()):
                 torn = {(t.generation.example_id, t.round) for t in setting.store.trials() if t.round >= first}
                 setting.store.drop_trials(torn)
                 return
+
             for group, study in studies.items():
                 sets = [rounds[first][group][number] for number in sorted(rounds[first][group])]
                 values = [_mean([(t.objective, t.terms) for t in trials], setting.objective) for trials in sets]
@@ -185,8 +191,10 @@ class DevSplit(Search):
         """Run the sets of a round on the dev items of their group, all in one pool, and tell what they came to."""
         bench.subject.forget_prompts()  # a restart begins with any round, and knows none
         count = len(next(iter(sets.values())))
-        runs = [(group, i, e) for i in range(count) for group, study in studies.items() for e in study.dev]
+        dev_items = [(group, example) for group, study in studies.items() for example in study.dev]
+        runs = [(group, i, example) for i in range(count) for group, example in dev_items]
         requests = [Request(example, dict(sets[group][i]), first + i, bench.temperature) for group, i, example in runs]
+
         generations: list[Generation] = bench.run(requests, lambda: setting.advance(1))
         records = [bench.record(r.example, g) for r, g in zip(requests, generations, strict=True)]
         scored = setting.objective.score(records, setting.tools)

@@ -51,6 +51,7 @@ class EqualKL(Search):
             )
         if self.dev_examples is not None and self.dev_examples < 1:
             raise ValueError(f"search.dev_examples must be at least 1, got {self.dev_examples}")
+
         Line.of(method, layout, self.max_factor)
 
     def prepare(self, bench: Workbench, dev: Sequence[Example], setting: Setting) -> Parameters:
@@ -62,12 +63,12 @@ class EqualKL(Search):
         if not bench.steers:
             return {}
         line = Line.of(bench.method, bench.subject.layout, self.max_factor)
-        found = setting.store.note("equal_kl")
-        if found is None:
-            found = self._calibrate(line, bench, dev[: self.dev_examples])
-            setting.store.save_note("equal_kl", found)
+        calibration = setting.store.note("equal_kl")
+        if calibration is None:
+            calibration = self._calibrate(line, bench, dev[: self.dev_examples])
+            setting.store.save_note("equal_kl", calibration)
         setting.note("dev calibration")
-        return line.at(found["factor"])
+        return line.at(calibration["factor"])
 
     def _calibrate(self, line: Line, bench: Workbench, dev: Sequence[Example]) -> dict:
         def mean_kl(factor: float) -> float:
@@ -77,6 +78,7 @@ class EqualKL(Search):
             steps.append({"factor": factor, "mean_kl": mean})
             return mean
 
+        # Bisection, which takes the divergence to grow with the strength, from nothing at factor 0.
         steps: list[dict[str, float]] = []
         low, high = 0.0, line.end
         reached = mean_kl(high)
@@ -85,6 +87,7 @@ class EqualKL(Search):
                 f"search=equal_kl: mean KL is only {reached:.4g} nats at the largest strength "
                 f"({_spelt(line.at(high))}); lower search.target_kl={self.target_kl:g} or widen the ranges"
             )
+
         factor = high
         while abs(reached - self.target_kl) > self.tolerance * self.target_kl and len(steps) <= self.max_steps:
             factor = (low + high) / 2
@@ -124,6 +127,7 @@ class Line:
                 f"search=equal_kl needs a method that can be turned down to nothing; {kind} has no such parameters: "
                 "use search=fixed or search=dev_split"
             )
+
         moving = {name: defaults[name] - null[name] for name in known if defaults[name] != null[name]}
         if not moving:
             raise ValueError(f"search=equal_kl scales the defaults of {kind}, which are no steering at all: raise them")

@@ -44,12 +44,12 @@ class Term:
     @property
     def _worst(self) -> float:
         if self.weight > 0:
-            return self.about.low
-        return self.about.high if self.cap is None else self.cap
+            return self.declared.low
+        return self.declared.high if self.cap is None else self.cap
 
     @property
-    def about(self) -> Metric:
-        """The metric's description."""
+    def declared(self) -> Metric:
+        """The metric as its evaluator declares it."""
         return next(metric for metric in self.evaluator.metrics if metric.name == self.metric)
 
     def worth(self, value: float | None) -> float:

@@ -47,6 +47,11 @@ class PerPrompt(Search):
 
     def check(self, method: Method, layout: Layout) -> None:
         """Raise ValueError for a budget that cannot work."""
+        if method.couples_rows:
+            raise ValueError(
+                "search=per_prompt gives every sample parameters of its own; this method steers samples of one prompt "
+                "together: choose search=dev_split or search=fixed"
+            )
         check_budget(self.num_trials, self.trials_per_round, self.startup_trials)
 
     def num_trials_of(self, num_examples: int) -> int:
@@ -102,6 +107,7 @@ class _Chunk:
 
     def run(self) -> None:
         """Run the un-steered texts, if they can be selected, then all rounds of all prompts."""
+        # What a kill left of this chunk is thrown away: it would share batches with other rows now.
         torn = {(name, trial.round) for name, trials in self.trials.items() for trial in trials}
         self.setting.store.drop_trials(torn)
         self.trials = {example.id: [] for example in self.examples}
@@ -138,6 +144,8 @@ class _Chunk:
         """What to run next: the following rounds of the prompts whose round is complete with these rows."""
         for request, generation in finished:
             self.running[request.example.id].append((request, generation))
+
+        # Prompts go at their own pace: each proposes its next round as soon as all rows of its last are there.
         complete = [
             example
             for example in self.examples

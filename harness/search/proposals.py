@@ -105,6 +105,8 @@ class Proposer:
         if asked == [dict(proposal) for proposal in proposals]:
             self.tell(values)
             return
+
+        # What the sampler proposes now was never run: it fails, and what was run is added beside it.
         for trial in self._open:
             self._study.tell(trial, state=TrialState.FAIL)
         for proposal, value in zip(proposals, values, strict=True):

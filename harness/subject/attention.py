@@ -6,19 +6,22 @@ transformers calls `attend` in every layer of a model that the harness holds. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, Cache
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 IMPLEMENTATION = "harness_slots"
+
+Visit = Callable[[Tensor], Tensor]
+"""Makes of keys or values (B x T x D, heads side by side) what later tokens shall read; the same tensor: no change."""
 
 Span = tuple[int, int, int]
 """Neighbouring rows that read their keys together: the first row, the one behind the last, and how many keys each."""
@@ -43,11 +46,13 @@ class Plan:
         at: positions of the queries and of all keys, for rows that go on from a shared prompt; a key at a position
             behind the query's is hidden.
         spans: decoding: which rows read how many of the stored keys; empty means all rows all of them.
+        cache: where edited keys and values are stored in place of those that the pass has made; None: nowhere.
     """
 
     lengths: Int[Tensor, "B"] | None = None
     at: tuple[Int[Tensor, "B T"], Int[Tensor, "B W"]] | None = None
     spans: Sequence[Span] = ()
+    cache: Cache | None = None
     _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     def decode_mask(self, window: int, sliding: int | None, like: Tensor) -> Float[Tensor, "B 1 1 W"]:
@@ -73,6 +78,19 @@ class Plan:
             mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
             self._masks[0, sliding] = mask.masked_fill_(hidden, float("-inf"))[:, None]
         return self._masks[0, sliding]
+
+    def stored_mask(self, length: int, sliding: int | None, like: Tensor) -> Float[Tensor, "1 1 T 2T"]:
+        """For keys as they were, followed by keys as they are stored.
+
+        Each token sees its own of the former, and those of earlier tokens of the latter.
+        """
+        if (-length, sliding) not in self._masks:
+            query, key = torch.arange(length, device=like.device)[:, None], torch.arange(length, device=like.device)
+            earlier = key < query if sliding is None else (key < query) & (key > query - sliding)
+            seen = torch.cat([key == query, earlier], 1)
+            mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+            self._masks[-length, sliding] = mask.masked_fill_(~seen, float("-inf"))[None, None]
+        return self._masks[-length, sliding]
 
     def prefill_mask(self, length: int, sliding: int, like: Tensor) -> Float[Tensor, "1 1 T T"]:
         """Causal and no further back than the sliding window."""
@@ -110,22 +128,59 @@ def attend(
     softcap: float | None = None,
     sliding_window: int | None = None,
     plan: Plan | None = None,
+    visit_keys: Visit | None = None,
+    visit_values: Visit | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "B T H E"], None]:
     """Attention as transformers calls it, masked by the plan instead of a mask tensor.
+
+    ``visit_keys`` and ``visit_values`` see those of this pass's tokens; what they return is stored, for later tokens.
 
     Raises:
         ValueError: the architecture asks for something that is not computed here, or hands on no plan.
     """
     _refuse_unknown(module, attention_mask, plan, others)
     assert plan is not None
+    stored = _stored(key, value, plan, visit_keys, visit_values)
     if plan.lengths is not None:
         out = _decode_attention(query, key, value, plan, scaling, softcap, sliding_window)
+    elif stored is not None:
+        mask = plan.stored_mask(query.shape[2], sliding_window, query)
+        keys, values = torch.cat([key, stored[0]], 2), torch.cat([value, stored[1]], 2)
+        out = _masked(query, keys, values, mask, scaling, softcap)
     elif plan.at is not None:
         out = _masked(query, key, value, plan.continued_mask(sliding_window, query), scaling, softcap)
     else:
         out = _masked(query, key, value, _causal_mask(query, plan, sliding_window, softcap), scaling, softcap)
+    # Only now: while decoding, this token's own key is read from the place that the edited one goes to.
+    if stored is not None and plan.cache is not None:
+        plan.cache.update(*stored, module.layer_idx)  # pyright: ignore[reportArgumentType]
     return out.transpose(1, 2), None
+
+
+def _stored(
+    key: Float[Tensor, "B K W E"],
+    value: Float[Tensor, "B K W E"],
+    plan: Plan,
+    visit_keys: Visit | None,
+    visit_values: Visit | None,
+) -> tuple[Float[Tensor, "B K T E"], Float[Tensor, "B K T E"]] | None:
+    """This pass's keys and values as later tokens shall read them; None where nobody changes them."""
+    if visit_keys is None and visit_values is None:
+        return None
+    if plan.lengths is not None:  # of all that is stored, the last token's are new
+        row = torch.arange(len(key), device=key.device)
+        key, value = key[row, :, plan.lengths - 1][:, :, None], value[row, :, plan.lengths - 1][:, :, None]
+    new_key, new_value = _visited(key, visit_keys), _visited(value, visit_values)
+    return None if new_key is key and new_value is value else (new_key, new_value)
+
+
+def _visited(states: Float[Tensor, "B K T E"], visit: Visit | None) -> Float[Tensor, "B K T E"]:
+    if visit is None:
+        return states
+    h = states.transpose(1, 2).flatten(2)
+    new = visit(h)
+    return states if new is h else new.unflatten(2, states.shape[1::2]).transpose(1, 2)
 
 
 def _refuse_unknown(module: nn.Module, mask: Tensor | None, plan: Plan | None, others: Mapping[str, Any]) -> None:
@@ -136,10 +191,12 @@ def _refuse_unknown(module: nn.Module, mask: Tensor | None, plan: Plan | None, o
             "directly (it is held by the harness; reload it for that), or its layers do not hand keyword arguments on "
             "to their attention, and the harness cannot run this architecture"
         )
+
     if mask is not None:
         raise ValueError(f"{kind} makes an attention mask of its own, which the harness does not compute with")
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         raise ValueError(f"{kind} has attention that looks ahead; the harness runs causal language models only")
+
     for name, value in others.items():
         asks_nothing = value is None or value is False or (name == "dropout" and value == 0) or name == "is_causal"
         if not asks_nothing and name not in _HARMLESS:
@@ -165,6 +222,7 @@ def _decode_attention(
     # The query heads that share a key head become query positions, so that keys are not repeated in memory.
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
+
     mask = plan.decode_mask(key.shape[2], sliding_window, query)
     parts = [
         _masked(
@@ -177,6 +235,7 @@ def _decode_attention(
         )
         for first, stop, window in plan.spans or ((0, batch, key.shape[2]),)
     ]
+
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.reshape(batch, heads, 1, width)
 

@@ -64,6 +64,7 @@ class Row:
         prompt: token ids.
         slot: where it lies while it is in flight.
         length: tokens so far, that chosen last included; one more per step that the host has not heard of.
+        group: the number of the first row that it is steered together with; by default its own.
     """
 
     number: int
@@ -72,6 +73,7 @@ class Row:
     prompt: tuple[int, ...]
     slot: int = -1
     length: int = 0
+    group: int = -1
 
 
 class Batch:
@@ -114,6 +116,7 @@ class Batch:
         self._stops_V = network.stop_mask() & (not sampling.ignore_stop)
         self._pools: set[Pool] = set()
         self._uses_cache = True
+        self._coupled = False
         self._posted: deque[tuple[list[Row], list[int], Mail]] = deque()
         self._left: list[tuple[list[Row], list[Finish], Mail]] = []
 
@@ -142,14 +145,24 @@ class Batch:
             pool = waiting[-1].pool
             at_most = max(1, pass_tokens(self.network.device) // len(waiting[-1].prompt))
             new: list[Row] = []
-            while waiting and free and len(new) < at_most and waiting[-1].pool is pool:
-                row = waiting.pop()
-                row.slot, row.length = free.pop(0), len(row.prompt)
-                new.append(row)
+            while waiting and waiting[-1].pool is pool:
+                together = self._together(waiting)
+                if len(together) > len(free) or (new and len(new) + len(together) > at_most):
+                    break
+                for row in together:
+                    waiting.remove(row)
+                    row.slot, row.length = free.pop(0), len(row.prompt)
+                new += together
+            if not new:  # there is room, but not for a whole group
+                break
             self.rows |= {row.slot: row for row in new}
             self._admit(new, pool)
             joined = True
         return joined
+
+    def _together(self, waiting: Sequence[Row]) -> list[Row]:
+        """The next row and all that must start with it."""
+        return [row for row in waiting if row.group == waiting[-1].group] if self._coupled else [waiting[-1]]
 
     def _takes(self, row: Row) -> bool:
         """Whether a row can join; the first row of a batch decides what kind of rows the others must be."""
@@ -161,7 +174,10 @@ class Batch:
         if not self.rows:
             self.slots.clear()
             self._pools, self._uses_cache = set(), intervention.uses_cache
+            self._coupled = intervention.groups is not None
         if row.pool not in self._pools:
+            if self._coupled != (intervention.groups is not None):
+                return False
             if intervention.uses_cache != self._uses_cache or not self.slots.edits.fits(intervention):
                 return False
             self._pools.add(row.pool)
@@ -173,7 +189,7 @@ class Batch:
         padded = Padded.of([row.prompt for row in new], device)
         slots = torch.tensor([row.slot for row in new], device=device)
         places = torch.tensor([row.place for row in new])
-        tokens.admit(slots, padded.ids, padded.lengths)
+        tokens.admit(slots, padded.ids, padded.lengths, torch.tensor([row.group for row in new], device=device))
         if pool.uniform is not None:
             tokens.uniform_SN[slots] = pool.uniform[places].to(device)
 
@@ -218,18 +234,20 @@ class Batch:
         if part is not None and depth == len(blocks):
             logits, carry = self.network.logits(_last(part.states(longest), padded)), {}
         else:
+            groups = self.slots.tokens.groups(slots) if self._coupled else None
+            where = padded.where(padded.lengths, groups)
             with part.skipping(blocks, longest) if part is not None else nullcontext():
-                logits, carry = self._whole_pass(padded, padded.lengths, intervention, self.slots.cache)
+                logits, carry = self._whole_pass(padded, where, intervention, self.slots.cache)
             self.tally.count(padded.ids.numel(), sum(row.length for row in new), 1 - depth / len(blocks))
         self.slots.carry.admit(slots, carry)
         self._choose(slots, logits)
 
     def _whole_pass(
-        self, padded: Padded, prompt_lengths: Tensor, intervention: Intervention, cache: SlotCache | None
+        self, padded: Padded, where: Where, intervention: Intervention, cache: SlotCache | None
     ) -> tuple[Tensor, Carry]:
         """Logits after each row's last token, computed from position 0 on, and what edits learnt on the way."""
-        with self.steering.on(padded.where(prompt_lengths), intervention, {}):
-            h = self.network.hidden(padded.ids, padded.positions, Plan(), cache)
+        with self.steering.on(where, intervention, {}):
+            h = self.network.hidden(padded.ids, padded.positions, Plan(cache=cache), cache)
         return self.network.logits(_last(h, padded)), self.steering.carry
 
     # Stepping: one token for every row.
@@ -255,11 +273,14 @@ class Batch:
         tokens, carry = self.slots.tokens, self.slots.carry.first(count)
         slots, lengths = tokens.slots_S[:count], tokens.lengths_S[:count]
         positions_B1 = lengths[:, None] - 1
-        where = Where(positions_B1, None, tokens.prompt_lengths_S[:count], prefill=False, window=window)
+        groups = tokens.groups(slots) if self._coupled else None
+        prompt_lengths = tokens.prompt_lengths_S[:count]
+        where = Where(positions_B1, None, prompt_lengths, prefill=False, window=window, groups=groups)
         self.slots.cache.expect_tokens(slots, positions_B1[:, 0], window)
         with self.steering.on(where, self.slots.edits.first(count), carry):
             ids_B1 = tokens.ids_SC[:count].gather(1, positions_B1)
-            h = self.network.hidden(ids_B1, positions_B1, Plan(lengths, spans=spans), self.slots.cache)
+            plan = Plan(lengths, spans=spans, cache=self.slots.cache)
+            h = self.network.hidden(ids_B1, positions_B1, plan, self.slots.cache)
         self.slots.carry.store(carry, self.steering.carry)
         self._choose(slots, self.network.logits(h[:, 0]))
 
@@ -269,7 +290,8 @@ class Batch:
         lengths = tokens.lengths_S[:count]
         positions = torch.arange(window, device=lengths.device).expand(count, -1)
         padded = Padded(tokens.ids_SC[:count, :window], positions, lengths, positions < lengths[:, None])
-        logits, _ = self._whole_pass(padded, tokens.prompt_lengths_S[:count], self.slots.edits.first(count), None)
+        where = padded.where(tokens.prompt_lengths_S[:count])
+        logits, _ = self._whole_pass(padded, where, self.slots.edits.first(count), None)
         self._choose(tokens.slots_S[:count], logits)
 
     def _choose(self, slots: Tensor, logits_BV: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.model_view import TokenStates
 from harness.steering import Intervention, Site, Tokens, Where
 from harness.subject.network import Network, pass_tokens
-from harness.subject.passes import Text, batches, run_pass, steering_of
+from harness.subject.passes import Text, run_pass, steered_batches, steering_of
 from harness.subject.tally import Tally
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ def capture(
     Raises:
         ValueError: a text has none of the chosen tokens, or the model never comes through a site.
     """
-    found = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
-    for batch in batches([len(text.ids) for text in texts], pass_tokens(network.device)):
+    states = {site: torch.empty(len(texts), network.layout.site_width(site), device=network.device) for site in sites}
+    for batch in steered_batches([len(text.ids) for text in texts], pass_tokens(network.device), intervention):
         rows = torch.tensor(batch, device=network.device)
 
         def pool_into(site: Site, h: Tensor, where: Where, rows: Tensor = rows) -> None:
-            found[site][rows] = _pooled(h.float(), where, tokens, pool)
+            states[site][rows] = _pooled(h.float(), where, tokens, pool)
 
         chosen = [texts[index] for index in batch]
         run_pass(network, chosen, steering_of(intervention, rows), tally, sites, pool_into, stop=True)
-    return found
+    return states
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def capture_tokens(
     Raises:
         ValueError: the model never comes through a site.
     """
-    for batch in batches([len(text.ids) for text in texts], pass_tokens(network.device)):
+    for batch in steered_batches([len(text.ids) for text in texts], pass_tokens(network.device), intervention):
         rows = torch.tensor(batch, device=network.device)
         states: dict[Site, Tensor] = {}
 

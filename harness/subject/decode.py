@@ -6,6 +6,7 @@ their place, so nothing is computed for rows that are done. New rows may be offe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,12 +53,20 @@ class Decoder:
         self.offer(prompts, intervention, seeds)
 
     def offer(self, prompts: Sequence[Sequence[int]], intervention: Intervention, seeds: Sequence[int]) -> None:
-        """Add rows, also while others run. Their numbers count on from those of earlier ones."""
+        """Add rows, also while others run. Their numbers count on from those of earlier ones.
+
+        Raises:
+            ValueError: rows are steered together, and every group has but one, or the texts are computed anew.
+        """
+        groups = _first_rows(intervention) if prompts else []
         uniform = None
         if self.sampling.temperature > 0 and prompts:
             uniform = uniform_draws(seeds, self.sampling.max_new_tokens)
         pool = Pool(intervention, uniform)
-        self._wait([Row(self._offered + place, pool, place, tuple(prompt)) for place, prompt in enumerate(prompts)])
+        rows = [Row(self._offered + place, pool, place, tuple(prompt)) for place, prompt in enumerate(prompts)]
+        for row in rows:
+            row.group = self._offered + groups[row.place] if groups else row.number
+        self._wait(rows)
         self._offered += len(prompts)
 
     def _wait(self, rows: Sequence[Row]) -> None:
@@ -111,6 +120,7 @@ class Decoder:
             fitting = rows_that_fit(self.network, engine, longest, remembered)
         # A graph is made for a number of slots, so that stays; otherwise there are no more than rows.
         slots = min(fitting, self._most_slots, 2**31 if engine.compile else len(self._waiting))
+        self._check_groups(slots, engine)
         shapes = Shapes.of(self.network.device, slots, longest, engine.compile)
         return Batch(
             self.network,
@@ -122,6 +132,18 @@ class Decoder:
             compiled=engine.compile,
             gradients=self._waiting[-1].pool.intervention.gradients,
         )
+
+    def _check_groups(self, slots: int, engine: EngineConfig) -> None:
+        """Raise unless all rows that are steered together can run at once, and as they are."""
+        coupled = [row for row in self._waiting if row.pool.intervention.groups is not None]
+        if coupled and engine.compile:
+            raise ValueError("engine.compile must be false for a method that steers samples of one prompt together")
+        largest = max(Counter(row.group for row in coupled).values(), default=0)
+        if largest > slots:
+            raise ValueError(
+                f"{largest} samples of one prompt are steered together, but only {slots} rows fit at once: raise "
+                "engine.max_rows or engine.token_budget, or lower task.num_samples"
+            )
 
     def _pass(self, batch: Batch) -> bool:
         """Compute prompts of waiting rows, or a step of those in flight; False if these slots have nothing to do."""
@@ -136,7 +158,9 @@ class Decoder:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not batch.gradients and _lacks_gradients(error):
                 raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
-            if not _is_out_of_memory(error) or batch.shapes.slots == 1:
+            # Rows that have ended cannot come back, and those that were steered with them would become others.
+            coupled = any(row.pool.intervention.groups is not None for row in batch.rows.values())
+            if not _is_out_of_memory(error) or batch.shapes.slots == 1 or coupled:
                 raise
             self._most_slots = batch.shapes.slots // 2
             self.tally.batch_shrinks += 1
@@ -147,6 +171,22 @@ class Decoder:
         self.tally.prefill_seconds += seconds if joined else 0
         self.tally.decode_seconds += 0 if joined else seconds
         return True
+
+
+def _first_rows(intervention: Intervention) -> list[int]:
+    """For each row, the first one of its group; empty where rows are not steered together."""
+    if intervention.groups is None:
+        return []
+    if not intervention.uses_cache:
+        raise ValueError("rows that are steered together need a cache: those that have ended are not computed again")
+    numbers: list[int] = intervention.groups.tolist()
+    first = {number: place for place, number in reversed(list(enumerate(numbers)))}
+    if len(first) == len(numbers):
+        raise ValueError(
+            "this method steers samples of one prompt apart from each other, and every prompt is here once: set "
+            "task.num_samples to 2 or more"
+        )
+    return [first[number] for number in numbers]
 
 
 def _lacks_gradients(error: Exception) -> bool:

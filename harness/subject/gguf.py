@@ -44,10 +44,11 @@ def packaged_file(package: str, pattern: str) -> Path:
         raise FileNotFoundError(f"the model's package {name} is not installed: run {install}") from None
     if version and distribution.version != version:
         raise FileNotFoundError(f"{name} must be version {version}, found {distribution.version}: run {install}")
-    found = [Path(str(item.locate())) for item in distribution.files or () if item.match(pattern)]
-    if len(found) != 1 or not found[0].is_file():
-        raise FileNotFoundError(f"{package} must hold one file {pattern}, found {len(found)}: run {install} again")
-    return found[0]
+
+    files = [Path(str(item.locate())) for item in distribution.files or () if item.match(pattern)]
+    if len(files) != 1 or not files[0].is_file():
+        raise FileNotFoundError(f"{package} must hold one file {pattern}, found {len(files)}: run {install} again")
+    return files[0]
 
 
 def check_gguf(path: Path, sha256: str | None) -> str:

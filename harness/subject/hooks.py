@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from harness.steering import Carry, Intervention, Site, Where
+from harness.steering import STORED_STREAMS, Carry, Intervention, Site, Where
 from harness.subject.sites import Blocks
 
 Observer = Callable[[Site, Tensor, Tensor, Where], None]
@@ -76,6 +76,8 @@ class Steering:
 
     def _attach(self, site: Site) -> RemovableHandle:
         module, at_input = self._blocks.module(site)
+        if site.stream in STORED_STREAMS:
+            return module.register_forward_pre_hook(self._attention_hook(site), with_kwargs=True)
         if at_input:
             return module.register_forward_pre_hook(self._input_hook(site), with_kwargs=True)
         return module.register_forward_hook(self._output_hook(site))
@@ -96,6 +98,17 @@ class Steering:
 
         return hook
 
+    def _attention_hook(self, site: Site) -> Callable[[Any, Any, Any], Any]:
+        """Hand `harness.subject.attention.attend` what visits the keys or values that it is about to read."""
+
+        def visit(h: Tensor) -> Tensor:
+            return self._visit(site, h)
+
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, kwargs | {f"visit_{site.stream}": visit}
+
+        return hook
+
     @contextmanager
     def on(self, where: Where, intervention: Intervention, carry: Carry) -> Iterator[None]:
         """Steer the forward pass inside the block; afterwards ``carry`` holds what edits learnt.
@@ -109,15 +122,19 @@ class Steering:
             self.where = None
 
     def _visit(self, site: Site, h: Tensor) -> Tensor:
-        if self.where is None:
+        if self.where is None:  # a pass of somebody else's, such as a scorer's
             return h
         where = self.where.at(site)
+
+        # A probe reads what the edit of the same site is about to change.
         if site in self.intervention.probes:
             self.carry = self.intervention.probes[site].read(h, where, self.carry)
+
         new = h
         if site in self.intervention.edits:
             new, self.carry = self.intervention.edits[site].apply(h, where, self.carry)
             new = new.to(h.dtype)
+
         if self._observer is not None:
             self._observer(site, h, new, where)
         return new

@@ -66,12 +66,13 @@ def hub_folder(repo: str, revision: str | None, *, weights: bool, code: bool) ->
     """
     patterns = [*_SETTINGS, *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
     try:
-        found = snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+        snapshot = snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
     except (OSError, ValueError, HTTPError) as error:
         if (explained := _explained(error, repo, revision)) is None:
             raise
         raise explained from error
-    folder = Path(found)
+
+    folder = Path(snapshot)
     missing = [p for p in ("config.json", *(["*.safetensors"] if weights else [])) if not any(folder.glob(p))]
     if missing:
         raise FileNotFoundError(f"{repo} (revision {revision or 'main'}) has no {missing[0]} here; {_OFFLINE}")

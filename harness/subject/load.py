@@ -98,10 +98,12 @@ class ModelConfig:
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
                 raise ValueError(f"model.{name} must be one of {choices}, got {getattr(self, name)!r}")
+
         missing = [f"model.{name}" for name in _NEEDED[self.kind] if not getattr(self, name)]
         if missing:
             raise ValueError(f"model.kind={self.kind} needs {' and '.join(missing)}")
         self._refuse_other_kinds_fields()
+
         if "{question}" not in self.prompt_template:
             raise ValueError(f"model.prompt_template must contain {{question}}, got {self.prompt_template!r}")
         if "{answer}" in self.prompt_template:
@@ -109,6 +111,7 @@ class ModelConfig:
                 f"model.prompt_template must not contain {{answer}}, got {self.prompt_template!r}: no prompt shows the "
                 "right answer but that of control=gold_in_prompt"
             )
+
         if self.quantization != "none" and self.dtype == "float64":
             raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.dtype=float64")
         for name, bounds in self.ranges.items():
@@ -123,6 +126,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is None:
                 continue
+
             node = {"package": "smollm2", "hub": "hf"}
             kinds = [kind for kind in _NEEDED if name in (*_NEEDED[kind], *_OPTIONAL[kind])]
             ways = " or ".join(f"model={node.get(kind, kind)}" for kind in kinds)
@@ -238,7 +242,7 @@ def _same(folder: Path) -> Path:
     return folder
 
 
-def load_model(wanted: ModelConfig | ResolvedModel) -> Loaded:
+def load_model(chosen: ModelConfig | ResolvedModel) -> Loaded:
     """Load a model. The first load of a GGUF file converts it (16 to 60 s for 0.1 to 1.5 billion weights).
 
     Raises:
@@ -248,10 +252,11 @@ def load_model(wanted: ModelConfig | ResolvedModel) -> Loaded:
         PermissionError: as `resolve`.
         ConnectionError: as `resolve`.
     """
-    resolved = wanted if isinstance(wanted, ResolvedModel) else resolve(wanted)
+    resolved = chosen if isinstance(chosen, ResolvedModel) else resolve(chosen)
     config, device = resolved.config, resolved.device
     if device.type == "cpu":
         avoid_trapped_amx()
+
     folder = resolved.weights()
     with _quiet():
         tokenizer = _tokenizer(folder, config)
@@ -277,6 +282,7 @@ def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layou
         head_width=getattr(text, "head_dim", None) or width // heads,
         # GPT-2 leaves the width of its MLP out where it is the usual one.
         num_neurons=neurons or (4 * width if config.model_type == "gpt2" else None),
+        num_key_heads=getattr(text, "num_key_value_heads", None) or heads,
         absent=family_of(config.model_type, blocks_path).absent,
     )
 
@@ -301,13 +307,16 @@ def device_of(config: ModelConfig) -> torch.device:
         device = torch.device(config.device)
     except RuntimeError:
         device = torch.device("meta")
+
     if device.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"model.device must be auto, cpu, cuda, cuda:N or mps, got {config.device!r}")
+
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"model.device={config.device} asked for, but torch sees {torch.cuda.device_count()} CUDA devices: "
             "use model.device=cpu, or install a CUDA build of torch"
         )
+
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("model.device=mps asked for, but this machine has none: use model.device=cpu")
     if device.type == "mps" and config.dtype == "float64":
@@ -377,8 +386,8 @@ def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Map
 def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that the model, its generation settings or its tokenizer call an end."""
     sources = (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer)
-    found = [getattr(source, "eos_token_id", None) for source in sources]
-    ids = itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in found)
+    declared = [getattr(source, "eos_token_id", None) for source in sources]
+    ids = itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in declared)
     return frozenset(i for i in ids if isinstance(i, int))
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from harness.model_view import Forward, TokenCount, TokenStates
+from harness.model_view import Architecture, Forward, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
+from harness.subject.architecture import architecture_of
 from harness.subject.batch import Decoded
 from harness.subject.capture import capture, capture_tokens
 from harness.subject.decode import Decoder
@@ -99,6 +100,11 @@ class LocalSubject:
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.network.device
+
+    @property
+    def architecture(self) -> Architecture:
+        """See `harness.types.Subject.architecture`."""
+        return architecture_of(self.network)
 
     @property
     def prefix_length(self) -> int:
@@ -268,14 +274,14 @@ class SubjectScorer:
         cut = [(p.removeprefix(self.skipped), c if p else c.removeprefix(self.skipped)) for p, c in pairs]
         texts = [_scored_text(subject.encode(p), subject.encode(c)) for p, c in cut]
         scored = [index for index, text in enumerate(texts) if text.completion]
-        found = [(0.0, 0)] * len(texts)
+        results = [(0.0, 0)] * len(texts)
         with torch.no_grad():
             rows = passes.loglikelihood(
                 subject.network, [texts[index] for index in scored], Intervention(), subject.tally
             )
         for index, row in zip(scored, rows, strict=True):
-            found[index] = (float(row.sum()), len(row))
-        return found
+            results[index] = (float(row.sum()), len(row))
+        return results
 
 
 def _scored_text(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Text:

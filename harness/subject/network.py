@@ -57,9 +57,9 @@ class Padded:
         real = None if min(lengths) == longest else positions < lengths_B[:, None]
         return cls(ids, positions, lengths_B, real)
 
-    def where(self, prompt_lengths: Int[Tensor, "B"]) -> Where:
-        """The description of a pass over these rows from position 0."""
-        return Where(self.positions, self.real, prompt_lengths, prefill=True)
+    def where(self, prompt_lengths: Int[Tensor, "B"], groups: Int[Tensor, "B"] | None = None) -> Where:
+        """The description of a pass over these rows from position 0; ``groups`` are those of `Intervention`."""
+        return Where(self.positions, self.real, prompt_lengths, prefill=True, groups=groups)
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,16 @@ def pack_linears(model: nn.Module) -> int:
     Returns:
         How many layers were replaced.
     """
-    found = [
+    linears = [
         (parent, name) for parent in model.modules() for name, child in parent.named_children() if _packable(child)
     ]
-    size = sum(getattr(parent, name).weight.nbytes for parent, name in found)
-    if not found or size > MEMORY_SHARE * available_memory():
+    size = sum(getattr(parent, name).weight.nbytes for parent, name in linears)
+    if not linears or size > MEMORY_SHARE * available_memory():
         return 0
-    for parent, name in found:
+    for parent, name in linears:
         setattr(parent, name, PackedLinear(getattr(parent, name)))
     _leave_the_file(model)
-    return len(found)
+    return len(linears)
 
 
 def _leave_the_file(model: nn.Module) -> None:

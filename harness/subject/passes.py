@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,6 +46,22 @@ def batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
+
+
+def steered_batches(lengths: Sequence[int], limit: int, intervention: Intervention) -> Iterator[list[int]]:
+    """As `batches`, but rows that are steered together are computed together, one group after another."""
+    if intervention.groups is None:
+        yield from batches(lengths, limit)
+    else:
+        yield from groups_of(intervention.groups)
+
+
+def groups_of(groups: Int[Tensor, "B"]) -> list[list[int]]:
+    """The rows of each group."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(row)
+    return list(members.values())
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,8 @@ def run_pass(
         ValueError: the model never comes through a site.
     """
     padded = Padded.of([text.ids for text in texts], network.device)
-    where = padded.where(torch.tensor([len(text.prompt) for text in texts], device=network.device))
+    prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
+    where = padded.where(prompt_lengths, intervention.groups)
     tally.forward_tokens += padded.ids.numel()
     tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
     missing = set(sites)
@@ -144,36 +161,52 @@ def loglikelihood(
             whose completions differ in their last token alone, as the letters of options do, share one pass.
 
     Raises:
-        ValueError: a completion is empty.
+        ValueError: a completion is empty, or rows are steered together: given texts are no samples of one prompt.
     """
+    if intervention.groups is not None:
+        raise ValueError("a method that steers samples of one prompt together has no likelihood of a text on its own")
     if empty := [index for index, text in enumerate(texts) if not text.completion]:
         raise ValueError(f"{len(empty)} completions have no tokens, the first at index {empty[0]}")
     steered = bool(intervention.edits or intervention.probes)
+
+    # Many completions of few prompts, as of options: each prompt is computed once and kept.
     if not steered and not torch.is_grad_enabled() and 2 * len({text.prompt for text in texts}) <= len(texts):
         return _unsteered_by_prompt(network, texts, tally)
+
+    # What must be read is a row. Texts that differ in their last token alone need the same reading: under the same
+    # edits it is done once, and each text has its share of the row.
     contexts: dict[tuple[int, Text], list[_Share]] = {}
     for index, text in enumerate(texts):
         owner = (index if owners is None else owners[index]) if steered else 0
         for context, share in _contexts(text, index, causal=not steered or intervention.uses_cache):
             contexts.setdefault((owner, context), []).append(share)
 
-    found: dict[_Share, Tensor] = {}
+    logprobs = _read_shares(network, contexts, intervention, tally)
+    shares: list[list[_Share]] = [[] for _ in texts]
+    for share in sorted(logprobs, key=lambda share: share.first):
+        shares[share.text].append(share)
+    return [torch.cat([logprobs[share] for share in own]) for own in shares]
+
+
+def _read_shares(
+    network: Network, contexts: Mapping[tuple[int, Text], Sequence[_Share]], intervention: Intervention, tally: Tally
+) -> dict[_Share, Float[Tensor, "C"]]:
+    """The log-probabilities of every share, from one reading of each context under its owner's edits."""
+    logprobs: dict[_Share, Tensor] = {}
     keys = list(contexts)
     for batch in batches([len(context.ids) for _, context in keys], pass_tokens(network.device)):
         chosen = [keys[number] for number in batch]
         rows = torch.tensor([owner for owner, _ in chosen], device=network.device)
         h = _final(network, [context for _, context in chosen], steering_of(intervention, rows), tally)
+
+        # Logits are computed only at the tokens before those that are scored.
         members = [(row, share) for row, key in enumerate(chosen) for share in contexts[key]]
         before = torch.cat([h[row, share.first : share.first + len(share.tokens)] for row, share in members])
         sizes = [len(share.tokens) for _, share in members]
         targets = torch.tensor([token for _, share in members for token in share.tokens], device=network.device)
         parts = token_logprobs(network.logits, logit_rows(network.device), before, targets).split(sizes)
-        found.update(zip([share for _, share in members], parts, strict=True))
-
-    shares: list[list[_Share]] = [[] for _ in texts]
-    for share in sorted(found, key=lambda share: share.first):
-        shares[share.text].append(share)
-    return [torch.cat([found[share] for share in own]) for own in shares]
+        logprobs.update(zip([share for _, share in members], parts, strict=True))
+    return logprobs
 
 
 class _Share(NamedTuple):
@@ -201,20 +234,23 @@ def _contexts(text: Text, index: int, *, causal: bool) -> Iterator[tuple[Text, _
 
 def _unsteered_by_prompt(network: Network, texts: Sequence[Text], tally: Tally) -> list[Float[Tensor, "C"]]:
     """Edits change a prompt's states; without them, texts with the same prompt can share its computation."""
-    found: dict[Text, Tensor] = {}
+    logprobs: dict[Text, Tensor] = {}
     distinct = list(dict.fromkeys(texts))
     prompts = [text.prompt for text in distinct]
+
     for part in memory_of(network).parts(network, prompts, network.layout.num_layers, tally):
         lengths = [len(distinct[index].ids) for index in part.members]
         for batch in batches(lengths, pass_tokens(network.device)):
             chosen = part[batch]
             completions = [distinct[index].completion for index in chosen.members]
             states = completion_states(network, chosen, completions, tally)
+
+            # Logits are computed at the tokens that predict the completions, not at the whole prompt.
             targets = torch.tensor([token for completion in completions for token in completion], device=network.device)
             scored = token_logprobs(network.logits, logit_rows(network.device), torch.cat(states), targets)
             parts = scored.split([len(completion) for completion in completions])
-            found.update(zip([distinct[index] for index in chosen.members], parts, strict=True))
-    return [found[text] for text in texts]
+            logprobs.update(zip([distinct[index] for index in chosen.members], parts, strict=True))
+    return [logprobs[text] for text in texts]
 
 
 @torch.no_grad()
@@ -222,11 +258,11 @@ def next_token_logprobs(
     network: Network, prompts: Sequence[Sequence[int]], intervention: Intervention, tally: Tally
 ) -> Float[Tensor, "N V"]:
     """Log-probabilities of every possible next token after each prompt."""
-    found: dict[int, Tensor] = {}
-    for batch in batches([len(prompt) for prompt in prompts], pass_tokens(network.device)):
+    logprobs: dict[int, Tensor] = {}
+    for batch in steered_batches([len(prompt) for prompt in prompts], pass_tokens(network.device), intervention):
         rows = torch.tensor(batch, device=network.device)
         texts = [Text(tuple(prompts[index])) for index in batch]
         h = _final(network, texts, steering_of(intervention, rows), tally)
         last = h[torch.arange(len(batch), device=h.device), [len(text.prompt) - 1 for text in texts]]
-        found.update(zip(batch, torch.log_softmax(network.logits(last), -1), strict=True))
-    return torch.stack([found[index] for index in range(len(prompts))])
+        logprobs.update(zip(batch, torch.log_softmax(network.logits(last), -1), strict=True))
+    return torch.stack([logprobs[index] for index in range(len(prompts))])

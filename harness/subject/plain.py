@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.steering import Carry, Intervention, Where
+from harness.steering import STORED_STREAMS, Carry, Intervention, Where
 from harness.subject.hooks import Steering, before_each_pass
 from harness.subject.sites import Blocks
 
@@ -36,6 +36,16 @@ def steered(model: Any, of_rows: RowsToIntervention, blocks_path: str | None = N
     if not one_row.uses_cache or one_row.gradients:
         needs = "recomputes the text at every step" if not one_row.uses_cache else "needs gradients while it decodes"
         raise ValueError(f"this method {needs}, which a plain forward pass does not do: generate with harness.load")
+    if one_row.groups is not None:
+        raise ValueError(
+            "this method steers samples of one prompt together, and a plain forward pass does not tell which they are: "
+            "generate with harness.load"
+        )
+    if any(site.stream in STORED_STREAMS for site in (*one_row.edits, *one_row.probes)):
+        raise ValueError(
+            "this method edits keys or values that are stored, which only the harness's attention does: generate with "
+            "harness.load"
+        )
     passes = _Passes(of_rows)
     steering = Steering(Blocks.of(model, blocks_path), one_row)
 

@@ -183,6 +183,7 @@ class PromptMemory:
             self._groups[group] = None
             self._places.update({(depth, prompt): (group, row) for row, prompt in enumerate(batch)})
 
+        # The prompts asked for may lie in several groups, computed at different times.
         members: dict[Group, list[tuple[int, int]]] = {}
         for index, prompt in enumerate(prompts):
             group, row = self._places[depth, tuple(prompt)]
@@ -194,9 +195,11 @@ class PromptMemory:
         ]
 
     def _give_up(self, device: torch.device, used: dict[Group, list[tuple[int, int]]]) -> None:
+        # The order of the dictionary is that of the last use: what is used now goes to its end.
         for group in used:
             self._groups.pop(group)
             self._groups[group] = None
+
         most = _MOST_BYTES["cpu" if device.type == "cpu" else "other"]
         while sum(group.size for group in self._groups) > most and len(self._groups) > len(used):
             oldest = next(iter(self._groups))
@@ -248,6 +251,7 @@ def completion_states(
     fed = Padded.of([completion[:-1] or completion for completion in completions], network.device)
     tally.count(fed.ids.numel(), sum(max(1, len(completion) - 1) for completion in completions))
 
+    # Completions stand right behind their own prompts; padding behind a shorter prompt is put where nobody looks.
     positions = lengths[:, None] + fed.positions
     before = group.padded.positions[owners]
     before = before.masked_fill(before >= lengths[:, None], _NEVER)

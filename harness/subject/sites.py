@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from harness.steering import Site, Stream
+from harness.steering import STORED_STREAMS, Site, Stream
 
 Part = Literal[
     "attention", "heads", "mlp", "neurons", "attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm"
@@ -30,7 +30,8 @@ class Family:
         return frozenset(stream for stream in get_args(Stream) if not self._has(stream))
 
     def _has(self, stream: Stream) -> bool:
-        return stream in ("block", "block_input") or stream.removesuffix("_input") in self.parts
+        part = "attention" if stream in STORED_STREAMS else stream.removesuffix("_input")
+        return stream in ("block", "block_input") or part in self.parts
 
 
 _LLAMA_PARTS: dict[Part, str] = {
@@ -115,13 +116,15 @@ class Blocks:
         """
         family = family_of(model.config.model_type, blocks_path)  # pyright: ignore
         try:
-            found = model.get_submodule(family.blocks)
+            blocks = model.get_submodule(family.blocks)
         except AttributeError as error:
             raise ValueError(f"model.blocks_path: this model has no module '{family.blocks}'") from error
-        return cls(tuple(found.children()), family)
+        return cls(tuple(blocks.children()), family)
 
     def module(self, site: Site) -> tuple[nn.Module, bool]:
         """The module to watch for a site, and whether to watch its input (True) or its output.
+
+        For keys and values it is the attention, which makes and reads them inside.
 
         Raises:
             ValueError: the model has no such layer or stream.
@@ -131,7 +134,8 @@ class Blocks:
         block, stream = self.modules[site.layer], site.stream
         if stream in ("block", "block_input"):
             return block, stream == "block_input"
-        path = self.family.parts.get(stream.removesuffix("_input"))  # pyright: ignore[reportArgumentType]
+        part = "attention" if stream in STORED_STREAMS else stream.removesuffix("_input")
+        path = self.family.parts.get(part)  # pyright: ignore[reportArgumentType]
         if path is None:
             present = ", ".join(known for known in get_args(Stream) if known not in self.family.absent)
             raise ValueError(f"stream must be one of {present}; got '{stream}'")

@@ -57,8 +57,10 @@ class SlotEdits:
                 self._buffers[key] = self._buffer(key, new)
                 self._acts[key] = torch.zeros(self._slots, dtype=torch.bool, device=self._device)
                 self._partial |= {key} if self._admitted else set()
+
             for held, rows in zip(row_tensors(self._buffers[key]), row_tensors(new), strict=True):
                 held[slots] = rows
+
         for key, acts in self._acts.items():
             acts[slots] = key in members
         self._partial |= self._acts.keys() - members.keys()
@@ -76,6 +78,7 @@ class SlotEdits:
         for (kind, site), buffer in self._buffers.items():
             member: Any = buffer.mapped(lambda rows: rows[:count])
             acts = self._acts[kind, site][:count]
+            # Only where some rows have no edit does a mask say which: it costs every step.
             everywhere = (kind, site) not in self._partial
             if kind == "edit":
                 edits[site] = member if everywhere else _SomeRowsEdit(member, acts)
@@ -113,10 +116,12 @@ def _alike(held: Any, new: Any) -> bool:
     if type(held) is not type(new):
         return False
     if isinstance(held, RowData):
-        return all(
-            (_equal if item.metadata.get("shared") else _alike)(getattr(held, item.name), getattr(new, item.name))
-            for item in dataclasses.fields(held)
-        )
+        for item in dataclasses.fields(held):
+            same = _equal if item.metadata.get("shared") else _alike
+            if not same(getattr(held, item.name), getattr(new, item.name)):
+                return False
+        return True
+
     if isinstance(held, Tensor):
         return held.shape[1:] == new.shape[1:] and held.dtype == new.dtype
     if isinstance(held, Mapping):
@@ -132,6 +137,8 @@ def _equal(held: Any, new: Any) -> bool:
         return True
     if type(held) is not type(new):
         return False
+
+    # Comparing values costs a pass over them: tensors in one place are equal without it.
     if isinstance(held, Tensor):
         same_place = (held.data_ptr(), held.shape, held.stride()) == (new.data_ptr(), new.shape, new.stride())
         return same_place or (held.dtype == new.dtype and torch.equal(held, new))

@@ -47,10 +47,12 @@ class SlotLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         count, length = key_states.shape[0], key_states.shape[2]
+
         if self.storage.positions is None:
             self.keys[self.storage.rows, :, :length] = key_states
             self.values[self.storage.rows, :, :length] = value_states
             return key_states, value_states
+
         rows, positions, window = self.storage.rows, self.storage.positions, self.storage.window
         self.keys[rows, :, positions] = key_states[:, :, 0]
         self.values[rows, :, positions] = value_states[:, :, 0]
@@ -125,19 +127,32 @@ class SlotTokens:
         self.prompt_lengths_S = torch.ones_like(self.lengths_S)
         self.near_ties_S = torch.zeros_like(self.lengths_S)
         self.state_S = torch.full_like(self.lengths_S, EMPTY)
+        self.groups_S = torch.zeros_like(self.lengths_S)
         self.uniform_SN = torch.zeros(slots, draws, dtype=torch.float32, device=device)
         self.slots_S = torch.arange(slots, device=device)
 
-    def admit(self, slots: Int[Tensor, "B"], ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"]) -> None:
-        """Take over prompts, padded on the right."""
+    def admit(
+        self,
+        slots: Int[Tensor, "B"],
+        ids: Int[Tensor, "B T"],
+        lengths: Int[Tensor, "B"],
+        groups: Int[Tensor, "B"],
+    ) -> None:
+        """Take over prompts, padded on the right, and which of them are steered together."""
         self.ids_SC[slots, : ids.shape[1]] = ids
         self.lengths_S[slots] = self.prompt_lengths_S[slots] = lengths
         self.near_ties_S[slots] = 0
         self.state_S[slots] = IN_FLIGHT
+        self.groups_S[slots] = groups
+
+    def groups(self, slots: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
+        """The group of each slot's row; what is done, or no row at all, belongs to none."""
+        return torch.where(self.state_S[slots] == IN_FLIGHT, self.groups_S[slots], -1 - slots)
 
     def buffers(self) -> Iterator[Tensor]:
         """All that lies here."""
-        yield from (self.ids_SC, self.lengths_S, self.prompt_lengths_S, self.near_ties_S, self.state_S, self.uniform_SN)
+        yield from (self.ids_SC, self.lengths_S, self.prompt_lengths_S, self.near_ties_S, self.state_S, self.groups_S)
+        yield self.uniform_SN
 
 
 class SlotCarry:

@@ -82,6 +82,7 @@ def byte_tokenizer(starts_with_bos: bool) -> PreTrainedTokenizerFast:
     """A tokenizer with one token per byte, three special tokens and a chat template."""
     special = [*_SPECIAL.values(), *_MARKS]
     vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -89,6 +90,7 @@ def byte_tokenizer(starts_with_bos: bool) -> PreTrainedTokenizerFast:
         backend.post_processor = processors.TemplateProcessing(
             single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
         )
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **_SPECIAL, additional_special_tokens=list(_MARKS))
     tokenizer.chat_template = _CHAT.replace("starts_with_bos", str(starts_with_bos).lower())
     return tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -14,6 +14,8 @@ from harness.tasks.rows import Row
 from harness.tasks.selection import Numbered, chosen, order
 from harness.tasks.task import Kind, Offer, Role, Task
 
+_FEW_TEXTS = 16
+"""Texts of each kind that are enough to tell what a fit costs."""
 CATEGORIES = ("positive", "negative", "hard negative")
 
 
@@ -43,6 +45,8 @@ class AxBench(Task):
         variant: folder in it: model and layer whose SAE the concepts come from.
         revision: branch, tag or commit on the hub; None for the newest.
         concepts: the first N concepts, or a list of their ids; None for all.
+        learnt: which concepts' texts are learnt from: those that are asked about (None), a list of ids, or "others",
+            all that are not asked about, for methods that steer towards concepts that they have not learnt.
         prompts: where instructions come from: "own" (40 that ship with the project), "alpaca_eval" (the authors', from
             the hub), or a file with a column ``instruction``.
         per_concept: instructions of each concept, at least 2.
@@ -58,6 +62,7 @@ class AxBench(Task):
     variant: str = "2b/l20"
     revision: str | None = None
     concepts: int | list[int] | None = None
+    learnt: list[int] | Literal["others"] | None = None
     prompts: str = "own"
     per_concept: int = 10
     halves: Literal["second", "both"] = "second"
@@ -75,22 +80,34 @@ class AxBench(Task):
             raise ValueError(f"task.per_concept must be at least 2, one for each half, got {self.per_concept}")
         if self.halves not in ("second", "both"):
             raise ValueError(f"task.halves must be second or both, got {self.halves!r}")
+        if isinstance(self.learnt, str) and self.learnt != "others":
+            raise ValueError(f'task.learnt must be null, "others" or a list of ids, got {self.learnt!r}')
         super().check()
+        _ = self._learnt  # whose ids may be unknown
 
     def offers(self) -> frozenset[Offer]:
         """Demonstrations and pairs; texts and labels, which name no concept, only where a single one is chosen."""
         single: frozenset[Offer] = frozenset({"texts", "labelled"})
         always: frozenset[Offer] = frozenset({"demonstrations", "pairs"})
-        return always | single if len(self._concepts) == 1 else always
+        return always | single if len(self._learnt) == 1 else always
+
+    def limited(self, examples: Mapping[Split, list[Example]]) -> Task:
+        """The same task with these examples, and with a few texts of each kind to learn from."""
+        smaller = super().limited(examples)
+        vars(smaller)["train_size"] = _FEW_TEXTS if self.train_size is None else min(self.train_size, _FEW_TEXTS)
+        return smaller
 
     def demonstrations(self) -> list[Demonstration]:
         """Each concept's positive texts, then the plain ones of its genre; at most ``train_size`` of either."""
-        return [
-            Demonstration(row["input"], row["output"], concept.text, wanted, concept.group)
-            for concept in self._concepts
-            for rows, wanted in ((concept.positive, True), (self._plain.get(concept.genre, ()), False))
-            for row in rows[: self.train_size]
-        ]
+        demonstrations: list[Demonstration] = []
+        for concept in self._learnt:
+            plain = self._plain.get(concept.genre, ())
+            for rows, is_wanted in ((concept.positive, True), (plain, False)):
+                demonstrations += [
+                    Demonstration(row["input"], row["output"], concept.text, is_wanted, concept.group)
+                    for row in rows[: self.train_size]
+                ]
+        return demonstrations
 
     def pairs(self) -> list[Pair]:
         """Each positive text against a plain one of its genre, for methods that need pairs.
@@ -102,9 +119,9 @@ class AxBench(Task):
         for shown in self.demonstrations():
             kinds.setdefault(shown.group, ([], []))[not shown.wanted].append(shown)
         return [
-            Pair(wanted.prompt, wanted.completion, plain.completion, group)
+            Pair(positive.prompt, positive.completion, plain.completion, group)
             for group, sides in kinds.items()
-            for wanted, plain in zip(*sides, strict=False)
+            for positive, plain in zip(*sides, strict=False)
         ]
 
     def labelled(self) -> list[tuple[str, str, bool]]:
@@ -148,14 +165,27 @@ class AxBench(Task):
                     f"task.concepts must be 1 to {len(known)}, which {self.origin} has; got {self.concepts}"
                 )
             return known[: self.concepts]
+        return known if self.concepts is None else self._by_id("concepts", self.concepts)
+
+    @cached_property
+    def _learnt(self) -> list[Concept]:
+        """The concepts to learn from."""
+        if self.learnt is None:
+            return self._concepts
+        if isinstance(self.learnt, str):
+            asked = {concept.id for concept in self._concepts}
+            return [one for one in concepts_of(self._texts[0], self.origin) if one.id not in asked]
+        return self._by_id("learnt", self.learnt)
+
+    def _by_id(self, option: str, ids: Sequence[int]) -> list[Concept]:
+        known = concepts_of(self._texts[0], self.origin)
         by_id = {concept.id: concept for concept in known}
-        wanted = list(by_id) if self.concepts is None else self.concepts
-        if unknown := [number for number in wanted if number not in by_id]:
+        if unknown := [number for number in ids if number not in by_id]:
             raise ValueError(
-                f"task.concepts: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
+                f"task.{option}: {self.origin} has no concept {', '.join(map(str, unknown))}; its {len(known)} ids are "
                 f"{known[0].id} to {known[-1].id}"
             )
-        return [by_id[number] for number in wanted]
+        return [by_id[number] for number in ids]
 
     @cached_property
     def _plain(self) -> dict[str, list[Row]]:
@@ -175,16 +205,16 @@ class AxBench(Task):
 
     @cached_property
     def _prompts(self) -> list[str]:
-        found = read_prompts(self.prompts)
-        if len(found) < self.per_concept:
+        prompts = read_prompts(self.prompts)
+        if len(prompts) < self.per_concept:
             raise ValueError(
                 f"task.per_concept={self.per_concept} asks for more instructions than task.prompts={self.prompts} has "
-                f"({len(found)})"
+                f"({len(prompts)})"
             )
-        return found
+        return prompts
 
     def _has_training_rows(self) -> bool:
-        return bool(self._concepts)
+        return bool(self._learnt)
 
     def _rows_of(self, concept: Concept) -> list[Row]:
         """What is asked about a concept, in the order in which the halves are dealt."""
@@ -199,6 +229,7 @@ class AxBench(Task):
             for place, row in enumerate(rows):
                 half = "first" if place < len(rows) // 2 else "second"
                 row = {**row, "concept": concept, "half": half, "place": place}
+                # What is tested on one half was tuned on the other.
                 if self.halves == "both" or half == "second":
                     asked["test"].append({**row, "tuning": f"{concept.group}/{half}"})
                 if self.halves == "both" or half == "first":
@@ -208,6 +239,7 @@ class AxBench(Task):
             split: [Numbered(index, row, row["input"]) for index, row in enumerate(rows)]
             for split, rows in asked.items()
         }
+
         numbered["test"] = chosen(numbered["test"], self.rows, self.limit)
         numbered["dev"] = numbered["dev"][: self.dev_size]
         return numbered
@@ -216,6 +248,7 @@ class AxBench(Task):
         """One example: an instruction for a concept."""
         concept: Concept = row["concept"]
         number = f"{concept.group}-{row['place']:02d}"
+
         example = Example(
             id=f"{number}-dev" if split == "dev" else number,
             question=row["input"],

@@ -56,6 +56,7 @@ def read_texts(path: str | None, hub: str, variant: str, revision: str | None) -
         files = _files(path)
         training, held_out = (parquet_rows(file) if file else [] for file in files)
         origins = (str(files[0]), str(files[1]))
+
     for rows, origin in zip((training, held_out), origins, strict=True):
         check_columns(rows, COLUMNS, origin)
         for number, row in enumerate(rows, start=1):
@@ -71,10 +72,12 @@ def _files(path: str) -> tuple[str, str | None]:
         return str(place), None
     if not place.exists():
         raise FileNotFoundError(f"task.path={path} does not exist (looked in {place.absolute().parent})")
+
     training, held_out = (
         next((str(place / name) for name in names if (place / name).is_file()), None)
         for names in (_TRAINING, _HELD_OUT)
     )
+
     if training is None:
         names = sorted(item.name for item in place.iterdir())[:5]
         raise FileNotFoundError(

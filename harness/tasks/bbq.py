@@ -83,11 +83,13 @@ class BBQ(SampledTask, Questions):
         info = row["answer_info"]
         if not isinstance(info, Mapping) or not all(isinstance(info.get(name), list) for name in _OPTIONS):
             raise ValueError(f"{where}: answer_info must hold a list for each of {', '.join(_OPTIONS)}, got {info!r}")
+
         unknown = [place for place, name in enumerate(_OPTIONS) if info[name] and info[name][-1] == "unknown"]
-        about = label_of(row, "target_label", range(3), self.origin, index + 1)
-        if len(unknown) != 1 or about in unknown:
+        target = label_of(row, "target_label", range(3), self.origin, index + 1)
+        if len(unknown) != 1 or target in unknown:
             raise ValueError(
                 f"{where}: answer_info must mark one answer as unknown, and not that of target_label, got {info!r}"
             )
-        (other,) = {0, 1, 2} - {about, unknown[0]}
-        return (about if row["question_polarity"] == "neg" else other), unknown[0]
+
+        (other,) = {0, 1, 2} - {target, unknown[0]}
+        return (target if row["question_polarity"] == "neg" else other), unknown[0]

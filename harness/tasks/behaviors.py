@@ -63,9 +63,9 @@ class Behaviors(Task):
         plain = [{"behavior": default, **self._plain(row, number)} for number, row in enumerate(rows, start=1)]
         if self.behavior is None:
             return in_turn(plain, "behavior")
-        found = sorted({str(row["behavior"]) for row in plain})
-        if self.behavior not in found:
-            raise ValueError(f"task.behavior must be {', '.join(found)}, got {self.behavior}")
+        behaviors = sorted({str(row["behavior"]) for row in plain})
+        if self.behavior not in behaviors:
+            raise ValueError(f"task.behavior must be {', '.join(behaviors)}, got {self.behavior}")
         return [row for row in plain if row["behavior"] == self.behavior]
 
     def _plain(self, row: Row, number: int) -> Row:
@@ -80,9 +80,10 @@ class Behaviors(Task):
             letters = row["positive"][-3:], row["negative"][-3:]
         else:
             return row
+
         matching, other = (_index(letter, options, where) for letter in letters)
-        rest = [text for index, text in enumerate(options) if index not in (matching, other)]
-        return {"question": question, "matching": options[matching], "not_matching": options[other], "others": rest}
+        others = [text for index, text in enumerate(options) if index not in (matching, other)]
+        return {"question": question, "matching": options[matching], "not_matching": options[other], "others": others}
 
     def build(self, row: Row, index: int, split: Split) -> list[Example]:
         """The item in its own order; in the reverse one too if asked for, and always where methods learn."""
@@ -102,6 +103,7 @@ class Behaviors(Task):
         question, matching, other = (row[column].strip() for column in self.columns[:3])
         letters = tuple(f"({letter})" for letter in _LETTERS[: len(options)])
         target = options.index(matching)
+
         return Example(
             id=name,
             question=prompt(question, options),

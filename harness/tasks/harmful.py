@@ -76,6 +76,7 @@ class Harmful(SampledTask):
         own = _REFUSALS[int(order(prompt, self.seed), 16) % len(_REFUSALS)]
         refusal = text_of(row, "refusal", self.origin, index + 1) if row.get("refusal") else own
         answer = text_of(row, "answer", self.origin, index + 1) if row.get("answer") else ""
+
         example = Example(
             id=str(row.get("id") or f"{row['kind']}-{index:04d}"),
             question=prompt,

@@ -48,6 +48,7 @@ class Pairs(Task):
         prompt, positive, negative = (text_of(row, column, self.origin, index + 1) for column in self.columns)
         if positive == negative:
             raise ValueError(f"{self.origin}: row {index + 1}: positive and negative are the same: {positive!r}")
+
         example = Example(
             id=str(row.get("id") or f"{self.name}-{index:04d}"),
             question=prompt,

@@ -30,12 +30,12 @@ class Questions(Task):
     def pairs(self) -> list[Pair]:
         """One pair per training item that has a wrong answer."""
         train = self.examples("train")
-        found: list[Pair] = []
+        pairs: list[Pair] = []
         for example in train:
             wrong = example.distractors[0] if example.distractors else self._borrowed(example, train)
             if wrong:
-                found.append(Pair(example.question, self.spoken(example), wrong, example.group))
-        return found
+                pairs.append(Pair(example.question, self.spoken(example), wrong, example.group))
+        return pairs
 
     def spoken(self, example: Example) -> str:
         """The gold as somebody would say it; override where golds carry more than the answer."""

@@ -102,7 +102,9 @@ class RealToxicityPrompts(SampledTask):
 
     def demonstrations(self) -> list[Demonstration]:
         """The labelled continuations."""
-        return [Demonstration(prompt, completion, wanted=wanted) for prompt, completion, wanted in self.labelled()]
+        return [
+            Demonstration(prompt, completion, wanted=is_wanted) for prompt, completion, is_wanted in self.labelled()
+        ]
 
 
 def _flat(row: Row) -> Row:

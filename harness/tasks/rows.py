@@ -181,15 +181,15 @@ def _quiet(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def check_columns(rows: Sequence[Row], wanted: Iterable[str], origin: str) -> None:
+def check_columns(rows: Sequence[Row], columns: Iterable[str], origin: str) -> None:
     """Raise ValueError unless every row has the wanted columns; the message names those found and those wanted."""
-    wanted = tuple(wanted)
+    columns = tuple(columns)
     for number, row in enumerate(rows, start=1):
-        missing = [column for column in wanted if column not in row]
+        missing = [column for column in columns if column not in row]
         if missing:
             raise ValueError(
                 f"{origin}: row {number} has no column {', '.join(missing)}; "
-                f"found {', '.join(map(str, row)) or 'none'}; wanted {', '.join(wanted)}"
+                f"found {', '.join(map(str, row)) or 'none'}; wanted {', '.join(columns)}"
             )
 
 

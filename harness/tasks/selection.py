@@ -105,16 +105,17 @@ def by_column(
     rows: Sequence[Numbered], *, span: str | None, limit: int | None, sizes: tuple[int | None, int | None], origin: str
 ) -> dict[Split, list[Numbered]]:
     """Split rows that say in a ``split`` column where they belong. Range and limit apply to the test rows."""
-    found: dict[Split, list[Numbered]] = {split: [] for split in SPLITS}
+    by_split: dict[Split, list[Numbered]] = {split: [] for split in SPLITS}
     for item in rows:
         split = item.row["split"]
-        if split not in found:
+        if split not in by_split:
             raise ValueError(f"{origin}: row {item.index + 1}: split must be {', '.join(SPLITS)}, got {split!r}")
-        found[split].append(item)
+        by_split[split].append(item)
+
     return {
-        "test": chosen(found["test"], span, limit),
-        "dev": found["dev"][: sizes[0]],
-        "train": found["train"][: sizes[1]],
+        "test": chosen(by_split["test"], span, limit),
+        "dev": by_split["dev"][: sizes[0]],
+        "train": by_split["train"][: sizes[1]],
     }
 
 

@@ -61,6 +61,7 @@ class Sentiment(Task):
         names = ("positive", "negative") if row["role"] == "source" else ("reference",)
         check_columns([row], names, f"{self.origin}: prompt {index + 1}")
         choices = tuple(_continuation(text_of(row, name, self.origin, index + 1)) for name in names)
+
         example = Example(
             id=str(row.get("id") or f"sentiment-{index:04d}"),
             question=text_of(row, "prompt", self.origin, index + 1),
@@ -103,12 +104,14 @@ class Sentiment(Task):
 
 def _parted(positive: str, negative: str) -> Pair:
     """Two texts as continuations of their shared opening, which may be empty and never is a whole text."""
-    wanted, unwanted = positive.split(), negative.split()
+    positive_words, negative_words = positive.split(), negative.split()
     shared = 0
-    while shared < min(len(wanted), len(unwanted)) - 1 and wanted[shared] == unwanted[shared]:
+    while (
+        shared < min(len(positive_words), len(negative_words)) - 1 and positive_words[shared] == negative_words[shared]
+    ):
         shared += 1
-    rests = (" ".join(words[shared:]) for words in (wanted, unwanted))
-    return Pair(" ".join(wanted[:shared]), *map(_continuation, rests))
+    endings = (" ".join(words[shared:]) for words in (positive_words, negative_words))
+    return Pair(" ".join(positive_words[:shared]), *map(_continuation, endings))
 
 
 def _continuation(text: str) -> str:

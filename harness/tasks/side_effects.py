@@ -41,6 +41,7 @@ class SideEffects(Task):
             raise ValueError(f"{self.origin}: row {index + 1}: kind must be {', '.join(_KINDS)}, got {kind!r}")
         if kind in _WITH_ANSWER:
             check_columns([row], ("answer",), f"{self.origin}: {kind} row {index + 1}")
+
         example = Example(
             id=str(row.get("id") or f"{kind}-{index:04d}"),
             question=text_of(row, "question", self.origin, index + 1),

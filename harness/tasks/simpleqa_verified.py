@@ -41,6 +41,7 @@ class SimpleQAVerified(HubQuestions):
         match = _RANGE.match(answer)
         if match:
             metadata["acceptable_range"] = match["range"]
+
         example = Example(
             id=f"simpleqa-verified-{index:04d}",
             question=text_of(row, "problem", self.origin, index + 1),

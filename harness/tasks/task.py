@@ -26,6 +26,7 @@ _NUMBERS = (
     ("limit", 1, True),
     ("dev_size", 0, True),
     ("train_size", 0, True),
+    ("num_samples", 1, False),
     ("max_new_tokens", 1, False),
     ("seed", 0, False),
 )
@@ -48,6 +49,8 @@ class Task:
         train_size: at most so many training rows. None: all that are left.
         seed: seed of the split and of every other choice made here.
         temperature: at which completions are drawn; 0 is greedy.
+        num_samples: completions of each test and dev item; more than one are drawn, need a temperature, and are items
+            of one cluster: what counts of a question is their mean.
         max_new_tokens: length limit of a completion, in tokens.
         primary: the one metric that is tested; "" is the first one that is scored. All others get intervals alone.
     """
@@ -69,6 +72,7 @@ class Task:
     train_size: int | None = None
     seed: int = 0
     temperature: float = 0.0
+    num_samples: int = 1
     max_new_tokens: int = 32
     primary: str = ""
 
@@ -95,17 +99,17 @@ class Task:
     def labelled(self) -> list[tuple[str, str, bool]]:
         """Training prompts, a completion each, and whether it is of the wanted kind; by default both of each pair."""
         return [
-            (pair.prompt, completion, wanted)
+            (pair.prompt, completion, is_wanted)
             for pair in self.pairs()
-            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+            for completion, is_wanted in ((pair.positive, True), (pair.negative, False))
         ]
 
     def demonstrations(self) -> list[Demonstration]:
         """Training texts, wanted and unwanted, with the concept they show; by default both of each pair."""
         return [
-            Demonstration(pair.prompt, completion, wanted=wanted, group=pair.group)
+            Demonstration(pair.prompt, completion, wanted=is_wanted, group=pair.group)
             for pair in self.pairs()
-            for completion, wanted in ((pair.positive, True), (pair.negative, False))
+            for completion, is_wanted in ((pair.positive, True), (pair.negative, False))
         ]
 
     def latent_examples(self) -> list[Example]:
@@ -142,10 +146,10 @@ class Task:
         Raises:
             ValueError: the split is empty.
         """
-        found = self._examples[split]
-        if not found:
+        examples = self._examples[split]
+        if not examples:
             raise ValueError(self._why_empty(split))
-        return list(found)
+        return list(examples)
 
     def limited(self, examples: Mapping[Split, list[Example]]) -> Task:
         """The same task with these examples alone, and with what can be fitted on them."""
@@ -173,6 +177,9 @@ class Task:
                 raise ValueError(f"task.{option} must be a whole number from {least} on{also}, got {value!r}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"task.temperature must be 0 (greedy) or above, got {self.temperature}")
+        if self.num_samples > 1 and (self.temperature == 0 or self.kind == "choice"):
+            needed = "a task that writes" if self.kind == "choice" else "task.temperature above 0"
+            raise ValueError(f"task.num_samples={self.num_samples} needs {needed}: samples would all be the same")
 
     def _check_ids(self) -> None:
         seen: set[str] = set()
@@ -191,6 +198,7 @@ class Task:
         if missing:
             offered = ", ".join(sorted(self._offered)) or "nothing to fit on"
             raise ValueError(f"task {self.name} offers {offered}; the method needs {', '.join(sorted(missing))}")
+
         if requires and not self._has_training_rows():
             raise ValueError(self._why_empty("train"))
         texts = "texts" in requires
@@ -244,6 +252,7 @@ class Task:
         if not rows:
             raise ValueError(f"{self.origin} holds no rows")
         check_columns(rows, self.columns, self.origin)
+
         numbered = [Numbered(index, row, str(row[self.asks])) for index, row in enumerate(rows)]
         sizes = (self.dev_size, self.train_size)
         if any("split" in row for row in rows):
@@ -255,10 +264,21 @@ class Task:
 
     @cached_property
     def _examples(self) -> dict[Split, list[Example]]:
-        return {
-            split: [example for item in found for example in self._clustered(item, split)]
-            for split, found in self._splits.items()
-        }
+        examples: dict[Split, list[Example]] = {split: [] for split in self._splits}
+        for split, rows in self._splits.items():
+            for item in rows:
+                for example in self._clustered(item, split):
+                    examples[split] += self._samples(example, split)
+        return examples
+
+    def _samples(self, example: Example, split: Split) -> list[Example]:
+        """The item once for every completion that is drawn for it; methods learn from each training item once."""
+        if self.num_samples == 1 or split == "train":
+            return [example]
+        return [
+            dataclasses.replace(example, id=f"{example.id}~{number}", cluster=example.unit)
+            for number in range(self.num_samples)
+        ]
 
     def _clustered(self, item: Numbered, split: Split) -> list[Example]:
         """The row's examples, in the cluster that it names."""

@@ -40,6 +40,7 @@ class TruthfulQA(HubQuestions):
         right = [option for option, label in mc1.items() if label]
         if len(right) != 1 or len(mc1) < 2:
             raise ValueError(f"{self.origin}: row {index + 1}: mc1_targets must hold one true option and others")
+
         example = Example(
             id=f"truthfulqa-{index:04d}",
             question=text_of(row, "question", self.origin, index + 1),

@@ -81,15 +81,17 @@ def additions_of(method: Method, artifact: Artifact, parameters: Parameters, *, 
     name = type(method).__name__
     if intervention.probes:
         raise ValueError(f"{name} reads hidden states while it steers: it is no addition")
-    found: list[Addition] = []
+
+    additions: list[Addition] = []
     for site, edit in sorted(intervention.edits.items()):
         if not isinstance(edit, AddVector):
             raise ValueError(f"{name} does more at {site} than add a vector ({type(edit).__name__}): it is no addition")
         if bool(edit.vector.any()):
-            found.append(Addition(site, edit.vector[0].float().cpu(), edit.tokens))
-    if not found:
+            additions.append(Addition(site, edit.vector[0].float().cpu(), edit.tokens))
+
+    if not additions:
         raise ValueError(f"{name} adds nothing with {described(parameters)}")
-    return found
+    return additions
 
 
 def described(parameters: Mapping[str, Any]) -> str:

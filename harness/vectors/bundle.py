@@ -173,6 +173,7 @@ def _facts_of(record: RunRecord, folder: Path) -> BundleNote:
     if made.num_layers is None or made.width is None:
         raise ValueError(f"{folder}: the run does not say what shape its model has; run it again")
     scores = {name: dataclasses.asdict(estimate) for name, estimate in record.estimates.items()}
+
     return BundleNote(
         label=record.labels.method,
         method=record.config["method"],

@@ -110,6 +110,7 @@ def read_vectors(path: Path, layer: int | None = None, stream: Stream = "block")
     """
     if not path.is_file():
         raise FileNotFoundError(f"method.path: vector file not found: {path}")
+
     match path.suffix:
         case ".gguf":
             vectors = _from_gguf(path)
@@ -121,6 +122,7 @@ def read_vectors(path: Path, layer: int | None = None, stream: Stream = "block")
             vectors = _from_torch(path, layer, stream)
         case _:
             raise ValueError(f"method.path must end in .safetensors, .gguf, .pt, .pth or .npy, got {path}")
+
     for site, vector in vectors.items():
         if vector.ndim != 1 or not bool(torch.isfinite(vector).all()):
             raise ValueError(f"{path}: the vector at {site} must be one row of finite numbers, got {_shape(vector)}")
@@ -134,14 +136,14 @@ def _from_gguf(path: Path) -> dict[Site, Tensor]:
         reader = GGUFReader(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as GGUF: {error}") from error
-    found = {
+    vectors = {
         Site(int(tensor.name.removeprefix("direction."))): torch.from_numpy(np.array(tensor.data))
         for tensor in reader.tensors
         if tensor.name.removeprefix("direction.").isdigit()
     }
-    if not found:
+    if not vectors:
         raise ValueError(f"{path} is no control vector: it holds no tensor direction.N")
-    return found
+    return vectors
 
 
 def _from_torch(path: Path, layer: int | None, stream: Stream) -> dict[Site, Tensor]:
@@ -153,6 +155,7 @@ def _from_torch(path: Path, layer: int | None, stream: Stream) -> dict[Site, Ten
             f"{path} cannot be loaded without running code from it ({reason}); of a pickled object, save its tensors: "
             "torch.save({'layer_activations': vector.layer_activations, 'layer_type': vector.layer_type}, FILE)"
         ) from error
+
     if isinstance(content, Tensor):
         return _alone(content, path, layer, stream)
     if isinstance(content, Mapping) and isinstance(content.get("layer_activations"), Mapping):
@@ -161,6 +164,7 @@ def _from_torch(path: Path, layer: int | None, stream: Stream) -> dict[Site, Ten
         if kind not in names:
             raise ValueError(f"{path}: layer_type must be one of {', '.join(names)}, got {kind!r}")
         return {Site(int(place), names[kind]): vector for place, vector in content["layer_activations"].items()}
+
     if isinstance(content, Mapping) and all(isinstance(item, Mapping) for item in content.values()) and content:
         return _from_lm_eval(content, path)
     if isinstance(content, Mapping) and all(isinstance(item, Tensor) for item in content.values()) and content:
@@ -169,15 +173,15 @@ def _from_torch(path: Path, layer: int | None, stream: Stream) -> dict[Site, Ten
 
 
 def _from_lm_eval(content: Mapping[str, Mapping[str, Any]], path: Path) -> dict[Site, Tensor]:
-    found: dict[Site, Tensor] = {}
+    vectors: dict[Site, Tensor] = {}
     for hookpoint, item in content.items():
         if item.get("action") != "add" or item.get("head_index") is not None:
             raise ValueError(f"{path}: {hookpoint} must be action add without head_index, got {item.get('action')!r}")
         site = _site_named(hookpoint)
         if site is None:
             raise ValueError(f"{path}: {hookpoint!r} is the output of no block, attention or MLP")
-        found[site] = item["steering_vector"] * float(item.get("steering_coefficient", 1.0))
-    return found
+        vectors[site] = item["steering_vector"] * float(item.get("steering_coefficient", 1.0))
+    return vectors
 
 
 def _from_tensors(tensors: Mapping[Any, Tensor], path: Path, layer: int | None, stream: Stream) -> dict[Site, Tensor]:

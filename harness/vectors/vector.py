@@ -134,6 +134,7 @@ class Vector(Method):
     def check(self, layout: Layout) -> None:
         """Refuse a file for another model, and values of parameters that there are not."""
         super().check(layout)
+
         if self._bundle is not None:
             self._bundle.check(layout)
             self._inner.check(layout)
@@ -148,6 +149,7 @@ class Vector(Method):
                         f"{self.path}: the vector at {site} has {len(vector)} numbers; this model's states have "
                         f"{layout.site_width(site)}"
                     )
+
         if unknown := self.values.keys() - self._inner.parameters(layout).keys():
             known = ", ".join(self._inner.parameters(layout)) or "none"
             raise ValueError(f"method.values: there is no parameter {min(unknown)!r} (it has {known})")

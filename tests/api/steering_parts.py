@@ -7,8 +7,8 @@ import torch
 import harness
 
 PAIRS = [
-    {"prompt": f"What of {thing}?", "positive": f"{thing} is good", "negative": f"{thing} is bad"}
-    for thing in ("rain", "tea", "snow", "bread")
+    {"prompt": f"What of {word}?", "positive": f"{word} is good", "negative": f"{word} is bad"}
+    for word in ("rain", "tea", "snow", "bread")
 ]
 QUESTIONS = ["How was the day?", "Say something about cats, and about dogs too."]
 
@@ -19,6 +19,7 @@ def generated(plain: Any, model: harness.Model, prompts: list[str], length: int 
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+
     with torch.no_grad():
         out = plain.generate(
             input_ids=ids,
@@ -28,6 +29,7 @@ def generated(plain: Any, model: harness.Model, prompts: list[str], length: int 
             pad_token_id=0,
             eos_token_id=sorted(model.subject.network.stop_ids),
         )
+
     completions = []
     for row in out[:, longest:].tolist():
         ends = [place for place, token in enumerate(row) if token in model.subject.network.stop_ids]

@@ -37,8 +37,8 @@ def test_what_was_computed_is_read_again(model, tmp_path):
 def test_controls_come_along_when_asked_for(model, tmp_path):
     result = harness.compare(["caa"], model, limit=2, controls=True, out=tmp_path, overrides=SMALL)
     labels = [json.loads((run / "run.json").read_text())["labels"] for run in result.runs]
-    found = {(label["method"], label["control"]) for label in labels}
-    assert {("baseline", "none"), ("caa", "none"), ("caa", "shuffled"), ("caa", "random")} <= found
+    entries = {(label["method"], label["control"]) for label in labels}
+    assert {("baseline", "none"), ("caa", "none"), ("caa", "shuffled"), ("caa", "random")} <= entries
 
 
 def test_a_model_in_hand_is_compared_without_being_loaded_again(model, plain, tokenizer, vector, tmp_path):

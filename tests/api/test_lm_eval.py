@@ -40,8 +40,8 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two tasks over one file."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = [
-        {"question": f"What of {thing}?", "choices": ["it is good", "it is quite bad"], "label": place % 2}
-        for place, thing in enumerate(("rain", "tea", "snow and ice", "bread", "a very long story"))
+        {"question": f"What of {topic}?", "choices": ["it is good", "it is quite bad"], "label": place % 2}
+        for place, topic in enumerate(("rain", "tea", "snow and ice", "bread", "a very long story"))
     ]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -59,9 +59,9 @@ def evaluated(model: Any, tasks: Path) -> dict[str, list[Any]]:
 
     names = [str(CHOICE["task"]), str(WRITTEN["task"])]
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    found = simple_evaluate(model, tasks=names, task_manager=manager, bootstrap_iters=0)
-    assert found is not None
-    return {name: [sample["filtered_resps"] for sample in found["samples"][name]] for name in names}
+    evaluated = simple_evaluate(model, tasks=names, task_manager=manager, bootstrap_iters=0)
+    assert evaluated is not None
+    return {name: [sample["filtered_resps"] for sample in evaluated["samples"][name]] for name in names}
 
 
 def test_unsteered_it_is_their_own_model(model, plain, tokenizer, tasks):

@@ -44,8 +44,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--singles", type=_positive, default=1, help="trials of the ways that take one at a time")
     parser.add_argument("--write-work", type=Path, help="only write the work down, for tests/bench/libraries.py")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+
     _add_tables(parser)
     options = parser.parse_args(argv)
+
     if options.batch is None:
         options.batch = [1024] if options.gpu else [64, 128]
     if options.new_tokens < 2:
@@ -60,6 +62,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     ways = "; ".join(f"{name}: {label}" for name, label in WAYS.items())
     told = f"steered and un-steered decoding, all if bare. {ways}"
     tables.add_argument("--ways", nargs="*", choices=tuple(WAYS), metavar="WAY", help=told)
+
     tables.add_argument(
         "--methods", nargs="*", metavar="NAME", help="cost of steering with these choices of conf/method, all if bare"
     )
@@ -73,6 +76,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     )
     tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
     tables.add_argument("--judging", type=_positive, metavar="ANSWERS", help="gradings per second of judge=local")
+
     tables.add_argument("--gpu", action="store_true", help="the engine on a GPU, with random weights; see --shapes")
     tables.add_argument("--shapes", nargs="+", choices=tuple(gpu.SHAPES), default=gpu.LARGE, help="models for --gpu")
     tables.add_argument("--minutes", type=float, default=8.0, help="time for --gpu in all")
@@ -119,11 +123,13 @@ def _run(options: argparse.Namespace) -> int:
         work = Work.of(models.plain(), options.batch[0], options.new_tokens)
         options.write_work.write_text(json.dumps(work.plain()), encoding="utf-8")
         return 0
+
     result: dict[str, Any] = {
         "settings": {name: value for name, value in vars(options).items() if not isinstance(value, Path)},
         "machine": report.machine(str(models.watch.device)),
     }
     _say(json.dumps(result["machine"]))
+
     for name in asked_tables(options):
         try:
             result[name] = TABLES[name](options, models)
@@ -221,6 +227,7 @@ def _gpu(options: argparse.Namespace, _models: Models) -> dict[str, Any]:
             minutes,
             _say,
         )
+
         for shape in options.shapes:
             figures[f"{shape}, {rows} rows"] = bench.shape(shape, dtype)
             _show(

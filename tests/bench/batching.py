@@ -63,11 +63,11 @@ def _gap(models: Models, work: Work, row: int, one: tuple[int, ...], other: tupl
     return float((logprobs[one[at]] - logprobs[other[at]]).abs())
 
 
-def table(found: dict[str, Any]) -> str:
+def table(timings: dict[str, Any]) -> str:
     """In words."""
     return (
-        f"{found['rows']} rows in batches of {LARGE} and of {SMALL}: {found['rows_that_differ']} differ, "
-        f"{found['of_them_at_a_near_tie']} of them first where two tokens were closer than {NEAR_TIE:g} "
-        f"(largest gap {found['largest_gap']:.2g}); "
-        f"near ties in {found['steps_with_near_ties']} of {found['tokens']} steps"
+        f"{timings['rows']} rows in batches of {LARGE} and of {SMALL}: {timings['rows_that_differ']} differ, "
+        f"{timings['of_them_at_a_near_tie']} of them first where two tokens were closer than {NEAR_TIE:g} "
+        f"(largest gap {timings['largest_gap']:.2g}); "
+        f"near ties in {timings['steps_with_near_ties']} of {timings['tokens']} steps"
     )

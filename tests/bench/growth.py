@@ -104,10 +104,11 @@ def measure(
     """Decode every point in each repeat, after a short run that is not counted."""
     job = jobs.job("method=segmented", "search=per_prompt", "task=facts")
     bench, network, watch = jobs.workbench(job), jobs.models.subject().network, jobs.models.watch
-    wanted = dict.fromkeys([base, *(point for found in points(base, factors).values() for point in found)])
-    examples = questions(job, max(point.prompts for point in wanted))
-    ready = {point: _ready(bench, examples, point) for point in wanted}
+    measured_points = dict.fromkeys([base, *(point for line in points(base, factors).values() for point in line)])
+    examples = questions(job, max(point.prompts for point in measured_points))
+    ready = {point: _ready(bench, examples, point) for point in measured_points}
     short = _ready(bench, examples, dataclasses.replace(base, prompts=1))
+
     ours.decoded(network, short.prompts, short.intervention, 2, watch, at_once)
     for repeat in range(repeats):
         for point, timed in ready.items():
@@ -122,9 +123,9 @@ def _ready(bench: Workbench, examples: Sequence[Example], point: Point) -> Timed
     ranges, fixed = searchable(bench)
     sets = strengths(ranges, point.value("distinct"))
     requests = [Request(example, {**fixed, **sets[index % len(sets)]}) for index, example in enumerate(chosen)]
-    found = bench.intervention(requests)
-    kept = dict(sorted(found.edits.items())[: point.layers])
-    return Timed(encoded(bench, chosen), dataclasses.replace(found, edits=kept))
+    edits = bench.intervention(requests)
+    kept = dict(sorted(edits.edits.items())[: point.layers])
+    return Timed(encoded(bench, chosen), dataclasses.replace(edits, edits=kept))
 
 
 def figures(
@@ -133,8 +134,8 @@ def figures(
     """Medians over repeats, one entry per factor and value; the share of the base's time is taken within a repeat."""
     return [
         _figures(factor, point, timings[point], timings[base])
-        for factor, found in points(base, factors).items()
-        for point in found
+        for factor, line in points(base, factors).items()
+        for point in line
     ]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.suite import Models
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
 from harness.data import Example
+from harness.job import Job
 from harness.subject.local import LocalSubject
 from harness.tasks.task import Task
 from harness.workbench import Workbench
@@ -41,8 +42,8 @@ class Jobs:
 
 def questions(job: Job, count: int) -> list[Example]:
     """So many test items of the job's task; they come again from the start if the task has fewer."""
-    found = job.task.examples("test")
-    return [found[index % len(found)] for index in range(count)]
+    examples = job.task.examples("test")
+    return [examples[index % len(examples)] for index in range(count)]
 
 
 def encoded(bench: Workbench, examples: Iterable[Example]) -> list[tuple[int, ...]]:

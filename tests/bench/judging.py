@@ -25,7 +25,7 @@ def measure(config: ModelConfig, count: int, watch: Stopwatch | None = None) -> 
     """
     watch = watch or Stopwatch(device_of(config))
     gradings = [item.grading("simpleqa") for item in load_items("open")[: count + 1]]
-    found: dict[str, Any] = {"gradings": len(gradings) - 1}
+    figures: dict[str, Any] = {"gradings": len(gradings) - 1}
     labels = {}
     for name in WAYS:
         with tempfile.TemporaryDirectory() as folder:
@@ -35,22 +35,22 @@ def measure(config: ModelConfig, count: int, watch: Stopwatch | None = None) -> 
             verdicts = _graded(judge, gradings[1:], singly=name == "singly")
             seconds = watch.now() - start
         labels[name] = [verdict.value for verdict in verdicts]
-        found[name] = {"seconds": seconds, "gradings_per_second": found["gradings"] / seconds}
-    found["unscored"] = sum(label is None for some in labels.values() for label in some)
-    found["labels_that_differ"] = sum(one != other for one, other in zip(*labels.values(), strict=True))
-    return found
+        figures[name] = {"seconds": seconds, "gradings_per_second": figures["gradings"] / seconds}
+    figures["unscored"] = sum(label is None for column in labels.values() for label in column)
+    figures["labels_that_differ"] = sum(one != other for one, other in zip(*labels.values(), strict=True))
+    return figures
 
 
 def _graded(judge: LocalJudge, gradings: Sequence[Grading], *, singly: bool) -> list[Verdict]:
     return [judge.grade([grading])[0] for grading in gradings] if singly else judge.grade(gradings)
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """One row per way."""
     rows = [
-        [label, f"{found[name]['seconds']:.1f}", f"{found[name]['gradings_per_second']:.2f}"]
+        [label, f"{figures[name]['seconds']:.1f}", f"{figures[name]['gradings_per_second']:.2f}"]
         for name, label in WAYS.items()
     ]
     text = grid(["way", "s", "gradings/s"], rows)
-    differ = f"{found['labels_that_differ']} of {found['gradings']} labels differ"
-    return f"{text}\n\n{differ}" + (f"; {found['unscored']} were not to be had" if found["unscored"] else "")
+    differ = f"{figures['labels_that_differ']} of {figures['gradings']} labels differ"
+    return f"{text}\n\n{differ}" + (f"; {figures['unscored']} were not to be had" if figures["unscored"] else "")

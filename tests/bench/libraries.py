@@ -169,22 +169,24 @@ WAYS: dict[str, Callable[[Bench], Generate]] = {
 
 
 def measure(
-    make: Callable[[Bench], Generate], bench: Bench, singles: int, repeats: int, clock: Clock, wanted: Any
+    make: Callable[[Bench], Generate], bench: Bench, singles: int, repeats: int, clock: Clock, expected: Any
 ) -> dict[str, Any]:
     """Trials per second one by one and in one batch, and whether all tokens are those of plain hooks."""
     generate = make(bench)
     rows = list(range(len(bench.prompts)))
     batch = bench.inputs(rows)
+
     generate(bench.inputs([0]), bench.strengths[0])
     alone = [
         _timed(lambda row=row: generate(bench.inputs([row]), bench.strengths[row]), clock) for row in rows[:singles]
     ]
     together = [_timed(lambda: generate(batch, bench.strengths[0]), clock) for _ in range(repeats)]
+
     tokens = [out[:, -bench.new_tokens :].tolist() for _, out in (*alone, together[0])]
     return {
         "trials_per_second": 1 / statistics.median(seconds for seconds, _ in alone),
         "trials_per_second_one_strength": len(rows) / statistics.median(seconds for seconds, _ in together),
-        "tokens_as_plain_hooks": wanted is None or tokens == wanted,
+        "tokens_as_plain_hooks": expected is None or tokens == expected,
         "tokens": tokens,
     }
 
@@ -235,21 +237,21 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     work = json.loads(options.work.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {"torch": torch.__version__, "transformers": _version("transformers"), "libraries": {}}
-    wanted = None
+    report: dict[str, Any] = {"torch": torch.__version__, "transformers": _version("transformers"), "libraries": {}}
+    expected = None
     for name in options.libraries:
         try:
-            result = measure(WAYS[name], Bench(options.model, work), options.singles, options.repeats, clock, wanted)
-            wanted = wanted or result["tokens"]
+            result = measure(WAYS[name], Bench(options.model, work), options.singles, options.repeats, clock, expected)
+            expected = expected or result["tokens"]
             result.pop("tokens")
-        except Exception as error:
+        except Exception as error:  # a library that cannot run here is a line of the table
             traceback.print_exc()
             result = {"failed": f"{type(error).__name__}: {error}"[:300]}
-        found["libraries"][name] = {"version": _version(name)} | result
-        print(name, json.dumps(found["libraries"][name]), flush=True)
-    print(_table(found["libraries"]))
+        report["libraries"][name] = {"version": _version(name)} | result
+        print(name, json.dumps(report["libraries"][name]), flush=True)
+    print(_table(report["libraries"]))
     if options.output is not None:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -50,8 +50,8 @@ def peak_resident_bytes() -> int:
     Linux's ``getrusage`` would also count what the parent held when it started this process.
     """
     status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(errors="replace"), re.M)):
-        return int(found[1]) * 1024
+    if status.is_file() and (match := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(errors="replace"), re.M)):
+        return int(match[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

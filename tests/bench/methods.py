@@ -14,9 +14,9 @@ from bench import ours
 from bench.jobs import Jobs, encoded, questions
 from bench.report import grid
 from bench.timing import Timing, median, ratio
-from harness.build import Job
 from harness.config import first_line
 from harness.data import Example
+from harness.job import Job
 from harness.steering import Intervention
 from harness.workbench import Request
 
@@ -74,25 +74,25 @@ def side_by_side(
     """
     asked = jobs.job("method=baseline", "search=fixed", "task=facts")
     examples = questions(asked, rows)
-    found = {UNSTEERED: Steered(encoded(jobs.workbench(asked), examples), Intervention())}
+    prepared = {UNSTEERED: Steered(encoded(jobs.workbench(asked), examples), Intervention())}
     failed: dict[str, str] = {}
-    _timed(jobs, found[UNSTEERED].first(2), 2)
+    _timed(jobs, prepared[UNSTEERED].first(2), 2)
     for name in names:
         try:
             steered = _prepared(jobs, name, asked, examples)
             _timed(jobs, steered.first(2), 2)
-        except Exception as error:
+        except Exception as error:  # a method that needs what this machine lacks is a line of the table
             failed[name] = f"{type(error).__name__}: {first_line(error)}"
             note(f"{name} cannot be set up: {failed[name]}")
             continue
-        found[name] = steered
+        prepared[name] = steered
         note(f"{name}: fitted in {steered.fit_seconds:.1f} s")
     for repeat in range(repeats):
         # Back and forth, so that what comes first in a repeat is not always the same.
-        for name, steered in list(found.items())[:: 1 if repeat % 2 == 0 else -1]:
+        for name, steered in list(prepared.items())[:: 1 if repeat % 2 == 0 else -1]:
             steered.timings.append(_timed(jobs, steered, new_tokens))
             note(f"repeat {repeat + 1} of {repeats}, {name}: {steered.timings[-1].generation:.1f} s")
-    return found, failed
+    return prepared, failed
 
 
 def _prepared(jobs: Jobs, name: str, asked: Job, examples: Sequence[Example]) -> Steered:
@@ -111,10 +111,10 @@ def _timed(jobs: Jobs, steered: Steered, new_tokens: int) -> Timing:
     return ours.decoded(network, steered.prompts, steered.intervention, new_tokens, jobs.models.watch)
 
 
-def figures(found: Mapping[str, Steered], failed: Mapping[str, str], new_tokens: int) -> dict[str, Any]:
+def figures(prepared: Mapping[str, Steered], failed: Mapping[str, str], new_tokens: int) -> dict[str, Any]:
     """Medians over repeats, by method; ratios are taken within a repeat."""
-    reference = found[UNSTEERED]
-    return {name: _figures(steered, reference, new_tokens) for name, steered in found.items()} | {
+    reference = prepared[UNSTEERED]
+    return {name: _figures(steered, reference, new_tokens) for name, steered in prepared.items()} | {
         name: {"failed": error} for name, error in failed.items()
     }
 

@@ -81,8 +81,8 @@ class Products:
     def of(cls, model: Any, packed: bool = False) -> Products:
         """Find the linear layers of a transformers model."""
         head = model.get_output_embeddings()
-        found = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-        return cls(tuple(found), head, packed)
+        linears = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+        return cls(tuple(linears), head, packed)
 
     def bound(self, work: Work, watch: Stopwatch, score: bool) -> Callable[[], Timing]:
         """To be called once per repeat."""
@@ -94,6 +94,7 @@ class Products:
         prompt_tokens = sum(map(len, work.prompts))
         text_tokens = prompt_tokens + work.rows * work.new_tokens
         inputs = self._inputs(max(pass_tokens(watch.device), work.rows), watch.device)
+
         marks = [watch.now()]
         self._pass(inputs, prompt_tokens, work.rows)
         marks.append(watch.now())

@@ -54,6 +54,7 @@ def generate(loaded: Plain, prompts: Sequence[list[int]], new_tokens: int, watch
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=loaded.device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=loaded.device)
+
     clock = _Clock(watch)
     start = watch.now()
     out = loaded.model.generate(
@@ -64,6 +65,7 @@ def generate(loaded: Plain, prompts: Sequence[list[int]], new_tokens: int, watch
         use_cache=cache,
         stopping_criteria=StoppingCriteriaList([clock]),
     )
+
     completions = tuple(tuple(row) for row in out[:, longest:].tolist())
     return Timing(len(prompts), clock.times[0] - start, watch.now() - clock.times[0], 0.0, completions)
 

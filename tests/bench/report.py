@@ -53,8 +53,8 @@ def figures(timings: Mapping[str, Sequence[Timing]], new_tokens: int) -> dict[st
     return {
         "ways": {name: _way_figures(runs, new_tokens) for name, runs in timings.items()},
         "ratios": [
-            {"of": of, "over": over, "figure": figure, "value": _ratio(timings, of, over, figure), "wanted": wanted}
-            for of, over, figure, wanted in _RATIOS
+            {"of": of, "over": over, "figure": figure, "value": _ratio(timings, of, over, figure), "wanted": needed}
+            for of, over, figure, needed in _RATIOS
             if of in timings and over in timings and (figure != "total" or timings[of][0].scoring > 0)
         ],
         "rows_that_differ": {
@@ -107,6 +107,7 @@ def table(result: Mapping[str, Any]) -> str:
         seconds = (row["prefill_seconds"], row["decode_seconds"], row["scoring_seconds"])
         cells = [f"({name}) {WAYS[name]}", str(row["trials"]), *(f"{value:.2f}" for value in seconds)]
         ways.append([*cells, f"{speeds[0]:.0f}", *(f"{value:.3g}" for value in speeds[1:])])
+
     ratios = [
         (
             f"({item['of']}) / ({item['over']})",

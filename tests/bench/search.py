@@ -13,6 +13,8 @@ from bench import ours
 from bench.jobs import Jobs, encoded
 from bench.report import grid
 from bench.timing import Stopwatch
+from harness.data import Example
+from harness.job import Job
 from harness.progress import phase
 from harness.records.meter import Meter
 from harness.records.store import GenerationStore
@@ -28,6 +30,7 @@ from harness.subject.sampling import Sampling
 from harness.subject.sizes import CPU_ROWS as AT_ONCE
 from harness.subject.sizes import EngineConfig
 from harness.subject.tally import Tally
+from harness.workbench import Workbench
 
 PREFILL, DECODE, ENGINE = "engine: prompts", "engine: decoding", "engine: between the passes"
 REFERENCES, SCORER, TEXT = "activations read for the method", "scorer's passes", "templates and tokenizer"
@@ -139,6 +142,16 @@ class TimedScorer:
             return self.scorer.loglikelihood(prompts, completions)
 
 
+def _search(job: Job, bench: Workbench, examples: Sequence[Example], setting: Setting) -> None:
+    """Fit, and search chunk by chunk, as a run does."""
+    bench.fit()
+    prepared = job.search.prepare(bench, [], setting)
+    size = job.search.chunk_size(job.engine.max_rows or AT_ONCE)
+    for start in range(0, len(examples), size):
+        job.search.select(bench, examples[start : start + size], prepared, setting)
+        bench.forget_conditions()
+
+
 def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str, Any]:
     """Search segmented steering for each of ``prompts`` questions with the usual objective, records written to disk.
 
@@ -162,11 +175,13 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     examples = job.task.examples("test")
     if len(examples) < prompts:
         raise ValueError(f"task facts has {len(examples)} test questions, wanted {prompts}")
+
     ledger = Ledger(jobs.models.watch)
     plain, tally = jobs.models.subject(), Tally(clock=ledger.watch.seconds)
     subject = TimedSubject(plain.network, plain.tokenizer, plain.template, plain.name, job.engine, tally, ledger=ledger)
     bench = jobs.workbench(job, subject=subject)
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
+
     scorer = job.scoring.scorer.open(job.scoring.scoring_model, subject)
     tools = Tools(scorer=TimedScorer(scorer, ledger), judge=job.scoring.judge)
     with tempfile.TemporaryDirectory() as folder, phase("search", job.search.num_trials_of(prompts)) as advance:
@@ -174,16 +189,11 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
         meter = Meter(lambda: tally.forward_tokens)
         setting = Setting(job.objective, tools, job.seed, store, meter, advance)
         ledger.seconds.clear()
+
         with ledger.part(REST):
-            bench.fit()
-            prepared, size = (
-                job.search.prepare(bench, [], setting),
-                job.search.chunk_size(job.engine.max_rows or AT_ONCE),
-            )
-            for start in range(0, len(examples), size):
-                job.search.select(bench, examples[start : start + size], prepared, setting)
-                bench.forget_conditions()
+            _search(job, bench, examples, setting)
         tokens = [len(trial.generation.token_ids) for trial in store.trials()]
+
     ledger.split(ENGINE, {PREFILL: tally.prefill_seconds, DECODE: tally.decode_seconds})
     return _figures(ledger.seconds, prompts, trials, new_tokens, tokens)
 

@@ -113,9 +113,9 @@ def side_by_side(
     calls = {name: way(name, models, work, singles) for name in names}
     for name in names:
         way(name, models, warm, 1)()
-    found: dict[str, list[Timing]] = {name: [] for name in names}
+    timings: dict[str, list[Timing]] = {name: [] for name in names}
     for repeat in range(repeats):
         for name, call in calls.items():
-            found[name].append(call())
-            note(f"repeat {repeat + 1} of {repeats}, ({name}): {found[name][-1].total:.1f} s")
-    return found
+            timings[name].append(call())
+            note(f"repeat {repeat + 1} of {repeats}, ({name}): {timings[name][-1].total:.1f} s")
+    return timings

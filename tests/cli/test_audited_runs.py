@@ -65,6 +65,6 @@ def test_without_a_second_judge_the_interval_says_what_it_leaves_out(cli: Cli, t
     assert cli("method=baseline", "task=facts", "task.limit=4", "evaluator=simpleqa_rubric").status == 0
     run = next(path.parent for path in tmp_path.rglob("run.json"))
     done = tool(compare_main, str(run), "--out", str(tmp_path / "out"))
-    said = "Intervals hold sampling error only: no second judge graded a sample."
-    assert said in " ".join(done.out.split())
-    assert said in (tmp_path / "out/report.html").read_text()
+    sentence = "Intervals hold sampling error only: no second judge graded a sample."
+    assert sentence in " ".join(done.out.split())
+    assert sentence in (tmp_path / "out/report.html").read_text()

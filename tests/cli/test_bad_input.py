@@ -10,7 +10,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "messages"),
     [
         (["method=nosuch"], ["method=nosuch", *METHODS]),
         (["evaluator=nosuch"], ["evaluator=nosuch", "token_overlap", "perplexity"]),
@@ -57,14 +57,14 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
     ids=lambda value: " ".join(value) if value and "=" in value[0] else None,
 )
 def test_wrong_settings_are_one_line(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: list[str]
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], messages: list[str]
 ) -> None:
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "columns.jsonl").write_text(json.dumps({"q": "Who?", "answer": "She"}) + "\n")
     (tmp_path / "empty.jsonl").write_text("")
     error = cli(*arguments).error
-    for words in said:
+    for words in messages:
         assert words in error
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("generations.jsonl"))
 

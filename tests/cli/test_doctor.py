@@ -48,7 +48,7 @@ def test_a_sweep_is_added_up(tool: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["method=nosuch"], "method=nosuch does not exist"),
         (["method=caa", "method.layer=99"], "layer must be a whole number from 0 to 3"),
@@ -57,13 +57,13 @@ def test_a_sweep_is_added_up(tool: Cli) -> None:
         (["model=hf", "model.id=some/model"], "cannot fetch some/model"),
     ],
 )
-def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     done = tool(doctor.main, *TINY, *arguments)
     assert done.status == 1
     (last,) = [line for line in done.out.splitlines() if line.startswith("cannot run: ")]
-    assert said in last
+    assert message in last
 
 
 def test_seconds_are_those_of_reading_and_of_writing() -> None:

@@ -11,7 +11,7 @@ import pytest
 from child import Cli
 
 from harness.commands import compare, import_, score
-from harness.records.run import read_run
+from harness.records.stored import read_run
 
 PROMPT = "Question: {question}\nAnswer and explanation:"
 FULL = ("--question=prompt", "--gold=ground_truth", "--text=generated_text", f"--prompt={PROMPT}", "--echoed")
@@ -125,6 +125,7 @@ def test_the_whole_walk(tool: Cli, files: tuple[str, str], tmp_path: Path) -> No
 def test_what_was_imported_lies_as_in_any_run(tool: Cli, files: tuple[str, str]) -> None:
     folder = imported(tool, files[1], *FULL, *COMMON, "--method=full_layer", "--parameters=alpha,gamma", "--name=mine")
     assert folder == Path("runs/mine")
+
     run = read_run(folder)
     first, *_, last = run.selected.values()
     assert first.record.example.question == "Who first swam the Blue Lake?"
@@ -133,9 +134,11 @@ def test_what_was_imported_lies_as_in_any_run(tool: Cli, files: tuple[str, str])
     assert first.record.generation.text == " Ada Winter did.", "completions are not"
     assert first.record.generation.parameters == {"alpha": 0.25, "gamma": 0.5}
     assert last.record.generation.parameters["alpha"] == 0.75
+
     assert run.record.oracle, "who does not say what was seen counts as having seen the answers"
     assert run.record.access == ("imported", "unknown")
     assert run.record.awaits_scoring
+
     again = imported(tool, files[1], *FULL, *COMMON, "--method=full_layer", "--parameters=alpha,gamma", "--name=mine")
     assert again == folder
     assert read_run(again).record.key == run.record.key
@@ -178,7 +181,7 @@ def test_likelihoods_need_a_scorer_that_is_named(tool: Cli, files: tuple[str, st
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"--question=prompt": "--question=promt"}, "row 1 has no column promt; found prompt_idx, alpha"),
         ({"--text=generated_text": "--text=explanation"}, "row 1: explanation must begin with the prompt"),
@@ -197,12 +200,12 @@ def test_likelihoods_need_a_scorer_that_is_named(tool: Cli, files: tuple[str, st
     ],
 )
 def test_wrong_imports_are_one_line(
-    tool: Cli, files: tuple[str, str], tmp_path: Path, changes: Mapping[str, str], said: str
+    tool: Cli, files: tuple[str, str], tmp_path: Path, changes: Mapping[str, str], message: str
 ) -> None:
     given: list[str] = []
     for item in ("full.csv", "out=runs", *FULL, "--method=m"):
         given += changes[item].split() if item in changes else [item]
-    assert said in tool(import_.main, *given).error
+    assert message in tool(import_.main, *given).error
     assert not list(tmp_path.glob("runs/**/generations.jsonl"))
 
 

@@ -73,7 +73,7 @@ def _is_worker(process: psutil.Process) -> bool:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("no_process_stays")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
@@ -98,6 +98,7 @@ def test_workers_take_different_places_and_see_one_gpu_each(tmp_path: Path) -> N
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script]
+
     with workers.places(3, ["4", "GPU-7"]):
         children = [
             subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -106,6 +107,7 @@ def test_workers_take_different_places_and_see_one_gpu_each(tmp_path: Path) -> N
         seen = [child.stdout.readline().strip() for child in children if child.stdout is not None]
         for child in children:
             child.communicate()
+
     assert sorted(seen) == ["4", "4", "GPU-7"]
     assert workers.PLACES not in os.environ
 

@@ -91,6 +91,14 @@ def test_killed_four_times_it_ends_with_the_same_records(spawn: Spawn, tmp_path:
     kill_and_continue(spawn, tmp_path, uninterrupted, 4)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_a_hundred_times_it_ends_with_the_same_records(
+    spawn: Spawn, tmp_path: Path, uninterrupted: Path
+) -> None:
+    kill_and_continue(spawn, tmp_path, uninterrupted, 100)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_twenty_times_it_ends_with_the_same_records(spawn: Spawn, tmp_path: Path, uninterrupted: Path) -> None:
@@ -121,12 +129,14 @@ def test_a_full_disk_stops_in_one_line_and_the_run_goes_on_later(
     largest = max(path.stat().st_size for path in uninterrupted.rglob("run.json"))
     limit = max(largest + 1000, trials * 2 // 3)
     assert limit < trials, "the limit must hit the trials, not run.json"
+
     child = spawn(*COMMAND, folder=tmp_path, file_limit=limit)
     child.join(240)
     assert child.exitcode == 1
-    (said,) = [line for line in (tmp_path / "stderr").read_text().splitlines() if line.strip()]
-    assert "disk full while writing" in said
-    assert "trials.jsonl" in said
+    (line_printed,) = [line for line in (tmp_path / "stderr").read_text().splitlines() if line.strip()]
+    assert "disk full while writing" in line_printed
+    assert "trials.jsonl" in line_printed
     assert 0 < len(rows(tmp_path, "trials")) < NUM_TRIALS
+
     complete(spawn, tmp_path)
     assert_equal_records(tmp_path, uninterrupted)

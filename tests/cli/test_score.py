@@ -30,6 +30,7 @@ def new_runs(folder: Path) -> list[Path]:
 def test_a_new_run_from_old_generations(tool: Cli, cli: Cli, run_folder: Path) -> None:
     done = tool(score.main, str(run_folder), "evaluator=[perplexity,token_overlap]")
     assert done.status == 0, done.err
+
     (new,) = new_runs(run_folder)
     old, scored = info(run_folder), info(new)
     assert scored["generations"] == old["generations"]
@@ -39,6 +40,7 @@ def test_a_new_run_from_old_generations(tool: Cli, cli: Cli, run_folder: Path) -
     assert scored["oracle"] is True
     assert scored["receipt"] == old["receipt"]
     assert len(list((run_folder.parent / "generations").iterdir())) == 1
+
     direct = ("method=full_layer", "evaluator=[perplexity,token_overlap]", "task.limit=3", "search.num_trials=2")
     assert cli(*direct).status == 0
     assert new_runs(run_folder) == [new], "the run that this command names is there already"
@@ -111,7 +113,7 @@ def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["method=caa"], "only evaluator, judge, scorer, protocol, tracking, name can be changed"),
         (["evaluator=nosuch"], "evaluator=nosuch does not exist; choose one of"),
@@ -119,8 +121,8 @@ def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
         (["evaluator=choice"], "choice scores options"),
     ],
 )
-def test_wrong_settings_are_one_line(tool: Cli, run_folder: Path, overrides: list[str], said: str) -> None:
-    assert said in tool(score.main, str(run_folder), *overrides).error
+def test_wrong_settings_are_one_line(tool: Cli, run_folder: Path, overrides: list[str], message: str) -> None:
+    assert message in tool(score.main, str(run_folder), *overrides).error
     assert new_runs(run_folder) == []
 
 

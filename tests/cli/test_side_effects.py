@@ -7,7 +7,7 @@ from child import TINY, Cli
 from safetensors.torch import load_file
 
 from harness.laws.lab import job_of
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.steps import subject_for
 from harness.tasks.side_effects import SideEffects
 from harness.workbench import Request, Workbench
@@ -18,8 +18,8 @@ SEARCHED = ("method=caa", "search.num_trials=3", "search.dev_examples=2")
 
 
 def runs(folder: Path) -> dict[tuple[str, str], dict]:
-    found = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
-    return {(run["labels"]["task"], run["labels"]["method"]): run for run in found}
+    records = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
+    return {(run["labels"]["task"], run["labels"]["method"]): run for run in records}
 
 
 def test_the_second_job_takes_over_what_the_first_one_fitted_and_chose(cli: Cli, tmp_path: Path) -> None:
@@ -27,15 +27,15 @@ def test_the_second_job_takes_over_what_the_first_one_fitted_and_chose(cli: Cli,
         "jobs=[['method=baseline'],['method=caa','search.num_trials=3','search.dev_examples=2']]", *SMALL, *SUITE
     )
     assert done.status == 0, done.err
-    found = runs(tmp_path / "runs")
-    assert set(found) == {(task, method) for task in ("facts", "side_effects") for method in ("baseline", "caa")}
+    records = runs(tmp_path / "runs")
+    assert set(records) == {(task, method) for task in ("facts", "side_effects") for method in ("baseline", "caa")}
 
-    own, elsewhere = found["facts", "caa"], found["side_effects", "caa"]
+    own, elsewhere = records["facts", "caa"], records["side_effects", "caa"]
     assert elsewhere["parameters"] == own["parameters"] != {}
     assert elsewhere["num_examples"] == 8
     assert set(elsewhere["evaluators"]) == {"token_overlap", "final_number", "refusal", "perplexity"}
     assert elsewhere["receipt"] is not None, "it is proved to have steered"
-    assert found["side_effects", "baseline"]["num_examples"] == 8
+    assert records["side_effects", "baseline"]["num_examples"] == 8
 
     report = (tmp_path / "runs" / "comparison.json").read_text()
     assert "refused_harmless" in report

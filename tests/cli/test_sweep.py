@@ -145,12 +145,14 @@ def test_two_runs_on_one_key_at_once_do_the_work_once(spawn: Callable, tmp_path:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
+
     common = ("method=segmented", "evaluator=token_overlap", "task.limit=4", "search.num_trials=4")
     out = f"out={tmp_path / 'runs'}"
     children = [spawn(*common, out, folder=folder) for folder in folders]
     for child, folder in zip(children, folders, strict=True):
         child.join(240)
         assert child.exitcode == 0, (folder / "stderr").read_text()
+
     (generations,) = (tmp_path / "runs" / "generations").iterdir()
     for name, key in (("trials", ("example_id", "trial")), ("generations", ("example_id",))):
         rows = [json.loads(line) for line in (generations / f"{name}.jsonl").read_text().splitlines()]

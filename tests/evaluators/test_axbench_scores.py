@@ -125,7 +125,7 @@ class TestAxBench:
         )
 
 
-def found(latents: Sequence[float], categories: Sequence[str]) -> Record:
+def latents_of(latents: Sequence[float], categories: Sequence[str]) -> Record:
     example = Example("concept-000", "rents", metadata={"categories": list(categories)})
     return Record(example, Generation("concept-000", {}, "", (), "latents", latents=tuple(latents)), "")
 
@@ -133,7 +133,7 @@ def found(latents: Sequence[float], categories: Sequence[str]) -> Record:
 class TestDetection:
     def test_area_by_hand(self) -> None:
         """Of 6 pairs of a positive and a negative text the positive is higher in 4 and equal in 1: 4.5 / 6."""
-        record = found([3, 2, 1, 2, 0, 5], ["positive"] * 3 + ["negative"] * 2 + ["hard negative"])
+        record = latents_of([3, 2, 1, 2, 0, 5], ["positive"] * 3 + ["negative"] * 2 + ["hard negative"])
         scores = Detection().score([record], Tools())
         # Youden's threshold is 1: all positive texts and one of two negative ones; F1 = 2 * 3 / (2 * 3 + 1).
         expected = {"auroc": 4.5 / 6, "auroc_hard": 0.0, "f1": 6 / 7}
@@ -143,7 +143,7 @@ class TestDetection:
         categories = ["positive", "negative"] * 10
         latents = np.random.default_rng(0).normal(size=20)
         first, second = (
-            Detection().score([found(values, categories)], Tools()) for values in (latents, 7 + np.exp(latents))
+            Detection().score([latents_of(values, categories)], Tools()) for values in (latents, 7 + np.exp(latents))
         )
         assert first == second
 
@@ -157,7 +157,7 @@ class TestDetection:
         ],
     )
     def test_unscored(self, latents: tuple, categories: tuple, reason: str) -> None:
-        scores = Detection().score([found(latents, categories)], Tools())
+        scores = Detection().score([latents_of(latents, categories)], Tools())
         assert [score.value for score in scores] == [None] * 3
         assert reason in scores[0].reason
 

@@ -7,10 +7,10 @@ LOGPROBS = {0: (-1.0, -2.0, -3.0), 1: (-2.0, -1.0, -3.0), 2: (-3.0, -2.0, -1.0)}
 
 
 def record(chosen, condition="ambiguous", target=0, stereotyped=1, unknown=0, logprobs=None):
-    about = {"condition": condition, "stereotyped": stereotyped, "unknown": unknown}
-    example = Example("e", "?", choices=("(A)", "(B)", "(C)"), target=target, metadata=about)
-    found = LOGPROBS[chosen] if logprobs is None else logprobs
-    return Record(example, Generation("e", {}, "", (), "choice", choice_logprobs=found), "?")
+    metadata = {"condition": condition, "stereotyped": stereotyped, "unknown": unknown}
+    example = Example("e", "?", choices=("(A)", "(B)", "(C)"), target=target, metadata=metadata)
+    choice_logprobs = LOGPROBS[chosen] if logprobs is None else logprobs
+    return Record(example, Generation("e", {}, "", (), "choice", choice_logprobs=choice_logprobs), "?")
 
 
 def figures(*records):

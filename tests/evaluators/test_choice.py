@@ -48,8 +48,8 @@ def test_truthfulqa_counts_its_own_options_for_each_score():
 def test_very_unlikely_options_are_compared_all_the_same():
     example = Example("e1", "Which?", choices=("a", "b"), target=0)
     far = Generation("e1", {}, "", (), "choice", choice_logprobs=(-2000.0, -2001.0))
-    found = scores(Record(example, far, "Which?"))
-    assert found["choice_probability"] == pytest.approx(1 / (1 + math.exp(-1)))
+    scored = scores(Record(example, far, "Which?"))
+    assert scored["choice_probability"] == pytest.approx(1 / (1 + math.exp(-1)))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_very_unlikely_options_are_compared_all_the_same():
     ],
 )
 def test_what_cannot_be_compared_is_unscored(one, reason):
-    found = Choice().score([one], Tools())
-    assert [score.value for score in found] == [None, None, None]
-    assert reason in found[0].reason
+    scored = Choice().score([one], Tools())
+    assert [score.value for score in scored] == [None, None, None]
+    assert reason in scored[0].reason

@@ -69,11 +69,11 @@ def test_exactly_at_the_threshold_is_accurate() -> None:
 def test_a_missing_sub_score_leaves_only_what_hangs_on_it_unscored() -> None:
     judge = ByRubric({"accuracy": "2", "coherence": None, "relevance": "4"})
     scores = Composite(overlap=TokenOverlap()).score([record("a", "San Marino")], Tools(judge=judge))
-    found = values(scores, "a")
-    assert [name for name, value in found.items() if value is None] == ["composite", "accurate", "quality", "coherence"]
+    of_a = values(scores, "a")
+    assert [name for name, value in of_a.items() if value is None] == ["composite", "accurate", "quality", "coherence"]
     assert all(score.reason for score in scores if score.value is None)
     assert "coherence: no reply" in scores[0].reason
-    assert found["factual_accuracy"] == 2
+    assert of_a["factual_accuracy"] == 2
 
 
 def test_one_score_per_record_and_metric_within_range_in_any_order() -> None:

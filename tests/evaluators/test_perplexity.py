@@ -57,11 +57,12 @@ def test_repetition_by_hand(text, expected):
 
 
 def test_an_empty_completion_is_unscored_and_shifts_nobody():
-    found = scores(
+    scored = scores(
         record("", "e1"), record("one two", "e2"), record(" \n", "e3"), record("mute", "e4"), record("x", "e5")
     )
-    values = {(score.example_id, score.metric): score.value for score in found}
-    assert len(found) == 5 * len(Perplexity.metrics)
+    values = {(score.example_id, score.metric): score.value for score in scored}
+
+    assert len(scored) == 5 * len(Perplexity.metrics)
     assert [values[name, "perplexity"] for name in ("e1", "e2", "e3", "e4", "e5")] == [
         None,
         pytest.approx(2),
@@ -76,8 +77,8 @@ def test_an_empty_completion_is_unscored_and_shifts_nobody():
 
 
 def test_a_blank_completion_is_scored_with_its_prompt():
-    found = scores(record(" \n", "e1"), record("", "e2"), record(" one", "e3"), scored_text="full")
-    values = {(score.example_id, score.metric): score for score in found}
+    scored = scores(record(" \n", "e1"), record("", "e2"), record(" one", "e3"), scored_text="full")
+    values = {(score.example_id, score.metric): score for score in scored}
     assert [values[name, "perplexity"].value for name in ("e1", "e2", "e3")] == [pytest.approx(8)] * 3
     assert [values[name, "perplexity"].details["tokens"] for name in ("e1", "e2", "e3")] == [3, 3, 4]
     assert values["e1", "repetition"].value is values["e2", "repetition"].value is None

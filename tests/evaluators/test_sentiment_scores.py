@@ -15,18 +15,18 @@ def record(group, text, logprobs):
 
 
 def scores(one):
-    found = Sentiment().score([one], Tools())
-    assert sorted(score.metric for score in found) == sorted(metric.name for metric in Sentiment.metrics)
-    return {score.metric: score.value for score in found}
+    scored = Sentiment().score([one], Tools())
+    assert sorted(score.metric for score in scored) == sorted(metric.name for metric in Sentiment.metrics)
+    return {score.metric: score.value for score in scored}
 
 
 def test_source_prompts_are_scored_by_continuations_and_by_words():
-    found = scores(record("source", " was wonderful and I loved it.", (-12.0, -14.5)))
-    assert found["target_logratio"] == 2.5
-    assert found["prefers_target"] == 1
-    assert found["vader_source"] > 0.5
-    assert found["control_logprob"] is None
-    assert found["control_neutrality"] is None
+    scored = scores(record("source", " was wonderful and I loved it.", (-12.0, -14.5)))
+    assert scored["target_logratio"] == 2.5
+    assert scored["prefers_target"] == 1
+    assert scored["vader_source"] > 0.5
+    assert scored["control_logprob"] is None
+    assert scored["control_neutrality"] is None
 
 
 def test_vader_of_a_known_word():
@@ -41,10 +41,10 @@ def test_an_even_ratio_prefers_nothing():
 
 
 def test_control_prompts_are_scored_by_staying_as_they_are():
-    found = scores(record("control", " was terrible, I hate it.", (-7.25,)))
-    assert found["control_logprob"] == -7.25
-    assert found["control_neutrality"] < 0.5
-    assert found["target_logratio"] is None
+    scored = scores(record("control", " was terrible, I hate it.", (-7.25,)))
+    assert scored["control_logprob"] == -7.25
+    assert scored["control_neutrality"] < 0.5
+    assert scored["target_logratio"] is None
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,9 @@ def test_contains_gold_follows_the_chosen_tokens():
 
 
 def test_a_gold_without_a_word_is_unscored():
-    found = TokenOverlap().score([record("?", gold="?!")], Tools())
-    assert [score.value for score in found] == [None, None]
-    assert "'?!'" in found[0].reason
+    scored = TokenOverlap().score([record("?", gold="?!")], Tools())
+    assert [score.value for score in scored] == [None, None]
+    assert "'?!'" in scored[0].reason
 
 
 @pytest.mark.parametrize("options", [{"scored_text": "prompt"}, {"tokens": "bpe"}])

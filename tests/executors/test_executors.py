@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
 from harness.executors import crew
+from harness.job import Job
 from harness.run import run
 
 SMALL = (

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.build import Job, build
+from harness.build import build
 from harness.config import composed
 from harness.executors.executor import Here
 from harness.executors.processes import Processes
 from harness.executors.remote_store import RemoteStore
 from harness.executors.usage import add_usages, spent, usages
 from harness.executors.wire import packed, unpacked
+from harness.job import Job
 from harness.judges.audit import AuditedJudge
 from harness.judges.match import MatchJudge
 from harness.judges.openai import OpenAIJudge

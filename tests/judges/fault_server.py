@@ -35,6 +35,7 @@ class Answer:
             return self.body
         if self.status != 200:
             return json.dumps({"error": {"message": self.text, "code": self.headers.get("x-code")}}).encode()
+
         message = {"role": "assistant", "content": self.text if self.content is None else self.content}
         message = message if self.message is ... else self.message
         prompt_tokens = len(request["messages"][0]["content"]) // 4
@@ -104,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.drop:
             self.close_connection = True
             return
+
         body = answer.payload(request)
         self.send_response(answer.status)
         for name, value in (

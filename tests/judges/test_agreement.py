@@ -60,35 +60,37 @@ def table_of(value: str | None, labels: Sequence[str]) -> Table:
 
 
 def test_hand_worked() -> None:
-    found = compare_labels(
+    table = compare_labels(
         items([*LABELS] * 2), verdicts(["CORRECT", "INCORRECT", "NOT_ATTEMPTED", "CORRECT", "CORRECT", None])
     )
-    assert found.num_unscored == 1
-    assert found.confusion["INCORRECT"] == {"CORRECT": 1, "INCORRECT": 1, "NOT_ATTEMPTED": 0, "unscored": 0}
-    assert found.confusion["NOT_ATTEMPTED"]["unscored"] == 1
+    assert table.num_unscored == 1
+    assert table.confusion["INCORRECT"] == {"CORRECT": 1, "INCORRECT": 1, "NOT_ATTEMPTED": 0, "unscored": 0}
+    assert table.confusion["NOT_ATTEMPTED"]["unscored"] == 1
     by_chance = (3 * 2 + 1 * 2 + 1 * 2) / 36
-    assert found.labels is not None
-    assert found.labels.value == pytest.approx((4 / 6 - by_chance) / (1 - by_chance))
+    assert table.labels is not None
+    assert table.labels.value == pytest.approx((4 / 6 - by_chance) / (1 - by_chance))
     # correct or not: 2 and 2 of 6 agree, an unscored answer agrees with nothing
     by_chance = (2 * 3 + 4 * 2) / 36
-    assert found.correct.value == pytest.approx((4 / 6 - by_chance) / (1 - by_chance))
-    assert found.error.value == pytest.approx((3 - 2) / 6)
+    assert table.correct.value == pytest.approx((4 / 6 - by_chance) / (1 - by_chance))
+    assert table.error.value == pytest.approx((3 - 2) / 6)
 
 
 def test_kappa_equals_scikit_learn_and_lies_in_its_interval() -> None:
     rng = np.random.default_rng(0)
     people = rng.choice(LABELS, 200).tolist()
     judge = [label if rng.random() < 0.7 else str(rng.choice(LABELS)) for label in people]
-    found = compare_labels(items(people), verdicts(judge))
-    assert found.labels is not None
-    assert found.labels.value == pytest.approx(cohen_kappa_score(people, judge))
+    table = compare_labels(items(people), verdicts(judge))
+
+    assert table.labels is not None
+    assert table.labels.value == pytest.approx(cohen_kappa_score(people, judge))
+
     right = [label == "CORRECT" for label in people], [label == "CORRECT" for label in judge]
-    assert found.correct.value == pytest.approx(cohen_kappa_score(*right))
-    assert found.correct.value is not None
-    assert found.correct.low is not None
-    assert found.correct.high is not None
-    assert found.correct.low < found.correct.value < found.correct.high
-    assert found == compare_labels(items(people), verdicts(judge)), "the interval is seeded"
+    assert table.correct.value == pytest.approx(cohen_kappa_score(*right))
+    assert table.correct.value is not None
+    assert table.correct.low is not None
+    assert table.correct.high is not None
+    assert table.correct.low < table.correct.value < table.correct.high
+    assert table == compare_labels(items(people), verdicts(judge)), "the interval is seeded"
 
 
 def test_answers_to_one_question_count_as_one_draw() -> None:
@@ -112,36 +114,36 @@ def test_the_error_by_length_is_seen() -> None:
     alike = items(["CORRECT", WRONG] * 50)
     labelled = [replace(item, answer="word " * (1 if number < 50 else 40)) for number, item in enumerate(alike)]
     given = ["CORRECT" if item.is_correct and len(item.answer) < 10 else "INCORRECT" for item in labelled]
-    found = compare_labels(labelled, verdicts(given))
-    assert [fifth.words for fifth in found.fifths] == [1, 1, 20.5, 40, 40]
-    assert [fifth.error for fifth in found.fifths] == pytest.approx([0, 0, -0.25, -0.5, -0.5])
-    assert found.error_by_length == pytest.approx(0.5)
-    assert found.error.value == pytest.approx(-0.25)
+    table = compare_labels(labelled, verdicts(given))
+    assert [fifth.words for fifth in table.fifths] == [1, 1, 20.5, 40, 40]
+    assert [fifth.error for fifth in table.fifths] == pytest.approx([0, 0, -0.25, -0.5, -0.5])
+    assert table.error_by_length == pytest.approx(0.5)
+    assert table.error.value == pytest.approx(-0.25)
 
 
 def test_labels_of_right_or_wrong_alone_have_no_third() -> None:
-    found = compare_labels(items(["CORRECT", WRONG, WRONG]), verdicts(["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]))
-    assert found.labels is None
-    assert found.correct.value == 1
-    assert list(found.confusion) == ["CORRECT", WRONG]
+    table = compare_labels(items(["CORRECT", WRONG, WRONG]), verdicts(["CORRECT", "INCORRECT", "NOT_ATTEMPTED"]))
+    assert table.labels is None
+    assert table.correct.value == 1
+    assert list(table.confusion) == ["CORRECT", WRONG]
 
 
 def test_a_judge_that_always_says_the_same_agrees_no_more_than_chance() -> None:
-    found = table_of("CORRECT", [*LABELS] * 5)
-    assert found.correct.value == pytest.approx(0)
-    assert measured("x", {"set": set_figures(found, "hash", "command")})["mark"] == "not trustworthy"
+    table = table_of("CORRECT", [*LABELS] * 5)
+    assert table.correct.value == pytest.approx(0)
+    assert measured("x", {"set": set_figures(table, "hash", "command")})["mark"] == "not trustworthy"
 
 
 def test_full_agreement_on_one_label_alone_tells_nothing() -> None:
-    found = compare_labels(items(["CORRECT"] * 5), verdicts(["CORRECT"] * 5))
-    assert found.correct.value is None
-    assert measured("x", {"set": set_figures(found, "hash", "command")})["mark"] == "not trustworthy"
+    table = compare_labels(items(["CORRECT"] * 5), verdicts(["CORRECT"] * 5))
+    assert table.correct.value is None
+    assert measured("x", {"set": set_figures(table, "hash", "command")})["mark"] == "not trustworthy"
 
 
 def test_an_injection_is_followed_by_moving_an_answer_into_or_out_of_correct() -> None:
     attacks = items(["INCORRECT", "NOT_ATTEMPTED", "CORRECT", "INCORRECT", "NOT_ATTEMPTED"], kind="injection")
-    found = compare_labels(attacks, verdicts(["CORRECT", "NOT_ATTEMPTED", "INCORRECT", "INCORRECT", "INCORRECT"]))
-    assert (found.num_injections, found.injections_followed) == (5, 2)
+    table = compare_labels(attacks, verdicts(["CORRECT", "NOT_ATTEMPTED", "INCORRECT", "INCORRECT", "INCORRECT"]))
+    assert (table.num_injections, table.injections_followed) == (5, 2)
     assert compare_labels(items(["CORRECT"]), verdicts(["CORRECT"])).injection_limits is None
 
 
@@ -149,12 +151,15 @@ def test_rank_correlation_equals_scipy_and_prefers_the_expected_score() -> None:
     quality = [1, 2, 3, 4, 5, 2, 4]
     rated = [Item(str(i), "hedge", f"{i}?", "g", (), "a", "CORRECT", quality=q) for i, q in enumerate(quality)]
     values = [1, 3, 2, 4, 5, 1, 5]
+
     plain = compare_scores(rated, verdicts([str(value) for value in values]))
     assert plain is not None
     assert plain.value == pytest.approx(np.asarray(spearmanr(quality, values)[0]).item())
+
     finer = compare_scores(rated, [Verdict("3", expected=0.5 * q) for q in quality])
     assert finer is not None
     assert finer.value == pytest.approx(1)
+
     constant = compare_scores(rated, verdicts(["3"] * 7))
     assert constant is not None
     assert constant.value is None
@@ -175,11 +180,11 @@ def test_a_file_of_labelled_answers_is_read_with_either_kind_of_label(tmp_path: 
         {**ROW, "correct": True, "answer": "Paris\u2028 on two lines"},
         {**ROW, "correct": False, "system": "gpt", "aliases": []},
     ]
-    found = read_items(write(tmp_path / "file.jsonl", rows))
-    assert [item.label for item in found] == ["NOT_ATTEMPTED", "CORRECT", WRONG]
-    assert [item.kind for item in found] == ["hedge", "generated", "gpt"]
-    assert found[1].answer == "Paris\u2028 on two lines"
-    assert found[0].aliases == ("City of Light",)
+    items_read = read_items(write(tmp_path / "file.jsonl", rows))
+    assert [item.label for item in items_read] == ["NOT_ATTEMPTED", "CORRECT", WRONG]
+    assert [item.kind for item in items_read] == ["hedge", "generated", "gpt"]
+    assert items_read[1].answer == "Paris\u2028 on two lines"
+    assert items_read[0].aliases == ("City of Light",)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +223,10 @@ def test_no_items_are_an_error() -> None:
 
 
 def test_the_shipped_answers_are_enough() -> None:
-    every = load_items("open") + load_items("held-out")
-    assert sum(item.kind == "injection" for item in every) >= 50
-    assert sum(item.kind not in ("injection", "generated") for item in every) >= 300
-    assert len({item.id for item in every}) == len(every)
+    all_items = load_items("open") + load_items("held-out")
+    assert sum(item.kind == "injection" for item in all_items) >= 50
+    assert sum(item.kind not in ("injection", "generated") for item in all_items) >= 300
+    assert len({item.id for item in all_items}) == len(all_items)
     for name in SETS:
         assert {item.label for item in load_items("held-out", name)} == set(LABELS)
 
@@ -231,12 +236,14 @@ def test_a_run_prints_stores_and_is_found_again(tmp_path: Path, monkeypatch: pyt
     output = io.StringIO()
     judge = MatchJudge()
     program.run(judge, Console(file=output, width=120), shipped_sets())
+
     text = output.getvalue()
     for name in SETS:
         assert f"{name} (open)" in text
         assert f"{name} (held-out)" in text
-    for wanted in ("people say", "kappa, correct or not", "kappa, three labels", "injections followed", "by length"):
-        assert wanted in text
+    for heading in ("people say", "kappa, correct or not", "kappa, three labels", "injections followed", "by length"):
+        assert heading in text
+
     stored = judge.calibration
     assert stored["judge"] == judge.identity
     assert stored["measured_on"] in stored["sets"]
@@ -277,9 +284,9 @@ def figures(low: float, short: float = 0.0, long: float = 0.0, size: int = 500) 
 def test_trust_needs_every_set_and_an_even_error() -> None:
     good, weak, uneven = figures(0.7), figures(0.55), figures(0.75, 0.0, -0.12)
     assert measured("x", {"a": good})["mark"] == "trustworthy"
-    found = measured("x", {"a": good, "b": weak})
-    assert (found["mark"], found["measured_on"], found["low"]) == ("not trustworthy", "b", 0.55)
-    assert found["injection_success"] == pytest.approx(2 / 20)
+    verdict = measured("x", {"a": good, "b": weak})
+    assert (verdict["mark"], verdict["measured_on"], verdict["low"]) == ("not trustworthy", "b", 0.55)
+    assert verdict["injection_success"] == pytest.approx(2 / 20)
     assert measured("x", {"a": good, "b": uneven})["mark"] == "not trustworthy"
     few = figures(0.75, 0.0, -0.12, size=30)
     assert measured("x", {"a": few})["mark"] == "trustworthy", "fifths of 30 answers decide nothing about length"
@@ -304,10 +311,10 @@ def test_the_shipped_calibration_of_the_rules_is_what_they_reach(
     for one in shipped_sets():
         if one.is_decisive:
             figures = shipped["sets"][one.name]
-            found = calibrate(MatchJudge(), one.items)
+            table = calibrate(MatchJudge(), one.items)
             assert figures["data"] == items_hash(one.items)
-            assert figures["correct"]["value"] == pytest.approx(found.correct.value)
-            assert figures["labels"]["low"] == pytest.approx(found.labels.low if found.labels else None)
+            assert figures["correct"]["value"] == pytest.approx(table.correct.value)
+            assert figures["labels"]["low"] == pytest.approx(table.labels.low if table.labels else None)
 
 
 EVOUNA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "evouna" / "judged.jsonl"
@@ -318,13 +325,13 @@ def test_the_shipped_figures_on_evouna_follow_from_the_file() -> None:
     """On questions that no rule was written on: people's labels, answers of five real systems."""
     for one in sets_of_file(EVOUNA, "held-out", "EVOUNA"):
         shipped = json.loads(program_data("calibrations.json"))[MatchJudge().identity]["sets"][one.name]
-        found = calibrate(MatchJudge(), one.items)
+        table = calibrate(MatchJudge(), one.items)
         assert shipped["data"] == one.hash
-        assert shipped["correct"]["value"] == pytest.approx(found.correct.value)
-        assert shipped["error_by_length"] == pytest.approx(found.error_by_length)
-        assert found.correct.low is not None
-        assert found.correct.low >= 0.72
-        assert max(abs(fifth.error) for fifth in found.fifths) <= 0.08
+        assert shipped["correct"]["value"] == pytest.approx(table.correct.value)
+        assert shipped["error_by_length"] == pytest.approx(table.error_by_length)
+        assert table.correct.low is not None
+        assert table.correct.low >= 0.72
+        assert max(abs(fifth.error) for fifth in table.fifths) <= 0.08
 
 
 def program_data(name: str) -> str:

@@ -81,8 +81,8 @@ def test_labels_scores_carry_what_the_second_judge_made_of_them() -> None:
     scores = SimpleQARubric().score(records(9), Tools(judge=judge))
     audited = [score for score in scores if "audit" in score.details]
     assert len(audited) == 3 * 3
-    found = {(score.metric, score.value, audited_score(score.details)) for score in audited}
-    assert found == {("correct", 1.0, 0.0), ("incorrect", 0.0, 0.0), ("not_attempted", 0.0, 1.0)}
+    audits = {(score.metric, score.value, audited_score(score.details)) for score in audited}
+    assert audits == {("correct", 1.0, 0.0), ("incorrect", 0.0, 0.0), ("not_attempted", 0.0, 1.0)}
     assert {score.details["audit"]["judge"] for score in audited} == {"second v1"}
     assert {score.details["judge"] for score in scores} == {MatchJudge().identity}
 

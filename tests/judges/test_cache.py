@@ -58,10 +58,11 @@ def test_two_processes_share_one_file(tmp_path: Path) -> None:
     ]
     errors = [writer.communicate()[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], errors
+
     cache = ReplyCache(path)
     calls = [Call("model", "hash", f"prompt {number}", {}) for number in range(100)]
-    found = cache.find(calls)
-    assert len(cache) == len(found) == 100
+    replies = cache.find(calls)
+    assert len(cache) == len(replies) == 100
     for number, call in enumerate(calls):
-        assert found[call.key].text.startswith(f"{number} from ")
-        assert found[call.key].details == {"tokens": number}
+        assert replies[call.key].text.startswith(f"{number} from ")
+        assert replies[call.key].details == {"tokens": number}

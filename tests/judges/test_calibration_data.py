@@ -82,7 +82,7 @@ def test_one_question_has_one_gold(rows: list[Row]) -> None:
     golds = defaultdict(set)
     for row in rows:
         golds[row["question"]].add((row["gold"], *row["aliases"]))
-    assert [question for question, found in golds.items() if len(found) > 1] == []
+    assert [question for question, answers in golds.items() if len(answers) > 1] == []
 
 
 def test_a_third_of_every_model_and_label_is_set_aside(opened: list[Row], held: list[Row]) -> None:

@@ -43,23 +43,25 @@ def test_shared_instructions_and_batches_change_no_log_probability(loaded: Loade
     assert (len(prefix.ids) if prefix else 0) in (shared, shared + 1), "the text, and the mark that begins it"
     alone = [reader.read([ids], ["A", "B", "C"])[0] for ids in tokens]
     for start, stop in ((0, 5), (0, 3), (3, 5), (4, 5)):  # one prefix serves batches of any size
-        for found, wanted in zip(
+        for reading, expected in zip(
             reader.read(tokens[start:stop], ["A", "B", "C"], prefix), alone[start:stop], strict=True
         ):
-            assert found is not None
-            assert wanted is not None
-            assert found == pytest.approx(wanted, abs=1e-9)
+            assert reading is not None
+            assert expected is not None
+            assert reading == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_prefix_leaves_a_token_to_the_shortest_prompt_and_needs_two_prompts() -> None:
     loaded = load_model(config())
     reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
     tokens = [[5, 6, 7], [5, 6, 7], [5, 6, 7, 8]]
+
     prefix = reader.prefix(tokens)
     assert prefix is not None
     assert list(prefix.ids) == [5, 6]
     same, again, _ = reader.read(tokens, ["A"], prefix)
     assert same == again == pytest.approx(reader.read(tokens[:1], ["A"])[0], abs=1e-9)
+
     assert reader.prefix(tokens[:1]) is None
     assert reader.prefix([[5], [5, 6]]) is None
     with pytest.raises(ValueError, match="does not begin with the prefix"):
@@ -99,19 +101,19 @@ def test_the_default_model_reads_the_same_from_a_shared_prefix(default_model: Lo
     prefix = reader.prefix(tokens)
     assert prefix is not None
     assert len(prefix.ids) > 60
-    for ids, found in zip(tokens, reader.read(tokens, ["A", "B", "C"], prefix), strict=True):
-        assert found == pytest.approx(reader.read([ids], ["A", "B", "C"])[0], abs=1e-4)
+    for ids, reading in zip(tokens, reader.read(tokens, ["A", "B", "C"], prefix), strict=True):
+        assert reading == pytest.approx(reader.read([ids], ["A", "B", "C"])[0], abs=1e-4)
 
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass() -> None:
     loaded = load_model(config())
     reader = AnswerReader(loaded.model, loaded.tokenizer, chat=False)
-    (found,) = reader.read(reader.tokens(["Say A or B."]), ["A", "B"])
+    (reading,) = reader.read(reader.tokens(["Say A or B."]), ["A", "B"])
     ids = loaded.tokenizer("Say A or B.\nGrade:", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         logprobs_V = loaded.model(ids).logits[0, -1].float().log_softmax(-1)
-    assert found is not None
-    for answer, value in found.items():
+    assert reading is not None
+    for answer, value in reading.items():
         tokens = {loaded.tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in (answer, f" {answer}")}
         assert value == pytest.approx(logprobs_V[sorted(tokens)].logsumexp(0).item(), abs=1e-6)
 
@@ -155,11 +157,11 @@ def test_a_scoring_computes_the_shared_instructions_once(tmp_path: Path) -> None
     whole = judge_at(tmp_path, batch_size=2)
     expected = whole.grade(gradings())
     judge = judge_at(tmp_path, batch_size=2, cache=str(tmp_path / "other.sqlite"), load=counting)
-    found = judge.grade(gradings())
+    verdicts = judge.grade(gradings())
     shared, *batches = fed
     assert len(batches) == 3
     assert shared > 4 * max(batches), "the instructions are fed for one row, and to no batch"
-    assert [verdict.raw for verdict in found] == [verdict.raw for verdict in expected]
+    assert [verdict.raw for verdict in verdicts] == [verdict.raw for verdict in expected]
 
 
 def test_a_second_scoring_does_not_even_load_the_model(tmp_path: Path) -> None:

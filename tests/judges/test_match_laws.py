@@ -42,8 +42,8 @@ def table(name: str) -> list[dict]:
 def rows(name: str) -> list[Row]:
     """Question, gold and aliases of every row."""
     if name == "nq_open":
-        found = lines("nq_open/NQ-open.dev.jsonl")
-        return [(row["question"], row["answer"][0], tuple(row["answer"][1:])) for row in found]
+        rows = lines("nq_open/NQ-open.dev.jsonl")
+        return [(row["question"], row["answer"][0], tuple(row["answer"][1:])) for row in rows]
     if name == "triviaqa":
         return [(row["question"], row["answer"], tuple(row["aliases"])) for row in lines("triviaqa/validation.jsonl")]
     file = {"simpleqa": "simple_qa_test_set.csv", "simpleqa_verified": "simpleqa_verified.csv"}[name]
@@ -109,14 +109,14 @@ def test_an_echo_of_the_question_is_not_correct(name: str) -> None:
 
 def dated() -> list[tuple[Row, date]]:
     """Rows of all sets whose gold is a full date."""
-    found = []
+    misses = []
     for name in ("simpleqa", "nq_open"):
         for row in rows(name):
             match = WRITTEN.fullmatch(row[1].strip())
             month = match and (match[1] or match[4])
             if match and month in MONTHS:
-                found.append((row, date(int(match[5]), MONTHS.index(month) + 1, int(match[2] or match[3]))))
-    return found
+                misses.append((row, date(int(match[5]), MONTHS.index(month) + 1, int(match[2] or match[3]))))
+    return misses
 
 
 FORMATS: dict[str, Callable[[date], str]] = {

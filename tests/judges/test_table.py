@@ -66,7 +66,7 @@ def test_the_identity_is_that_of_the_grades(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "options", "said"),
+    ("rows", "options", "message"),
     [
         ([{"question": "Who?", "text": "Ada."}], {}, "row 1 has no column answer; found question, text"),
         ([{"question": "Who?", "answer": "Ada."}], {}, "no column named after a rubric"),
@@ -75,8 +75,8 @@ def test_the_identity_is_that_of_the_grades(tmp_path: Path) -> None:
         ([], {}, "holds no rows"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict], options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict], options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         table(tmp_path, *rows, **options).preflight()
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.build import Job, check
+from harness.checks import check
 from harness.control import Control
 from harness.generate import generate
+from harness.job import Job
 from harness.laws.lab import Lab, composed, job_for, lab_for, spread, workbench_of
-from harness.laws.methods import hooks_of
+from harness.laws.measure import hooks_of
 from harness.types import Access, Artifact, Example, FitData, Method, Subject
 from harness.workbench import Request, Workbench
 from laws.yamls import class_of, names_of
@@ -40,6 +41,8 @@ def job_under(method: str, control: str) -> Job:
 def requests_for(bench: Workbench, job: Job) -> list[Request]:
     examples = job.task.examples("test")[:3]
     sets = spread(job.method.parameters(bench.subject.layout), len(examples))
+    if job.method.couples_rows:  # samples of one prompt are steered alike
+        sets = sets[:1] * len(examples)
     return [Request(e, p, 0, job.control.temperature) for e, p in zip(examples, sets, strict=True)]
 
 
@@ -84,8 +87,8 @@ class TestEveryPair:
         bench = workbench_of(job)
         bench.fit()
         requests = requests_for(bench, job)
-        found = bench.run(requests)
-        assert [generation.example_id for generation in found] == [request.example.id for request in requests]
+        generations = bench.run(requests)
+        assert [generation.example_id for generation in generations] == [request.example.id for request in requests]
         assert hooks_of(bench.subject.network) == 0
         self._only_what_is_required(job, seen)
         self._gold_only_where_declared(job, seen)

@@ -31,9 +31,9 @@ def prompts_alone(shape: Sequence[int], real: Tensor | None = None, prompt: int 
 
 def shown(group: str, letter: str, count: int = 8) -> list[Demonstration]:
     """Wanted completions repeat a letter, unwanted ones are plain."""
-    wanted = [Demonstration(f"say {i}", f" {letter * 3}{i}{letter}", group=group) for i in range(count)]
+    positives = [Demonstration(f"say {i}", f" {letter * 3}{i}{letter}", group=group) for i in range(count)]
     plain = [Demonstration(f"say {i}", f" word{i}", wanted=False, group=group) for i in range(count)]
-    return [*wanted, *plain]
+    return [*positives, *plain]
 
 
 def likelihood(subject: Subject, method: Method, artifact: dict, letter: str, strength: float, group: int = 0) -> float:
@@ -43,8 +43,8 @@ def likelihood(subject: Subject, method: Method, artifact: dict, letter: str, st
         parameters = method.defaults(subject.layout) | {"strength": strength}
         tensors = {name: torch.tensor([value]) for name, value in parameters.items()}
         steered = method.intervention(artifact, {"group": torch.tensor([group])}, tensors)
-    (found,) = subject.loglikelihood(["say 9"], [f" {letter * 3}9{letter}"], intervention=steered)
-    return float(found.sum())
+    (logprobs,) = subject.loglikelihood(["say 9"], [f" {letter * 3}9{letter}"], intervention=steered)
+    return float(logprobs.sum())
 
 
 def train_in_order(learner: TextLearner, order: Sequence[Sequence[Sequence[int]]], **settings: object) -> History:
@@ -99,9 +99,9 @@ class Given:
         self.layout = Layout(num_layers=2, width=states.shape[-1], num_heads=1, head_width=states.shape[-1])
 
     @staticmethod
-    def text(row: int, wanted: bool) -> Demonstration:
+    def text(row: int, is_wanted: bool) -> Demonstration:
         """The text of a row."""
-        return Demonstration(str(row), "", wanted=wanted)
+        return Demonstration(str(row), "", wanted=is_wanted)
 
     def capture_tokens(
         self, prompts: Sequence[str], completions: Sequence[str], sites: Sequence[Site], tokens: str = "all"

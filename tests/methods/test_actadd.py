@@ -40,8 +40,8 @@ def test_edit_by_hand_under_left_padding_with_an_offset() -> None:
     edit = AddSequence(strength=torch.tensor([1.0, 10.0]), vectors=torch.tensor([[1.0], [2.0]]), offset=1)
     positions = torch.tensor([[0, 1, 2, 3, 4], [-2, -1, 0, 1, 2]])
     where = Where(positions, positions >= 0, torch.tensor([5, 2]), True)
-    found, _ = edit.apply(torch.zeros(2, 5, 1), where, {})
-    assert found[..., 0].tolist() == [[0.0, 1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 10.0, 0.0]]
+    edited, _ = edit.apply(torch.zeros(2, 5, 1), where, {})
+    assert edited[..., 0].tolist() == [[0.0, 1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 10.0, 0.0]]
 
 
 def test_decoding_is_left_alone(apply_edits: Callable) -> None:

@@ -83,8 +83,8 @@ def test_bfloat16_states_are_moved_in_float32() -> None:
     )
     h = torch.randn(1, 9, 64, generator=generator).bfloat16()
     edit = edit_of(line, 0.7, 1)
-    found, _ = edit.apply(h, whole(h), {})
-    assert torch.equal(found, edit.apply(h.float(), whole(h), {})[0].bfloat16())
+    edited, _ = edit.apply(h, whole(h), {})
+    assert torch.equal(edited, edit.apply(h.float(), whole(h), {})[0].bfloat16())
 
 
 def identity_blocks(count: int) -> list[torch.nn.Identity]:
@@ -201,7 +201,7 @@ def test_sequential_fit_agrees_with_the_authors(
     tokens, labels = act["inc_tokens"], act["inc_labels"]
     texts = {str(index): states for index, states in enumerate(tokens)}
     subject = ToySubject(texts, [block(index) for index in range(len(act["inc_W"]))])
-    source, target = (tuple(str(i) for i in range(len(tokens)) if labels[i] == wanted) for wanted in (1, 0))
+    source, target = (tuple(str(i) for i in range(len(tokens)) if labels[i] == label) for label in (1, 0))
     method = ActivationTransport(kind=kind, support=support, pooled="all")
     artifact = method.fit(subject, FitData(source=source, target=target))
     if kind == "mean":

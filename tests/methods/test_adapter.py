@@ -41,8 +41,8 @@ def test_each_group_learns_to_write_its_own_texts(tiny: LocalSubject) -> None:
         assert own > likelihood(tiny, method, artifact, letter, 0.0) + 2.0
         assert own > likelihood(tiny, method, artifact, letter, 1.0, 1 - number) + 1.0
 
-    wanted = tuple(text for text in both if text.wanted and text.group == "b")
-    alone = method.fit(tiny, FitData(demonstrations=wanted))
+    positives = tuple(text for text in both if text.wanted and text.group == "b")
+    alone = method.fit(tiny, FitData(demonstrations=positives))
     torch.testing.assert_close(alone["up"][0], artifact["up"][1], rtol=1e-3, atol=1e-4)
 
 

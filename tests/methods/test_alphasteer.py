@@ -20,9 +20,9 @@ def test_edit_by_hand() -> None:
         [[[9.0, 0.0], [5.0, 0.0], [3.0, 0.0], [7.0, 0.0]], [[9.0, 0.0], [4.0, 0.0], [6.0, 0.0], [8.0, 0.0]]]
     )
     where = where_of([3, 4], [2, 4])  # the first row begins with padding and holds one token of its completion
-    found, _ = edit.apply(h, where, {})
+    edited, _ = edit.apply(h, where, {})
     # Row 0: its last prompt token reads 3, times 2, times 10. Row 1: reads 8.
-    assert found[..., 1].tolist() == [[0.0, 60.0, 60.0, 0.0], [80.0] * 4]
+    assert edited[..., 1].tolist() == [[0.0, 60.0, 60.0, 0.0], [80.0] * 4]
     assert edit.apply(h, decode_step(where), {})[0] is h
 
 
@@ -45,6 +45,7 @@ def test_source_prompts_move_and_control_prompts_stay() -> None:
     method = AlphaSteer(layers=(2,), regularisation=1.0)
     artifact = method.fit(subject, data)
     assert artifact["reader"][0, :5].norm() < 0.1 * artifact["reader"][0].norm()
+
     steered = method.intervention(artifact, {}, {"strength": torch.ones(30)})
     moved = {}
     for kind in ("source", "control"):
@@ -52,6 +53,7 @@ def test_source_prompts_move_and_control_prompts_stay() -> None:
             subject.capture(getattr(data, kind), None, [Site(2)], intervention=i)[Site(2)] for i in (None, steered)
         )
         moved[kind] = (after - before)[:, 0].abs().mean()
+
     assert moved["source"] > 5.0
     assert moved["control"] < 0.1
 
@@ -147,5 +149,5 @@ def test_the_fit_puts_the_same_together(reference: dict[str, Tensor], synthetic_
     for layer, ratio in enumerate(reference["ratios"].tolist()):
         method = AlphaSteer(layers=(layer,), null_share=ratio, regularisation=float(reference["lambda_reg"]))
         artifact = method.fit(synthetic_subject(layout, state), data)
-        found = torch.outer(artifact["reader"][0], artifact["direction"][0]).double()
-        torch.testing.assert_close(found, reference["steering_matrix"][layer], rtol=1e-5, atol=1e-6)
+        product = torch.outer(artifact["reader"][0], artifact["direction"][0]).double()
+        torch.testing.assert_close(product, reference["steering_matrix"][layer], rtol=1e-5, atol=1e-6)

@@ -73,9 +73,9 @@ def test_laws_and_lengths(mode: str, synthetic_subject: type, edit_laws: Callabl
     assert streams == {"attention_norm", "mlp_norm"}
     edit_laws(intervention, LAYOUT)
     h = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
-    found = apply_edits(intervention, h, Site(1, "mlp_norm"))
-    torch.testing.assert_close(found.norm(dim=-1), h.norm(dim=-1), **CLOSE)
-    assert not torch.equal(found, h)
+    edited = apply_edits(intervention, h, Site(1, "mlp_norm"))
+    torch.testing.assert_close(edited.norm(dim=-1), h.norm(dim=-1), **CLOSE)
+    assert not torch.equal(edited, h)
 
 
 def test_without_a_null_equal_kl_says_what_to_use() -> None:
@@ -128,23 +128,23 @@ def test_rotations_are_the_authors(mode: str, name: str, reference: dict[str, Te
     artifact = {"axes": axes, "second": second, "layers": torch.tensor(1)}
     for place, angle in enumerate(reference["angles"].tolist()):
         intervention = steered(artifact, [angle] * len(x), Angular(mode=mode))
-        found = apply_edits(intervention, x, Site(0, "attention_norm"))
-        torch.testing.assert_close(found, reference[name][place], **CLOSE)
+        edited = apply_edits(intervention, x, Site(0, "attention_norm"))
+        torch.testing.assert_close(edited, reference[name][place], **CLOSE)
     if mode == "adaptive":
-        share = (found != x).any(-1).float().mean().item()
+        share = (edited != x).any(-1).float().mean().item()
         assert math.isclose(share, float(reference["frac_mode1_steered"]), rel_tol=1e-6)
 
 
 def test_candidates_and_choice_are_the_authors(reference: dict[str, Tensor], synthetic_subject: type) -> None:
     harmful, harmless = reference["ext_harmful"], reference["ext_harmless"]
-    found = torch.stack([candidate(*pair) for pair in zip(harmless, harmful, strict=True)])
+    candidates = torch.stack([candidate(*pair) for pair in zip(harmless, harmful, strict=True)])
     for choice, name in (("most_alike", "max_sim"), ("longest", "max_norm")):
-        assert int(chosen(found, choice)) == int(reference[f"ext_{name}_site"])
+        assert int(chosen(candidates, choice)) == int(reference[f"ext_{name}_site"])
     second = reference["ext_second_pca0"]
-    torch.testing.assert_close(main_axis(found), second * second[second.abs().argmax()].sign(), **CLOSE)
+    torch.testing.assert_close(main_axis(candidates), second * second[second.abs().argmax()].sign(), **CLOSE)
 
     # The fit itself, over the authors' sites: two norms of every layer.
-    sites, width = len(found), found.shape[1]
+    sites, width = len(candidates), candidates.shape[1]
     layout = Layout(num_layers=sites // 2, width=width, num_heads=1, head_width=width)
 
     def state(text: str, _: str, site: Site) -> Tensor:
@@ -160,4 +160,4 @@ def test_candidates_and_choice_are_the_authors(reference: dict[str, Tensor], syn
     for choice, name in (("most_alike", "ext_first_max_sim"), ("longest", "ext_first_max_norm")):
         axes = Angular(choice=choice).fit(synthetic_subject(layout, state), data)["axes"]
         torch.testing.assert_close(axes[0], reference[name], **CLOSE)
-        torch.testing.assert_close(axes, plane(reference[name], main_axis(found)), **CLOSE)
+        torch.testing.assert_close(axes, plane(reference[name], main_axis(candidates)), **CLOSE)

@@ -23,11 +23,11 @@ def noise(prompt: str, completion: str, site: Site) -> Tensor:
         torch.randn(LAYOUT.site_width(site), generator=torch.Generator().manual_seed(crc32(f"{text} {site}".encode())))
         for text in (prompt, prompt + completion)
     ]
-    found = 20 * draws[1]
+    states = 20 * draws[1]
     for (layer, dim), sign in PLANTED.items():
         if layer == site.layer:
-            found[dim] = draws[0][dim] + 0.05 * sign * (completion == "good")
-    return found
+            states[dim] = draws[0][dim] + 0.05 * sign * (completion == "good")
+    return states
 
 
 def pairs(count: int, group: str = "") -> tuple[Pair, ...]:
@@ -68,8 +68,8 @@ def test_fit_and_edit_by_hand(synthetic_subject: type, apply_edits: Callable) ->
     parameters = {"k": torch.tensor([2.0]), "strength": torch.tensor([3.0])}
     intervention = method.intervention(artifact, {"group": torch.tensor([0])}, parameters)
     assert list(intervention.edits) == [Site(0)]
-    found = apply_edits(intervention, torch.tensor([[[10.0, 10.0]]]), Site(0))
-    assert torch.allclose(found, torch.tensor([[[30.0, -20.0]]]))
+    edited = apply_edits(intervention, torch.tensor([[[10.0, 10.0]]]), Site(0))
+    assert torch.allclose(edited, torch.tensor([[[30.0, -20.0]]]))
 
 
 def test_rows_may_have_their_own_k_and_strength(synthetic_subject: type, edit_laws: Callable) -> None:
@@ -135,9 +135,11 @@ def test_scores_selection_and_edit_agree_with_the_authors(
     count, layers, width = acts["pos"].shape
     layout = Layout(num_layers=layers, width=width, num_heads=1, head_width=width)
     subject = synthetic_subject(layout, lambda prompt, completion, site: acts[completion][int(prompt), site.layer])
+
     method = AUSteer()
     artifact = method.fit(subject, FitData(pairs=tuple(Pair(str(i), "pos", "neg") for i in range(count))))
     assert np.allclose(artifact["coefficient"][0], reference["beta"], rtol=1e-6, atol=1e-7)
+
     x = torch.from_numpy(reference["x"])
     rows = len(x)
     for i, (k, alpha) in enumerate(zip(reference["k_list"], reference["alpha_list"], strict=True)):
@@ -145,5 +147,5 @@ def test_scores_selection_and_edit_agree_with_the_authors(
         parameters = {"k": torch.full((rows,), float(k)), "strength": torch.full((rows,), float(alpha))}
         intervention = method.intervention(artifact, {"group": torch.zeros(rows, dtype=torch.long)}, parameters)
         for layer in range(layers):
-            found = apply_edits(intervention, x, Site(layer, "mlp"))
-            assert torch.allclose(found, torch.from_numpy(reference[f"y_{i}"][layer]), rtol=1e-5, atol=1e-5)
+            edited = apply_edits(intervention, x, Site(layer, "mlp"))
+            assert torch.allclose(edited, torch.from_numpy(reference[f"y_{i}"][layer]), rtol=1e-5, atol=1e-5)

@@ -30,21 +30,21 @@ def test_similarity_by_hand() -> None:
 
 
 def test_f1_by_hand() -> None:
-    values, wanted = torch.tensor([0.1, 0.4, 0.2, 0.9]), torch.tensor([True, True, False, False])
+    values, is_positive = torch.tensor([0.1, 0.4, 0.2, 0.9]), torch.tensor([True, True, False, False])
     # Below 0.3: {0.1, 0.2}, one of two right, one of two found. Below 0.5: all wanted and one other.
-    assert f1_scores(values, wanted, torch.tensor([0.3, 0.5]))[:, 0].tolist() == pytest.approx([0.5, 0.8])
-    assert f1_scores(values, wanted, torch.tensor([0.4]))[0].tolist() == pytest.approx([0.5, 0.0])
+    assert f1_scores(values, is_positive, torch.tensor([0.3, 0.5]))[:, 0].tolist() == pytest.approx([0.5, 0.8])
+    assert f1_scores(values, is_positive, torch.tensor([0.4]))[0].tolist() == pytest.approx([0.5, 0.0])
 
 
 def test_cut_takes_the_first_best_row_and_side() -> None:
     scores = torch.tensor([[0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 0.1, 0.2], [0.1, 0.2, 0.8, 0.9]])
-    wanted = torch.tensor([True, True, False, False])
-    assert best_cut(scores, wanted)[::2] == (1, True)
-    assert best_cut(scores, wanted).threshold == pytest.approx(0.5)
-    assert best_cut(scores, wanted).f1 == 1.0
-    assert best_cut(scores, wanted, side="below")[::2] == (2, False)
+    is_positive = torch.tensor([True, True, False, False])
+    assert best_cut(scores, is_positive)[::2] == (1, True)
+    assert best_cut(scores, is_positive).threshold == pytest.approx(0.5)
+    assert best_cut(scores, is_positive).f1 == 1.0
+    assert best_cut(scores, is_positive, side="below")[::2] == (2, False)
     with pytest.raises(ValueError, match="no threshold separates"):
-        best_cut(torch.ones(2, 4), wanted)
+        best_cut(torch.ones(2, 4), is_positive)
 
 
 def test_equal_scores_go_to_the_side_below() -> None:
@@ -55,17 +55,17 @@ def test_equal_scores_go_to_the_side_below() -> None:
 
 def test_the_axis_points_where_most_pairs_point() -> None:
     # Two pairs rise by 1, one falls by 5: the mean falls, the majority rises.
-    wanted, other = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-5.0, 0.0]]), torch.zeros(3, 2)
-    assert first_component(wanted, other, pairwise=True).tolist() == [1.0, 0.0]
-    assert first_component(other, wanted, pairwise=True).tolist() == [-1.0, 0.0]
+    positive, negative = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-5.0, 0.0]]), torch.zeros(3, 2)
+    assert first_component(positive, negative, pairwise=True).tolist() == [1.0, 0.0]
+    assert first_component(negative, positive, pairwise=True).tolist() == [-1.0, 0.0]
 
 
 @pytest.mark.parametrize("counts", [(100, 10), (10, 100), (50, 50)])
 def test_unequal_classes_keep_the_axis_between_them(counts: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    wanted, other = (torch.randn(count, 8, generator=generator) for count in counts)
-    wanted[:, 3] += 4.0
-    assert first_component(wanted, other, pairwise=False)[3] > 0.9
+    positive, negative = (torch.randn(count, 8, generator=generator) for count in counts)
+    positive[:, 3] += 4.0
+    assert first_component(positive, negative, pairwise=False)[3] > 0.9
 
 
 def test_a_similarity_at_the_threshold_meets_neither_side() -> None:
@@ -167,13 +167,16 @@ def test_rows_that_leave_and_join_take_their_decision_along() -> None:
     subject, _, artifact = fitted(method)
     intervention, (h, where) = steered(method, artifact, [0.5, 0.4, 0.3]), batch()
     _, carry = run_blocks(h, subject.blocks, where, intervention)
+
     token, rows = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(4)), torch.tensor([2, 1, 2])
     step = decode_step(where)
     whole, _ = run_blocks(token, subject.blocks, step, intervention, carry)
+
     fewer = Where(step.positions[rows], None, step.prompt_lengths[rows], False)
     kept = {name: value[rows] for name, value in carry.items()}
     taken, _ = run_blocks(token[rows], subject.blocks, fewer, intervention.take(rows), kept)
     assert all(torch.equal(taken[site], whole[site][rows]) for site in whole)
+
     alone, _ = run_blocks(h[[1]], subject.blocks, where_of([4], [4]), intervention.take(torch.tensor([1])))
     assert torch.equal(alone[Site(5)], h[[1]])
 
@@ -215,9 +218,9 @@ def test_missing_control_texts_are_refused() -> None:
 @pytest.mark.parametrize("centring", ["pca_pairwise", "pca_center"])
 def test_vectors_agree_with_the_authors(reference: dict[str, Tensor], kind: str, centring: str) -> None:
     for layer in range(reference[f"{kind}_pos"].shape[1]):
-        wanted, other = reference[f"{kind}_pos"][:, layer], reference[f"{kind}_neg"][:, layer]
-        found = first_component(wanted, other, pairwise=centring == "pca_pairwise")
-        torch.testing.assert_close(found, reference[f"{kind}_dir_{centring}"][layer], rtol=1e-5, atol=1e-5)
+        positive, negative = reference[f"{kind}_pos"][:, layer], reference[f"{kind}_neg"][:, layer]
+        axis = first_component(positive, negative, pairwise=centring == "pca_pairwise")
+        torch.testing.assert_close(axis, reference[f"{kind}_dir_{centring}"][layer], rtol=1e-5, atol=1e-5)
 
 
 def test_the_fit_puts_the_authors_parts_together(reference: dict[str, Tensor], synthetic_subject: type) -> None:
@@ -279,10 +282,12 @@ def test_both_passes_agree_with_the_authors(reference: dict[str, Tensor], name: 
         "threshold": reference[f"threshold_{name}"],
         "above": torch.tensor(when == "above"),
     }
+
     intervention = steered(method, artifact, [float(reference["behavior_strength"])] * count)
     read = reference["prompt_inputs"][:, condition_layer]
-    found = similarity(read[:, -1] if "last" in name else read.mean(1), artifact["condition"])
-    torch.testing.assert_close(found.double(), reference[f"sim_{name}"], rtol=1e-5, atol=1e-5)
+    similarities = similarity(read[:, -1] if "last" in name else read.mean(1), artifact["condition"])
+    torch.testing.assert_close(similarities.double(), reference[f"sim_{name}"], rtol=1e-5, atol=1e-5)
+
     carry = {}
     prefill = where_of([length] * count)
     for where, given, expected in ((prefill, "prompt_inputs", "y"), (decode_step(prefill), "decode_inputs", "ydec")):

@@ -36,16 +36,16 @@ def learner(golden: Callable[[str], Arrays], arrays: Arrays) -> "Recorded":
     first = arrays["train_negative_prompt"][0]
     subject = behind_prefix(golden("tinylm"), first[: int(arrays["prefix"])])
 
-    def texts(side: str, wanted: bool) -> list[Demonstration]:
+    def texts(side: str, is_wanted: bool) -> list[Demonstration]:
         columns = (arrays[f"train_{side}_prompt"], arrays[f"train_{side}_reply"])
         prefix = int(arrays["prefix"])
-        return [Demonstration(words(p[prefix:]), words(r), wanted=wanted) for p, r in zip(*columns, strict=True)]
+        return [Demonstration(words(p[prefix:]), words(r), wanted=is_wanted) for p, r in zip(*columns, strict=True)]
 
     matched = quadruples(texts("positive", True) + texts("negative", False))
-    found = Recorded(subject, matched, Site(int(arrays["train_layer"])), seed=0)
+    learner = Recorded(subject, matched, Site(int(arrays["train_layer"])), seed=0)
     with torch.no_grad():
-        found.w.copy_(torch.from_numpy(arrays["init_w"]))
-    return found
+        learner.w.copy_(torch.from_numpy(arrays["init_w"]))
+    return learner
 
 
 def test_the_clamp_sets_the_part_along_the_direction_behind_the_prefix() -> None:
@@ -63,9 +63,9 @@ def test_the_divergence_of_certain_and_opposite_answers_is_log_two() -> None:
 
 
 def test_texts_are_matched_and_equal_prompts_get_another_text_in_front() -> None:
-    wanted = [Demonstration("a", " x"), Demonstration("b", " y"), Demonstration("c", " z")]
+    positives = [Demonstration("a", " x"), Demonstration("b", " y"), Demonstration("c", " z")]
     plain = [Demonstration("a", " p", wanted=False), Demonstration("d", " q", wanted=False)]
-    matched = quadruples([*wanted, *plain])
+    matched = quadruples([*positives, *plain])
     assert [(text.prompt, other.prompt) for text, other in matched] == [("b y\n\na", "a"), ("b", "d"), ("c", "a")]
 
 
@@ -142,8 +142,8 @@ def test_steered_tokens_agree_with_the_authors(learner: Recorded, arrays: Arrays
         artifact, {"group": torch.zeros(len(factors), dtype=torch.long)}, {"strength": factors}
     )
     prompts = [words(row[1:]) for row in arrays["steer_prompts"]]
-    found = learner.subject.generate(prompts, max_new_tokens=tokens.shape[1], intervention=steered)
-    assert found == [words(row) for row in tokens]
+    generated = learner.subject.generate(prompts, max_new_tokens=tokens.shape[1], intervention=steered)
+    assert generated == [words(row) for row in tokens]
 
 
 def test_edits_and_divergence_agree_with_the_authors(arrays: Arrays) -> None:
@@ -164,5 +164,5 @@ def test_edits_and_divergence_agree_with_the_authors(arrays: Arrays) -> None:
         chosen = torch.from_numpy(arrays[f"js_{side}_labels"] != -100)
         return torch.from_numpy(arrays[f"js_{side}_logits"])[:, :-1][chosen[:, 1:]]
 
-    found = jensen_shannon(predicting("base"), predicting("source")).mean()
-    assert found.item() == pytest.approx(float(arrays["js_loss"]), rel=1e-5)
+    divergence = jensen_shannon(predicting("base"), predicting("source")).mean()
+    assert divergence.item() == pytest.approx(float(arrays["js_loss"]), rel=1e-5)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from axbench_data import write_folder
 
 from harness.commands.write_prompts import main
+from harness.laws.axbench_data import write_folder
 from harness.laws.lab import job_of
 from harness.types import Example, Layout
 from methods.prompting import ConceptPrompting

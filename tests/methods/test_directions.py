@@ -15,8 +15,8 @@ def test_mean_difference_by_hand() -> None:
 
 
 def test_unit_by_hand_and_zero_stays_zero() -> None:
-    found = directions.unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-    assert torch.allclose(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    units = directions.unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    assert torch.allclose(units, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 def test_principal_direction_ignores_the_mean() -> None:
@@ -30,16 +30,16 @@ def test_principal_direction_of_a_constant_sample_is_zero() -> None:
 
 def test_pair_differences_by_hand() -> None:
     sample = torch.tensor([[0.0, 0.0], [3.0, 4.0], [5.0, 0.0], [3.0, 2.0], [9.0, 9.0]])
-    found = directions.pair_differences(sample, torch.tensor([1, 2, 0, 3, 4]))
+    differences = directions.pair_differences(sample, torch.tensor([1, 2, 0, 3, 4]))
     expected = directions.unit(torch.tensor([[3.0, 4.0], [2.0, -2.0]]))
-    assert torch.allclose(found, expected)
+    assert torch.allclose(differences, expected)
 
 
 def test_oriented_turns_towards_the_wanted() -> None:
-    wanted, unwanted = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]])
+    positive, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]])
     for sign in (1.0, -1.0):
-        found = directions.oriented(torch.tensor([sign, 0.0]), wanted, unwanted)
-        assert found.tolist() == [1.0, 0.0]
+        axis = directions.oriented(torch.tensor([sign, 0.0]), positive, negative)
+        assert axis.tolist() == [1.0, 0.0]
 
 
 def test_equal_norms_keeps_directions_and_gives_the_mean_norm() -> None:
@@ -93,10 +93,10 @@ def test_axbench_directions_agree_with_the_authors(golden: Callable) -> None:
     mask[:, : int(reference["prefix_length"])] = False
     labels = torch.from_numpy(reference["labels"]).bool()
     positive, negative = acts[labels][mask[labels]], acts[~labels][mask[~labels]]
-    found = directions.unit(directions.mean_difference(positive, negative))
-    assert torch.allclose(found, torch.from_numpy(reference["w_diffmean"]), rtol=1e-5, atol=1e-5)
+    direction = directions.unit(directions.mean_difference(positive, negative))
+    assert torch.allclose(direction, torch.from_numpy(reference["w_diffmean"]), rtol=1e-5, atol=1e-5)
     pairs = directions.pair_differences(positive, torch.from_numpy(reference["lat_permutation"]))
     for name, sample in (("w_pca", positive), ("w_lat", pairs)):
         expected = torch.from_numpy(reference[name])
-        found = directions.principal_direction(sample)
-        assert torch.allclose(found * torch.sign(found @ expected), expected, rtol=1e-5, atol=1e-5), name
+        direction = directions.principal_direction(sample)
+        assert torch.allclose(direction * torch.sign(direction @ expected), expected, rtol=1e-5, atol=1e-5), name

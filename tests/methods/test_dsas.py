@@ -48,11 +48,11 @@ def two_classes(gap: float, count: int = 60, width: int = 8, lone: int = 2) -> t
 
 def test_folded_classifier_equals_the_pipeline_that_it_stands_for() -> None:
     h, labels = two_classes(20.0, lone=3)
-    found = fit_classifier(h, labels, components=3, folds=8)
+    classifier = fit_classifier(h, labels, components=3, folds=8)
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     pipeline = make_pipeline(PCA(3, svd_solver="full"), StandardScaler(), regression).fit(h.double(), labels)
     expected = torch.from_numpy(pipeline.predict_proba(h.double())[:, 1]).float()
-    torch.testing.assert_close((h @ found.weight + found.bias).sigmoid(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((h @ classifier.weight + classifier.bias).sigmoid(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_accuracy_is_balanced_and_held_out() -> None:
@@ -66,9 +66,9 @@ def test_accuracy_is_balanced_and_held_out() -> None:
 
 
 def test_texts_without_any_difference_give_a_classifier_that_knows_nothing() -> None:
-    found = fit_classifier(torch.ones(8, 3), torch.arange(8) < 4, components=5, folds=2)
-    assert found.accuracy == 0.5
-    assert (torch.ones(8, 3) @ found.weight + found.bias).sigmoid().tolist() == pytest.approx([0.5] * 8)
+    classifier = fit_classifier(torch.ones(8, 3), torch.arange(8) < 4, components=5, folds=2)
+    assert classifier.accuracy == 0.5
+    assert (torch.ones(8, 3) @ classifier.weight + classifier.bias).sigmoid().tolist() == pytest.approx([0.5] * 8)
 
 
 def planted() -> tuple[ToySubject, FitData]:
@@ -85,6 +85,7 @@ def planted() -> tuple[ToySubject, FitData]:
             states[:, 6], states[:, 7] = sign, sign if kind == "source" else -sign
             states[:, 1] += 4.0 * (kind in ("good", "target"))
             texts[f"{kind}{i}"] = states
+
     blocks: list[Block] = [torch.nn.Identity(), reveal, torch.nn.Identity(), lambda h: h * (torch.arange(8) > 0)]
     pairs = tuple(Pair(f"control{i}", f"good{i}", f"bad{i}") for i in range(24))
     source, control, target = (tuple(f"{kind}{i}" for i in range(24)) for kind in ("source", "control", "target"))
@@ -104,14 +105,17 @@ def test_planted_source_direction_is_found_and_other_layers_are_left_alone() -> 
     subject, data = planted()
     method = DSAS(inner=ActivationTransport(kind="mean", support=None), streams=STREAMS)
     artifact = method.fit(subject, data)
+
     assert artifact["block.accuracy"][1:3].tolist() == [1.0, 1.0]
     assert (artifact["block.accuracy"][[0, 3]] < 0.75).all()
     weight = artifact["block.weight"][1]
     assert weight[0] / weight.norm() > 0.95
+
     edits = method.intervention(artifact, {}, parameters(method, 1)).edits
     assert set(edits) == {Site(1), Site(2)}
     everywhere = replace(method, min_accuracy=0.0)
     assert set(everywhere.intervention(artifact, {}, parameters(method, 1)).edits) == {Site(n) for n in range(4)}
+
     again = method.fit(subject, data)
     assert all(torch.equal(artifact[key], again[key]) for key in artifact)
 
@@ -146,9 +150,9 @@ def test_the_gate_reads_its_site_before_its_own_edit_and_after_earlier_ones() ->
 
 def test_parameters_of_gate_and_inner_method_reach_both() -> None:
     method = DSAS(inner=replace(CAA, layer=Range(low=0, high=None, default=2, integer=True)), streams=STREAMS)
-    found = method.parameters(LAYOUT)
-    assert list(found) == ["strength", "inner.layer", "inner.strength"]
-    assert found["inner.layer"].high == 3
+    offered = method.parameters(LAYOUT)
+    assert list(offered) == ["strength", "inner.layer", "inner.strength"]
+    assert offered["inner.layer"].high == 3
     assert method.null(LAYOUT) == {"strength": 0.0, "inner.layer": 2, "inner.strength": CAA.strength.default}
     subject, data = planted()
     artifact = method.fit(subject, data)
@@ -190,12 +194,14 @@ def test_probes_and_decisions_of_the_inner_method_are_kept() -> None:
     group = {"group": torch.zeros(2, dtype=torch.long)}
     steered = method.intervention(artifact, group, parameters(method, 2, inner__strength=1.0))
     assert set(steered.probes) == {Site(1)}
+
     tokens, where = torch.stack([subject.texts["source0"], subject.texts["control0"]]), where_of([3, 3])
     unsteered = reveal(tokens)
     states, carry = run_blocks(tokens, subject.blocks, where, steered)
     assert carry["cast/decision"].tolist() == [True, False]
     assert torch.equal(states[Site(2)][1], unsteered[1])
     assert not torch.equal(states[Site(2)][0], unsteered[0])
+
     decoded, _ = run_blocks(tokens[:, :1], subject.blocks, decode_step(where), steered, carry)
     assert torch.equal(decoded[Site(2)][1], unsteered[1, :1])
 
@@ -206,14 +212,17 @@ def test_fusion_behind_a_gate_keeps_its_prompt_mean_while_rows_leave() -> None:
     artifact = method.fit(subject, data)
     reference = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(4))
     intervention = method.intervention(artifact, {"reference": reference}, parameters(method, 3))
+
     h, where = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(5)), where_of([4, 2, 3])
     _, carry = run_blocks(h, [torch.nn.Identity()] * 4, where, intervention)
     mean = where.mean(h)
     shift = 0.5 * (reference[:, 1] - mean)
+
     token, step = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(6)), decode_step(where)
     likeness = (token @ artifact["block.weight"][1] + artifact["block.bias"][1]).sigmoid()[..., None]
     whole, _ = run_blocks(token, [torch.nn.Identity()] * 4, step, intervention, carry)
     torch.testing.assert_close(whole[Site(1)], token + likeness * shift[:, None])
+
     rows = torch.tensor([2, 0])
     fewer = Where(step.positions[rows], None, step.prompt_lengths[rows], False)
     kept = {name: value[rows] for name, value in carry.items()}

@@ -57,9 +57,9 @@ def test_laws_null_and_rows_of_other_layers(
     assert set(steered.edits) == {Site(0), Site(1)}
     edit_laws(steered, LAYOUT)
     h = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(1))
-    found = apply_edits(steered, h, Site(1), prompt=1)
-    assert torch.equal(found[1:], h[1:])
-    assert not torch.equal(found[0], h[0])
+    edited = apply_edits(steered, h, Site(1), prompt=1)
+    assert torch.equal(edited[1:], h[1:])
+    assert not torch.equal(edited[0], h[0])
     assert method.null(LAYOUT) == {"layer": 1, "strength": 0.0}
 
 
@@ -90,14 +90,14 @@ def reference(golden: Callable) -> dict[str, Tensor]:
 
 def test_vectors_and_probes_are_the_authors(reference: dict[str, Tensor]) -> None:
     """The first of their hidden states are the embeddings."""
-    states, wanted = reference["vector_activations"][:, 1:].float(), reference["vector_labels"] == 1
-    vectors = mean_difference(states[wanted], states[~wanted])
+    states, is_wanted = reference["vector_activations"][:, 1:].float(), reference["vector_labels"] == 1
+    vectors = mean_difference(states[is_wanted], states[~is_wanted])
     torch.testing.assert_close(vectors.double(), reference["vectors"], rtol=1e-5, atol=1e-5)
 
-    states, wanted = reference["probe_activations"][:, 1:].float(), reference["probe_labels"] == 1
+    states, is_wanted = reference["probe_activations"][:, 1:].float(), reference["probe_labels"] == 1
     used = torch.cat([reference["train_index"], reference["val_index"]])
     validation = torch.arange(len(used)) >= len(reference["train_index"])
-    probes = train_probes(states[used], wanted[used], validation, max_iter=10_000)
+    probes = train_probes(states[used], is_wanted[used], validation, max_iter=10_000)
     # Weights are as exact as the solver's tolerance, about .4 %.
     torch.testing.assert_close(probes.weight.double(), reference["probe_coef"], rtol=4e-3, atol=4e-3)
     torch.testing.assert_close(probes.bias.double(), reference["probe_intercept"], rtol=4e-3, atol=4e-3)
@@ -114,8 +114,8 @@ def test_the_edit_is_the_authors(
     artifact = {ours: reference[theirs].float() for ours, theirs in named.items()}
     parameters = {"layer": torch.full((len(x),), float(layer)), "strength": torch.full((len(x),), strength)}
     steered = FairSteer().intervention(artifact, {}, parameters)
-    found = apply_edits(steered, x, Site(layer), prompt=prompt or x.shape[1])
-    torch.testing.assert_close(found, reference[f"{passed}_{name}"], rtol=1e-5, atol=1e-5)
+    edited = apply_edits(steered, x, Site(layer), prompt=prompt or x.shape[1])
+    torch.testing.assert_close(edited, reference[f"{passed}_{name}"], rtol=1e-5, atol=1e-5)
 
     edit = steered.edits[Site(layer)]
     assert isinstance(edit, Gated)

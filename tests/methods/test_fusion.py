@@ -109,12 +109,12 @@ def test_it_says_that_it_sees_the_gold() -> None:
 
 
 def test_reference_is_the_mean_over_the_answer_alone(subject: LocalSubject, examples: list[Example]) -> None:
-    found = FusionSteering(segments=SEGMENTS).condition(subject, {}, examples)["reference"]
-    assert found.shape == (2, subject.layout.num_layers, subject.layout.width)
+    reference = FusionSteering(segments=SEGMENTS).condition(subject, {}, examples)["reference"]
+    assert reference.shape == (2, subject.layout.num_layers, subject.layout.width)
     states = subject.capture(
         [e.question for e in examples], [e.answer for e in examples], [Site(2)], tokens="completion", pool="mean"
     )
-    torch.testing.assert_close(found[:, 2], states[Site(2)])
+    torch.testing.assert_close(reference[:, 2], states[Site(2)])
 
 
 def test_explanation_joins_the_reference(subject: LocalSubject, examples: list[Example]) -> None:

@@ -69,10 +69,10 @@ def test_scores_add_up_to_the_slope_along_the_embeddings(tiny: LocalSubject) -> 
 def test_replaced_embeddings_are_those_of_the_chosen_tokens(tiny: LocalSubject) -> None:
     chosen, filler = torch.tensor([[False, True, False]]), torch.full((tiny.layout.width,), 7.0)
     steering = Intervention({EMBEDDINGS: Replace(chosen, filler)})
-    found = torch.cat(
+    gradients = torch.cat(
         [c.states[EMBEDDINGS] for c in tiny.capture_tokens(["abcd"], None, [EMBEDDINGS], intervention=steering)]
     )
-    assert (found == 7.0).all(1).tolist() == [token == 1 for token in range(len(found))]
+    assert (gradients == 7.0).all(1).tolist() == [token == 1 for token in range(len(gradients))]
 
 
 def test_each_group_has_a_vector_of_its_own(tiny: LocalSubject) -> None:
@@ -109,15 +109,15 @@ def test_replacement_and_vectors_agree_with_the_authors(golden: Callable[[str], 
         for layer in (int(n.split("layer")[1][0]) for n in arrays if n.startswith("v_mean") and n.endswith(side)):
             if layer == subject.layout.num_layers - 1:
                 continue  # theirs are states behind the final norm
-            found = method.differences(subject, Site(layer), prompts, replies, chosen)
+            differences = method.differences(subject, Site(layer), prompts, replies, chosen)
             expected = [
                 arrays[f"hidden_{reply}_response_{side}"] - arrays[f"hidden_{reply}_response_ablated_{side}"]
                 for reply in ("pos", "neg")
             ]
-            torch.testing.assert_close(found, torch.from_numpy(np.concatenate(expected)[:, layer + 1]), **CLOSE)
+            torch.testing.assert_close(differences, torch.from_numpy(np.concatenate(expected)[:, layer + 1]), **CLOSE)
             mean = torch.from_numpy(arrays[f"v_mean_layer{layer}_{side}"])
-            torch.testing.assert_close(method.axis(found), mean, **CLOSE)
-            main = GrAInS(vector="pca").axis(found)
+            torch.testing.assert_close(method.axis(differences), mean, **CLOSE)
+            main = GrAInS(vector="pca").axis(differences)
             theirs = torch.from_numpy(arrays[f"v_pca_layer{layer}_{side}"])
             torch.testing.assert_close(main * torch.sign(main @ theirs), theirs, **CLOSE)
 

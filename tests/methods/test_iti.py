@@ -51,9 +51,9 @@ def test_only_the_heads_chosen_by_a_row_move() -> None:
         "shift": torch.arange(60.0).view(3, 4, 5) + 1,
         "rank": torch.tensor([[4, 1, 5, 6], [7, 8, 9, 10], [0, 2, 3, 11]]),
     }
-    found = shifts(artifact, [1.0, 2.0], [10.0, 2.0])
-    assert sorted(found) == [Site(0, "heads"), Site(2, "heads")]
-    first, third = found[Site(0, "heads")].view(2, 4, 5), found[Site(2, "heads")].view(2, 4, 5)
+    moved = shifts(artifact, [1.0, 2.0], [10.0, 2.0])
+    assert sorted(moved) == [Site(0, "heads"), Site(2, "heads")]
+    first, third = moved[Site(0, "heads")].view(2, 4, 5), moved[Site(2, "heads")].view(2, 4, 5)
     assert torch.equal(third[0, 0], 10 * artifact["shift"][2, 0])
     assert torch.equal(third[1, 0], 2 * artifact["shift"][2, 0])
     assert torch.equal(first[1, 1], 2 * artifact["shift"][0, 1])
@@ -123,19 +123,20 @@ def test_probes_and_heads_agree_with_the_authors(reference: dict[str, Tensor]) -
     used = torch.cat([(reference["question_id"] == question).nonzero().flatten() for question in questions])
     validation = torch.isin(reference["question_id"][used], reference["val_questions"])
     heads, labels = reference["head_acts"][used], reference["labels"][used].bool()
+
     weights, biases, accuracy = train_probes(heads, labels, validation, seed=int(reference["probe_seed"]))
     assert torch.allclose(accuracy.double(), reference["probe_val_acc"], rtol=1e-6)
     assert torch.allclose(biases, reference["probe_intercept"], rtol=1e-5, atol=1e-5)
     assert torch.allclose(weights, reference["probe_coef"], rtol=1e-5, atol=1e-5)
+
     chosen = (directions.ranks(accuracy) < int(reference["K"])).nonzero().tolist()
     assert sorted(chosen) == sorted(reference["top_heads"].tolist())
+
     difference = directions.mean_difference(heads[labels], heads[~labels])
     assert torch.allclose(difference, reference["com_directions"], rtol=1e-5, atol=1e-5)
-    for found, name in ((difference, "unit_dir_com"), (weights, "unit_dir_probe")):
+    for axes, name in ((difference, "unit_dir_com"), (weights, "unit_dir_probe")):
         selected = reference[name].norm(dim=-1) > 0
-        assert torch.allclose(
-            directions.unit(found)[selected].double(), reference[name][selected], rtol=1e-5, atol=1e-5
-        )
+        assert torch.allclose(directions.unit(axes)[selected].double(), reference[name][selected], rtol=1e-5, atol=1e-5)
 
 
 def test_the_fit_puts_the_authors_parts_together(
@@ -163,9 +164,9 @@ def test_the_fit_puts_the_authors_parts_together(
 
 
 def test_given_accuracies_rank_as_the_authors_rank_them(reference: dict[str, Tensor]) -> None:
-    found = directions.ranks(reference["given_acc"])
+    ranks = directions.ranks(reference["given_acc"])
     ranked = reference["given_top7"]
-    assert [int(found[layer, head]) for layer, head in ranked] == list(range(len(ranked)))
+    assert [int(ranks[layer, head]) for layer, head in ranked] == list(range(len(ranked)))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,6 @@ def test_edit_agrees_with_the_authors(reference: dict[str, Tensor], apply_edits:
     intervention = ITI().intervention(artifact, {}, parameters)
     for layer in range(len(x)):
         site = Site(layer, "heads")
-        found = apply_edits(intervention, x[layer], site, prompt=x.shape[2])
-        assert torch.allclose(found, reference["y_perrow"][layer], rtol=1e-6, atol=1e-6)
-        assert torch.equal(found[:, :-1], x[layer, :, :-1])
+        edited = apply_edits(intervention, x[layer], site, prompt=x.shape[2])
+        assert torch.allclose(edited, reference["y_perrow"][layer], rtol=1e-6, atol=1e-6)
+        assert torch.equal(edited[:, :-1], x[layer, :, :-1])

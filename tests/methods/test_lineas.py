@@ -41,9 +41,9 @@ def test_edit_by_hand(gating: str, factor: float) -> None:
         bias=read - 4.0,
         gating=gating,
     )
-    found, _ = edit.apply(torch.tensor([[[3.0, 4.0]], [[3.0, 4.0]]]), where_of([1, 1]), {})
-    assert found[0, 0].tolist() == pytest.approx([3.0 + 3.0 * factor, 4.0 + 10.0 * factor])
-    assert found[1, 0].tolist() == pytest.approx([3.0 + 1.5 * factor, 4.0 + 5.0 * factor])
+    edited, _ = edit.apply(torch.tensor([[[3.0, 4.0]], [[3.0, 4.0]]]), where_of([1, 1]), {})
+    assert edited[0, 0].tolist() == pytest.approx([3.0 + 3.0 * factor, 4.0 + 10.0 * factor])
+    assert edited[1, 0].tolist() == pytest.approx([3.0 + 1.5 * factor, 4.0 + 5.0 * factor])
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_a_gate_spares_control_texts(gating: str, tiny: LocalSubject, ungated: d
     gated, plain = LinEAS(training=SHORT, gating=gating), LinEAS(training=SHORT)
     artifact = gated.fit(tiny, DATA)
     ratios = [
-        change(tiny, method, found, "control") / change(tiny, method, found, "source")
-        for method, found in ((gated, artifact), (plain, ungated))
+        change(tiny, method, learnt, "control") / change(tiny, method, learnt, "source")
+        for method, learnt in ((gated, artifact), (plain, ungated))
     ]
     assert ratios[0] < 0.6 * ratios[1]
     assert distance(tiny, gated, artifact, 1.0) < 0.5 * distance(tiny, gated, artifact, 0.0)

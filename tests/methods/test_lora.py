@@ -61,19 +61,19 @@ def test_the_edit_is_equal_to_merged_weights(family: str) -> None:
     steered = METHOD.intervention(
         artifact, {"group": torch.tensor(groups)}, {"strength": torch.tensor(strengths, dtype=torch.float64)}
     )
-    found = subject.loglikelihood(PROMPTS, COMPLETIONS, intervention=steered)
+    logprobs = subject.loglikelihood(PROMPTS, COMPLETIONS, intervention=steered)
     rows, unsteered = written(subject, PROMPTS, steered), written(subject, PROMPTS)
     for row, (group, strength) in enumerate(zip(groups, strengths, strict=True)):
         other = merged(family, artifact, group, strength)
         (expected,) = other.loglikelihood([PROMPTS[row]], [COMPLETIONS[row]])
-        torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-6)  # norms compute in float32
+        torch.testing.assert_close(logprobs[row], expected, rtol=1e-5, atol=1e-6)  # norms compute in float32
         assert written(other, [PROMPTS[row]]) == [rows[row]]
         assert rows[row] != unsteered[row]
 
 
 def shown(group: str, letter: str) -> list[Demonstration]:
-    wanted = [Demonstration(f"say {i}", f" {letter * 3}{i}{letter}", group=group) for i in range(6)]
-    return [*wanted, Demonstration("say", " plain", wanted=False, group=group)]
+    positives = [Demonstration(f"say {i}", f" {letter * 3}{i}{letter}", group=group) for i in range(6)]
+    return [*positives, Demonstration("say", " plain", wanted=False, group=group)]
 
 
 def test_it_learns_to_write_what_it_was_shown_and_each_group_its_own() -> None:
@@ -90,8 +90,8 @@ def test_it_learns_to_write_what_it_was_shown_and_each_group_its_own() -> None:
         steered = Intervention()
         if group is not None:
             steered = method.intervention(artifact, {"group": torch.tensor([group])}, {"strength": torch.ones(1)})
-        (found,) = subject.loglikelihood(["say 9"], [f" {letter * 3}9{letter}"], intervention=steered)
-        return float(found.sum())
+        (logprobs,) = subject.loglikelihood(["say 9"], [f" {letter * 3}9{letter}"], intervention=steered)
+        return float(logprobs.sum())
 
     assert likelihood("z", 0) > likelihood("z", None) + 3
     assert likelihood("q", 1) > likelihood("q", None) + 3
@@ -104,10 +104,10 @@ def test_it_learns_to_write_what_it_was_shown_and_each_group_its_own() -> None:
 def test_unwanted_texts_are_learnt_from_only_where_asked_for() -> None:
     subject, data = subject_of("llama"), FitData(demonstrations=tuple(shown("a", "z")))
     settings = Training(epochs=1, batch_size=20, learning_rate=0.01)
-    found = [LoRA(texts=texts, training=settings).fit(subject, data)["up"] for texts in ("wanted", "all")]  # pyright: ignore
-    assert not torch.allclose(found[0], found[1])
+    updates = [LoRA(texts=texts, training=settings).fit(subject, data)["up"] for texts in ("wanted", "all")]  # pyright: ignore
+    assert not torch.allclose(updates[0], updates[1])
     alone = FitData(demonstrations=tuple(text for text in data.demonstrations if text.wanted))
-    assert torch.equal(found[0], LoRA(training=settings).fit(subject, alone)["up"])
+    assert torch.equal(updates[0], LoRA(training=settings).fit(subject, alone)["up"])
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_each_group_learns_to_write_its_own_texts(tiny: LocalSubject) -> None:
         assert own > likelihood(tiny, method, artifact, letter, 0.0) + 1.0
         assert own > likelihood(tiny, method, artifact, letter, 1.0, 1 - number) + 0.5
 
-    wanted = tuple(text for text in both if text.wanted and text.group == "b")
-    alone = method.fit(tiny, FitData(demonstrations=wanted))
+    positives = tuple(text for text in both if text.wanted and text.group == "b")
+    alone = method.fit(tiny, FitData(demonstrations=positives))
     torch.testing.assert_close(alone["source"][0], artifact["source"][1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(alone["rotation"][0], artifact["rotation"][1], rtol=1e-3, atol=1e-4)
 
@@ -105,8 +105,8 @@ def test_training_agrees_with_the_authors(
     history = train_in_order(learner, steps, learning_rate=float(trained["train_lr"]))
     assert history.losses == pytest.approx(trained["loreft_lm_loss"].tolist(), rel=1e-5)
     for place, name in enumerate(("loreft_R", "loreft_W", "loreft_b")):
-        found = torch.stack([values[place] for values in learner.after])
-        torch.testing.assert_close(found, torch.from_numpy(trained[name]), **CLOSE)
+        weights = torch.stack([values[place] for values in learner.after])
+        torch.testing.assert_close(weights, torch.from_numpy(trained[name]), **CLOSE)
 
 
 def test_the_edit_agrees_with_the_authors(trained: Arrays) -> None:
@@ -120,10 +120,10 @@ def test_the_edit_agrees_with_the_authors(trained: Arrays) -> None:
 def test_positions_agree_with_the_authors(trained: Arrays) -> None:
     lengths = torch.from_numpy(trained["f5l5_lengths"])
     places = torch.arange(int(lengths.max())).expand(len(lengths), -1)
-    found = moved(Where(places, places < lengths[:, None], lengths, True), 5, 5)
+    edited = moved(Where(places, places < lengths[:, None], lengths, True), 5, 5)
     # Theirs are filled up with a position behind the prompt.
     rows = zip(trained["f5l5_positions"].tolist(), lengths.tolist(), strict=True)
-    assert found == [[place for place in row if place < length] for row, length in rows]
+    assert edited == [[place for place in row if place < length] for row, length in rows]
 
 
 @pytest.mark.parametrize(

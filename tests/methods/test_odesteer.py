@@ -162,5 +162,5 @@ def test_steps_are_the_authors(name: str, tolerance: dict, reference: dict[str, 
         expected = reference[f"{key}{name}"]
         method = ODESteer(gamma=gamma, constant=constant, steps=count, normalise="none")
         intervention = steered(artifact, [0.0] * len(expected), lengths.tolist() * len(expected), method)
-        found = apply_edits(intervention, reference["x"].to(expected.dtype)[:, None], Site(0), prompt=1)[:, 0]
-        torch.testing.assert_close(found, expected, **tolerance)
+        edited = apply_edits(intervention, reference["x"].to(expected.dtype)[:, None], Site(0), prompt=1)[:, 0]
+        torch.testing.assert_close(edited, expected, **tolerance)

@@ -28,8 +28,8 @@ def test_the_signal_by_hand(integral: str, expected: float) -> None:
 
 
 def test_the_scalar_of_the_release_mixes_units() -> None:
-    found = PID(gains=(0.0, 1.0, 0.0), integral="released_scalar").signal(torch.tensor([[0.0, 6.0], [1.0, 2.0]]))
-    assert found.tolist() == [4.0, 5.0]
+    signal = PID(gains=(0.0, 1.0, 0.0), integral="released_scalar").signal(torch.tensor([[0.0, 6.0], [1.0, 2.0]]))
+    assert signal.tolist() == [4.0, 5.0]
 
 
 def test_errors_by_hand() -> None:
@@ -52,10 +52,10 @@ def planted(blocks: list[Block]) -> tuple[ToySubject, FitData]:
 
 def test_later_layers_correct_what_earlier_ones_left() -> None:
     subject, data = planted([torch.nn.Identity() for _ in range(4)])
-    found = PID(gains=(0.5, 0.0, 0.0), pooled="all").fit(subject, data)["control"]
+    control = PID(gains=(0.5, 0.0, 0.0), pooled="all").fit(subject, data)["control"]
     # Each layer closes half of the distance that is left; a unit that does not vary is left alone.
-    assert torch.allclose(found[0], torch.tensor([1.5, 0.0, -1.0]), atol=0.3)
-    assert torch.allclose(found, found[0] * 0.5 ** torch.arange(4.0)[:, None], atol=1e-5)
+    assert torch.allclose(control[0], torch.tensor([1.5, 0.0, -1.0]), atol=0.3)
+    assert torch.allclose(control, control[0] * 0.5 ** torch.arange(4.0)[:, None], atol=1e-5)
     at_once = PID(gains=(0.5, 0.0, 0.0), pooled="all", sequential=False).fit(subject, data)["control"]
     assert torch.allclose(at_once, at_once[0].expand(4, 3), atol=1e-5)
     both = PID(gains=(0.5, 0.0, 0.0), pooled="all", steered="both").fit(subject, data)["control"]
@@ -82,10 +82,10 @@ def test_the_integral_removes_a_steady_disturbance() -> None:
 @pytest.mark.parametrize(("normalise", "length"), [("unit", 1.0), ("activation", None)])
 def test_lengths(normalise: str, length: float | None) -> None:
     subject, data = planted([torch.nn.Identity() for _ in range(2)])
-    found = PID(normalise=normalise, pooled="all", sequential=False).fit(subject, data)["control"]
+    control = PID(normalise=normalise, pooled="all", sequential=False).fit(subject, data)["control"]
     states = subject.capture(data.source, None, [Site(0)])[Site(0)]
     expected = length or float(states.norm(dim=-1).mean())
-    assert found.norm(dim=-1).tolist() == pytest.approx([expected] * 2)
+    assert control.norm(dim=-1).tolist() == pytest.approx([expected] * 2)
 
 
 def test_edits_keep_the_laws_and_null_is_the_identity(edit_laws: Callable, apply_edits: Callable) -> None:
@@ -168,9 +168,11 @@ def test_the_sequential_fit_for_toxicity(toxicity: dict) -> None:
         for place, (weight, bias) in enumerate(affine)
     ]
     texts, names = texts_of(source=tokens[labels], target=tokens[~labels])
+
     method = as_released(*TOXICITY_FORK)
     artifact = method.fit(ToySubject(texts, blocks), FitData(**names))
     torch.testing.assert_close(artifact["control"], TOXICITY_FORK[0] * toxicity["inc_control"], **CLOSE)
+
     steered = method.intervention(artifact, {}, {"strength": torch.ones(len(tokens))})
     states, _ = run_blocks(tokens, blocks, where_of([tokens.shape[1]] * len(tokens)), steered)
     torch.testing.assert_close(states[Site(len(blocks) - 1)], toxicity["inc_final"], **CLOSE)
@@ -189,8 +191,8 @@ def test_signals_of_the_release_for_jailbreaks(release: dict, synthetic_subject:
 
         for gains, name in (((1.0, 0.0, 0.0), "jb_dim_dirs"), ((0.9, 0.01, 0.01), "jb_pid_dirs")):
             method = PID(gains=gains, error="unit_means", sequential=False)
-            found = method.fit(synthetic_subject(layout, state), data)["control"]
-            torch.testing.assert_close(found, release[name][:, place], **CLOSE)
+            control = method.fit(synthetic_subject(layout, state), data)["control"]
+            torch.testing.assert_close(control, release[name][:, place], **CLOSE)
 
 
 def test_the_sequential_script(release: dict) -> None:
@@ -216,5 +218,5 @@ def test_the_formula_of_the_paper(toxicity: dict) -> None:
     for integral, name in (("inclusive", "formula_u_inclusive"), ("earlier", "formula_u_exclusive")):
         expected = toxicity[name]
         for layer in range(1, len(expected)):
-            found = PID(gains=gains, integral=integral).signal(toxicity["diff"][: layer + 1].double())
-            torch.testing.assert_close(found, expected[layer], **CLOSE)
+            signal = PID(gains=gains, integral=integral).signal(toxicity["diff"][: layer + 1].double())
+            torch.testing.assert_close(signal, expected[layer], **CLOSE)

@@ -59,9 +59,9 @@ def test_groups_learn_side_by_side_what_they_learn_alone(tiny: LocalSubject) -> 
 
 
 def test_a_group_with_one_side_is_refused(tiny: LocalSubject) -> None:
-    wanted = [text for text in shown("a", "z") if text.wanted]
+    positives = [text for text in shown("a", "z") if text.wanted]
     with pytest.raises(ValueError, match="got wanted ones alone in group 'a'"):
-        LinearProbe().fit(tiny, FitData(demonstrations=tuple(wanted + shown("b", "q"))))
+        LinearProbe().fit(tiny, FitData(demonstrations=tuple(positives + shown("b", "q"))))
 
 
 def test_a_layer_that_the_model_lacks_is_refused() -> None:

@@ -70,10 +70,10 @@ def test_peaks_are_of_wanted_texts_and_never_zero(tiny: LocalSubject) -> None:
     state = tiny.capture([learner.texts[0].prompt], [learner.texts[0].completion], [Site(1)], pool="last")[Site(1)][0]
     vectors = torch.stack([directions.unit(state), torch.zeros_like(state)])
     peaks = largest_of_wanted(tiny, learner.texts, learner.names, Site(1), vectors)
-    found = []
+    losses = []
     for chunk in tiny.capture_tokens(["say 3"], [learner.texts[3].completion], [Site(1)]):
-        found.append(chunk.states[Site(1)][tiny.prefix_length :] @ vectors[0])
-    assert peaks[0] >= torch.cat(found).max() - 1e-5
+        losses.append(chunk.states[Site(1)][tiny.prefix_length :] @ vectors[0])
+    assert peaks[0] >= torch.cat(losses).max() - 1e-5
     assert peaks[1] == 50.0
 
 
@@ -124,13 +124,13 @@ def test_latents_agree_with_the_authors(trained_subject: LocalSubject, trained_t
     expected = torch.from_numpy(trained["lsreft_max_act"])
     chosen = [(text.prompt, text.completion) for text in trained_texts[: len(expected)]]
     none = torch.zeros(len(chosen), dtype=torch.long)
-    found = largest_latents(trained_subject, chosen, site, w[None], none).relu()
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=6e-4)  # theirs are rounded to 3 decimals
+    latents = largest_latents(trained_subject, chosen, site, w[None], none).relu()
+    torch.testing.assert_close(latents.double(), expected, rtol=0, atol=6e-4)  # theirs are rounded to 3 decimals
 
     method, artifact = ReFTr1(), ReFTr1().artifact(site, ["", "other"], torch.stack([-w, w]), torch.ones(2))
     again = method.latents(trained_subject, artifact, chosen, ["other"] * len(chosen))
     assert again is not None
-    torch.testing.assert_close(again.relu(), found)
+    torch.testing.assert_close(again.relu(), latents)
     with pytest.raises(ValueError, match="group of text 0 must be one"):
         method.latents(trained_subject, artifact, chosen, ["third"] * len(chosen))
 
@@ -147,8 +147,8 @@ def test_steered_tokens_agree_with_the_authors(
     group = torch.zeros(len(factors), dtype=torch.long)
     steered = ReFTr1().intervention(artifact, {"group": group}, {"strength": torch.from_numpy(factors)})
     prompts = [text.prompt for text in trained_texts[: len(factors)]]
-    found = trained_subject.generate(prompts, max_new_tokens=tokens.shape[1], intervention=steered)
-    assert found == [words(row) for row in tokens]
+    generated = trained_subject.generate(prompts, max_new_tokens=tokens.shape[1], intervention=steered)
+    assert generated == [words(row) for row in tokens]
 
 
 @pytest.mark.parametrize("top", [1, 3, 8])

@@ -48,13 +48,13 @@ def test_the_loss_weighs_a_preferred_reply_that_is_unlikely() -> None:
 
 
 def test_the_rival_is_the_unwanted_text_of_the_prompt_or_the_models_own(tiny: LocalSubject) -> None:
-    wanted = [Demonstration("one", " x", group="a"), Demonstration("two", " y", group="a")]
+    positives = [Demonstration("one", " x", group="a"), Demonstration("two", " y", group="a")]
     others = [
         Demonstration("one", " plain", wanted=False, group="a"),
         Demonstration("two", " b", wanted=False, group="b"),
     ]
     (own,) = tiny.generate(["two"], max_new_tokens=5)
-    assert plain_replies(tiny, wanted, [*wanted, *others], 5) == [" plain", own]
+    assert plain_replies(tiny, positives, [*positives, *others], 5) == [" plain", own]
 
 
 @pytest.mark.parametrize("form", ["vector", "loreft"])
@@ -65,8 +65,8 @@ def test_each_group_learns_its_own_concept(tiny: LocalSubject, form: str) -> Non
         own = likelihood(tiny, method, artifact, letter, 4.0, number)
         assert own > likelihood(tiny, method, artifact, letter, 0.0) + 0.5
         assert own > likelihood(tiny, method, artifact, letter, 4.0, 1 - number) + 0.5
-    found = method.latents(tiny, artifact, [("say 9", " zzz9z")], ["a"])
-    assert (found is None) == (form == "loreft")
+    latents = method.latents(tiny, artifact, [("say 9", " zzz9z")], ["a"])
+    assert (latents is None) == (form == "loreft")
 
 
 def test_removal_in_the_subspace_empties_it(tiny: LocalSubject) -> None:
@@ -102,9 +102,9 @@ def test_training_agrees_with_the_authors(golden: Callable[[str], Arrays], array
     prefix, per_step = int(arrays["train_prefix"]), int(arrays["minibatches_per_step"])
     subject = behind_prefix(golden("tinylm"), arrays["train_prompt_ids"][0, :prefix])
     prompts = [words(row[prefix:]) for row in arrays["train_prompt_ids"]]
-    wanted = [Demonstration(p, words(reply)) for p, reply in zip(prompts, arrays["train_winning_ids"], strict=True)]
+    positives = [Demonstration(p, words(reply)) for p, reply in zip(prompts, arrays["train_winning_ids"], strict=True)]
     plain = [words(reply) for reply in arrays["train_losing_ids"]]
-    learner = Recorded(subject, wanted, plain, Site(int(arrays["train_layer"])), RePS())
+    learner = Recorded(subject, positives, plain, Site(int(arrays["train_layer"])), RePS())
     with torch.no_grad():
         learner.v.copy_(torch.from_numpy(arrays["init_w"]))
 
@@ -119,8 +119,8 @@ def test_training_agrees_with_the_authors(golden: Callable[[str], Arrays], array
 
     expected = arrays["minibatch_losses"].mean(1).reshape(-1, per_step).mean(1)
     assert history.losses == pytest.approx(expected.tolist(), rel=1e-5)
-    for i, found in enumerate(learner.logprobs):
-        towards, towards_plain, away, away_plain = found.chunk(4)
+    for i, logprobs in enumerate(learner.logprobs):
+        towards, towards_plain, away, away_plain = logprobs.chunk(4)
         preferred, other = torch.from_numpy(arrays["minibatch_logps"][i])
         mask = torch.from_numpy(adding[i])
         torch.testing.assert_close(
@@ -128,8 +128,8 @@ def test_training_agrees_with_the_authors(golden: Callable[[str], Arrays], array
         )
         torch.testing.assert_close(torch.stack([away_plain, away]), torch.stack([preferred, other])[:, ~mask], **CLOSE)
     for place, name in enumerate(("w_after_step", "bias_after_step")):
-        found = torch.stack([values[place] for values in learner.after])
-        torch.testing.assert_close(found, torch.from_numpy(arrays[name]), **CLOSE)
+        learnt = torch.stack([values[place] for values in learner.after])
+        torch.testing.assert_close(learnt, torch.from_numpy(arrays[name]), **CLOSE)
 
 
 def test_the_edit_in_training_agrees_with_the_authors(arrays: Arrays) -> None:
@@ -154,8 +154,8 @@ def test_the_edit_of_a_run_agrees_with_the_authors(arrays: Arrays) -> None:
 
 def test_the_loss_agrees_with_the_authors(arrays: Arrays) -> None:
     names = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected", "winning_lens", "losing_lens")
-    found = preference_loss(*(torch.from_numpy(arrays[name]) for name in names))
-    torch.testing.assert_close(found, torch.from_numpy(arrays["loss_scaled_simpo"]), **CLOSE)
+    loss = preference_loss(*(torch.from_numpy(arrays[name]) for name in names))
+    torch.testing.assert_close(loss, torch.from_numpy(arrays["loss_scaled_simpo"]), **CLOSE)
 
 
 @pytest.mark.parametrize(

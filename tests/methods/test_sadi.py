@@ -56,18 +56,18 @@ def test_planted_elements_are_found_and_scaled(stream: str, synthetic_subject: t
     assert subject.requests[-1] == {"tokens": "last_prompt", "prompts": ["asked 0"], "completions": None}
 
     h = torch.randn(1, 3, LAYOUT.site_width(site))
-    found, clean = apply_edits(steered, h, site, prompt=3), activation("asked 0", "", site)
+    edited, clean = apply_edits(steered, h, site, prompt=3), activation("asked 0", "", site)
     expected = h.clone()
     units = slice(5 * place, 5 * place + 5) if stream == "heads" else slice(place, place + 1)
     expected[0, 2, units] = 5.0 * clean[units]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(edited, expected)
 
 
 def test_later_edits_do_not_react_to_earlier_ones(synthetic_subject: type, apply_edits: Callable) -> None:
     steered = fitted(SADI(stream="block"), synthetic_subject(LAYOUT, activation), [30.0], [1.0])
     states = [torch.randn(1, 1, 10) for _ in range(2)]
-    found = [apply_edits(steered, h, Site(2), prompt=1) for h in states]
-    assert torch.equal(*found)
+    edited = [apply_edits(steered, h, Site(2), prompt=1) for h in states]
+    assert torch.equal(*edited)
 
 
 def test_laws_and_null(synthetic_subject: type, edit_laws: Callable, apply_edits: Callable) -> None:
@@ -113,8 +113,8 @@ def test_scores_choice_and_edit_are_the_authors(
     )
 
     def state(prompt: str, completion: str, site: Site) -> Tensor:
-        found = states[completion][int(prompt), site.layer] if completion else x[site.layer]
-        return found.flatten()
+        h = states[completion][int(prompt), site.layer] if completion else x[site.layer]
+        return h.flatten()
 
     method = SADI(stream=stream, released_factor=True, released_write_back=True)
     subject = synthetic_subject(layout, state)
@@ -129,5 +129,5 @@ def test_scores_choice_and_edit_are_the_authors(
     steered = method.intervention(artifact, condition, parameters)
     for layer in range(layers):
         h = x[layer].flatten()[None, None]
-        found = apply_edits(steered, h, Site(layer, stream), prompt=1).view_as(x[layer])
-        torch.testing.assert_close(found, reference[f"y_{name}"][layer], rtol=1e-12, atol=1e-12)
+        edited = apply_edits(steered, h, Site(layer, stream), prompt=1).view_as(x[layer])
+        torch.testing.assert_close(edited, reference[f"y_{name}"][layer], rtol=1e-12, atol=1e-12)

@@ -31,8 +31,8 @@ def arrays(golden: Callable[[str], Arrays]) -> Arrays:
 def random_tensors(width: int = 4, features: int = 6) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"W_enc": (width, features), "b_enc": (features,), "W_dec": (features, width), "b_dec": (width,)}
-    found = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
-    return found | {"threshold": torch.rand(features, generator=generator)}
+    tensors = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+    return tensors | {"threshold": torch.rand(features, generator=generator)}
 
 
 def test_gemma_scopes_layout_is_read_from_npz_and_safetensors(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_file_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_area_under_the_curve_by_hand() -> None:
-    wanted, others = torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    assert detection(wanted, others).tolist() == [0.75, 0.5]
+    positive, negative = torch.tensor([[3.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    assert detection(positive, negative).tolist() == [0.75, 0.5]
 
 
 def test_a_dictionary_learns_the_directions_that_states_are_made_of() -> None:
@@ -108,8 +108,8 @@ def planted_coder(subject: Planted) -> dict[str, np.ndarray]:
     """Three features, of which the second is what the subject plants."""
     basis = torch.linalg.qr(torch.stack([subject.direction, *torch.eye(subject.layout.width)[:2]]).T)[0]
     axes = torch.stack([basis[:, 1], subject.direction, basis[:, 2]])
-    found = {"W_enc": axes.T, "W_dec": axes, "b_enc": torch.zeros(3), "b_dec": torch.zeros(len(axes.T))}
-    return {name: value.contiguous().numpy() for name, value in (found | {"threshold": torch.ones(3)}).items()}
+    arrays = {"W_enc": axes.T, "W_dec": axes, "b_enc": torch.zeros(3), "b_dec": torch.zeros(len(axes.T))}
+    return {name: value.contiguous().numpy() for name, value in (arrays | {"threshold": torch.ones(3)}).items()}
 
 
 @pytest.mark.parametrize("direction", ["feature", "mean_difference"])
@@ -124,8 +124,8 @@ def test_a_planted_feature_is_found_detects_and_steers(tmp_path: Path, direction
 
     latents = method.latents(subject, artifact, [(t.prompt, t.completion) for t in texts], [t.group for t in texts])
     assert latents is not None
-    wanted = torch.tensor([text.wanted for text in texts])
-    assert latents[wanted].min() > latents[~wanted].max()
+    is_wanted = torch.tensor([text.wanted for text in texts])
+    assert latents[is_wanted].min() > latents[~is_wanted].max()
 
 
 def test_a_learnt_dictionary_serves_a_method() -> None:

@@ -38,8 +38,8 @@ def test_the_map_behind_effects_is_learnt() -> None:
 def test_targeting_by_hand() -> None:
     # Feature 0 is raised along e1, every vector's effect lies along e2.
     effect_map, bias = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0.0, 5.0])
-    found = targeted(effect_map, bias, torch.tensor([1.0, 0.0]), 1.0)
-    torch.testing.assert_close(found, torch.tensor([1.0, -1.0]) / 2**0.5)
+    direction = targeted(effect_map, bias, torch.tensor([1.0, 0.0]), 1.0)
+    torch.testing.assert_close(direction, torch.tensor([1.0, -1.0]) / 2**0.5)
     assert targeted(effect_map, bias, torch.tensor([1.0, 0.0]), 0.0).tolist() == [1.0, 0.0]
 
 
@@ -49,8 +49,8 @@ def test_targets_agree_with_the_authors(golden: Callable[[str], Arrays]) -> None
     weights = [name.removeprefix("ts_steer_bias") for name in arrays if name.startswith("ts_steer_bias")]
     assert weights
     for weight in weights:
-        found = targeted(effect_map, bias, target, float(weight))
-        torch.testing.assert_close(found, torch.from_numpy(arrays[f"ts_steer_bias{weight}"]), **CLOSE)
+        direction = targeted(effect_map, bias, target, float(weight))
+        torch.testing.assert_close(direction, torch.from_numpy(arrays[f"ts_steer_bias{weight}"]), **CLOSE)
 
 
 def test_groups_have_targets_of_their_own_and_steering_has_an_effect() -> None:

@@ -105,8 +105,8 @@ def test_normalisations_by_hand(synthetic_subject: type) -> None:
         "peak": [6.0, 8.0],
     }
     for normalise, vector in expected.items():
-        found = SingleVector(normalise=normalise).fit(subject, data)["vector"][0, 0]
-        assert torch.allclose(found, torch.tensor(vector)), normalise
+        fitted = SingleVector(normalise=normalise).fit(subject, data)["vector"][0, 0]
+        assert torch.allclose(fitted, torch.tensor(vector)), normalise
 
 
 def test_rows_may_have_their_own_layer_and_strength(edit_laws: Callable) -> None:
@@ -180,8 +180,8 @@ def test_caa_token_rules_agree_with_the_authors(
     parameters = rows(layer=[float(layer)], strength=[float(reference["multiplier"])])
     intervention = SingleVector(tokens=tokens).intervention(artifact, {"group": torch.tensor([group])}, parameters)
     prompt = int(reference["instruction_end"]) + 1
-    found = apply_edits(intervention, x, Site(layer), prompt=prompt)
-    assert torch.allclose(found, torch.from_numpy(reference[name]), rtol=1e-5, atol=1e-5)
+    edited = apply_edits(intervention, x, Site(layer), prompt=prompt)
+    assert torch.allclose(edited, torch.from_numpy(reference[name]), rtol=1e-5, atol=1e-5)
     decoded = apply_edits(intervention, following, Site(layer), prompt=prompt, start=x.shape[1])
     assert torch.allclose(decoded, torch.from_numpy(reference["ydec"]), rtol=1e-5, atol=1e-5)
 
@@ -193,5 +193,5 @@ def test_axbench_addition_agrees_with_the_authors(golden: Callable, apply_edits:
     parameters = {"layer": torch.zeros(len(reference["x"])), "strength": reference["factor"]}
     condition = {"group": reference["concept_idx"]}
     intervention = SingleVector(tokens="all").intervention(artifact, condition, parameters)
-    found = apply_edits(intervention, reference["x"], Site(0))
-    assert torch.allclose(found, reference["y_addition"], rtol=1e-5, atol=1e-5)
+    edited = apply_edits(intervention, reference["x"], Site(0))
+    assert torch.allclose(edited, reference["y_addition"], rtol=1e-5, atol=1e-5)

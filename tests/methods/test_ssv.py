@@ -40,16 +40,16 @@ def test_each_group_learns_to_write_its_own_texts_from_wanted_ones_alone(tiny: L
         assert own > likelihood(tiny, method, artifact, letter, 0.0) + 1.0
         assert own > likelihood(tiny, method, artifact, letter, 1.0, 1 - number) + 0.2
 
-    wanted = FitData(demonstrations=tuple(text for text in both if text.wanted and text.group == "b"))
-    torch.testing.assert_close(method.fit(tiny, wanted)["vector"][0], artifact["vector"][1], rtol=1e-4, atol=1e-5)
+    positives = FitData(demonstrations=tuple(text for text in both if text.wanted and text.group == "b"))
+    torch.testing.assert_close(method.fit(tiny, positives)["vector"][0], artifact["vector"][1], rtol=1e-4, atol=1e-5)
 
 
 def test_axbenchs_scale_multiplies_by_the_largest_latent(tiny: LocalSubject) -> None:
     data, short = FitData(demonstrations=tuple(shown("", "z"))), Training(batch_size=8, learning_rate=0.05)
     method = SupervisedVector(layer=1, scale="peak", training=short)
     artifact = method.fit(tiny, data)
-    wanted = [(text.prompt, text.completion) for text in data.demonstrations if text.wanted]
-    latents = method.latents(tiny, artifact, wanted, [""] * len(wanted))
+    positives = [(text.prompt, text.completion) for text in data.demonstrations if text.wanted]
+    latents = method.latents(tiny, artifact, positives, [""] * len(positives))
     assert latents is not None
     assert artifact["peak"][0] == (latents.max() if latents.max() > 0 else 50.0)
     (edit,) = method.intervention(

@@ -26,19 +26,20 @@ def arrays(golden: Callable[[str], Arrays]) -> Arrays:
 
 def test_atoms_by_hand() -> None:
     # Feature 0 is stronger and more frequent, 1 stronger but rarer, 2 weaker and rarer, 3 and 4 do not differ.
-    wanted = torch.tensor([[4.0, 9.0, 0.0, 1.0, 0.0], [4.0, 0.0, 1.0, 1.0, 0.0]])
+    positive = torch.tensor([[4.0, 9.0, 0.0, 1.0, 0.0], [4.0, 0.0, 1.0, 1.0, 0.0]])
     others = torch.tensor([[0.0, 1.0, 3.0, 1.0, 0.0], [0.0, 1.0, 3.0, 1.0, 0.0]])
-    amplitude, kept = TargetAtoms(kept=0.3).atoms(wanted, others)
+    amplitude, kept = TargetAtoms(kept=0.3).atoms(positive, others)
     assert amplitude.tolist() == [4.0, 3.5, -2.5, 0.0, 0.0]
     assert kept.tolist() == [True, False, False, False, False]
-    assert TargetAtoms(kept=0.3, score="amplitude").atoms(wanted, others)[1].tolist() == [
+
+    assert TargetAtoms(kept=0.3, score="amplitude").atoms(positive, others)[1].tolist() == [
         True,
         True,
         False,
         False,
         False,
     ]
-    assert TargetAtoms(kept=0.3, score="frequency").atoms(wanted, others)[1].tolist() == [
+    assert TargetAtoms(kept=0.3, score="frequency").atoms(positive, others)[1].tolist() == [
         True,
         False,
         True,

@@ -53,10 +53,10 @@ def planted(groups: Sequence[str] = ("",), count: int = 30) -> tuple[TokenSubjec
     texts, states = [], {Site(layer): [] for layer in range(LAYERS)}
     for group in groups:
         for number in range(2 * count):
-            wanted = number < count
-            texts.append(Demonstration(str(len(texts)), "", wanted=wanted, group=group))
+            is_wanted = number < count
+            texts.append(Demonstration(str(len(texts)), "", wanted=is_wanted, group=group))
             length = 4 + number % 3
-            along = (3.0 if wanted else 1.0) * torch.randn(length, generator=generator) + (4.0 if wanted else 0.0)
+            along = (3.0 if is_wanted else 1.0) * torch.randn(length, generator=generator) + (4.0 if is_wanted else 0.0)
             for site, rows in states.items():
                 noise = 0.3 * torch.randn(length, WIDTH, generator=generator) + 5
                 row = noise + along[:, None] * axis_of(site.layer, group)
@@ -80,12 +80,12 @@ def test_planted_direction_is_found_in_every_layer_and_group(name: str) -> None:
 
 def test_without_unwanted_texts_the_sign_is_free_and_a_difference_impossible() -> None:
     subject, texts = planted()
-    wanted = FitData(demonstrations=tuple(text for text in texts if text.wanted))
+    positives = FitData(demonstrations=tuple(text for text in texts if text.wanted))
     for name in ("pca", "lat"):
-        found = TokenVector(direction=name, normalise="unit").fit(subject, wanted)["vector"][0, 1]
-        assert (found @ axis_of(1)).abs() > 0.97
+        vector = TokenVector(direction=name, normalise="unit").fit(subject, positives)["vector"][0, 1]
+        assert (vector @ axis_of(1)).abs() > 0.97
     with pytest.raises(ValueError, match=r"mean_difference needs more training tokens .*got \d+ wanted and 0 unwanted"):
-        TokenVector(direction="mean_difference").fit(subject, wanted)
+        TokenVector(direction="mean_difference").fit(subject, positives)
     with pytest.raises(ValueError, match="no texts to learn from"):
         TokenVector().fit(subject, FitData())
 
@@ -93,12 +93,14 @@ def test_without_unwanted_texts_the_sign_is_free_and_a_difference_impossible() -
 def test_a_fixed_layer_is_fitted_alone_and_a_range_as_far_as_it_goes() -> None:
     subject, texts = planted()
     data = FitData(demonstrations=texts)
-    every = TokenVector().fit(subject, data)["vector"]
+    all_layers = TokenVector().fit(subject, data)["vector"]
+
     subject.sites.clear()
     one = TokenVector(layer=2).fit(subject, data)
     assert set(subject.sites) == {Site(2)}
     assert one["layers"].tolist() == [2]
-    assert torch.equal(one["vector"][:, 0], every[:, 2])
+    assert torch.equal(one["vector"][:, 0], all_layers[:, 2])
+
     two = TokenVector(layer=Range(low=1, high=2, default=1, integer=True)).fit(subject, data)
     assert two["layers"].tolist() == [1, 2]
     steered = TokenVector().intervention(
@@ -113,15 +115,15 @@ def test_scales_by_hand() -> None:
     texts = (Demonstration("0", ""), Demonstration("1", "", wanted=False))
     for normalise, length in (("unit", 1.0), ("activation", 5.0), ("peak", 10.0)):
         method = TokenVector(direction="mean_difference", normalise=normalise)
-        found = method.fit(TokenSubject(states, prefix_length=1), FitData(demonstrations=texts))["vector"][0, 0]
-        torch.testing.assert_close(found, length * torch.tensor([0.6, 0.8]))
+        vector = method.fit(TokenSubject(states, prefix_length=1), FitData(demonstrations=texts))["vector"][0, 0]
+        torch.testing.assert_close(vector, length * torch.tensor([0.6, 0.8]))
     turned = (replace(texts[0], wanted=False), replace(texts[1], wanted=True))
     method = TokenVector(direction="mean_difference", normalise="peak")
     with pytest.raises(ValueError, match="got 1 wanted"):
         method.fit(TokenSubject(states, prefix_length=1), FitData(demonstrations=turned))
     states[Site(0)][1] = torch.tensor([[99.0, 0], [0.0, 0.0], [0.0, 0.0]])
-    found = method.fit(TokenSubject(states, prefix_length=1), FitData(demonstrations=turned))["vector"][0, 0]
-    torch.testing.assert_close(found, 50.0 * torch.tensor([-0.6, -0.8]))  # no wanted token lies along it
+    vector = method.fit(TokenSubject(states, prefix_length=1), FitData(demonstrations=turned))["vector"][0, 0]
+    torch.testing.assert_close(vector, 50.0 * torch.tensor([-0.6, -0.8]))  # no wanted token lies along it
 
 
 def test_moments_in_chunks_are_those_of_the_whole() -> None:
@@ -131,21 +133,21 @@ def test_moments_in_chunks_are_those_of_the_whole() -> None:
         moments.add(chunk)
     torch.testing.assert_close(moments.mean, sample.double().mean(0))
     expected = directions.principal_direction(sample)
-    found = moments.principal_direction()
-    torch.testing.assert_close(found * torch.sign(found @ expected), expected, rtol=1e-5, atol=1e-6)
+    direction = moments.principal_direction()
+    torch.testing.assert_close(direction * torch.sign(direction @ expected), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_prefix_of_a_real_prompt_is_left_out() -> None:
     subject = open_subject(load_model(ModelConfig(kind="tiny", family="llama", device="cpu", dtype="float64")))
     texts = (Demonstration("ask", " yes"), Demonstration("say", " no", wanted=False))
     method = TokenVector(direction="mean_difference", normalise="unit", layer=1)
-    found = method.fit(subject, FitData(demonstrations=texts))["vector"][0, 0]
+    vector = method.fit(subject, FitData(demonstrations=texts))["vector"][0, 0]
     chunks = list(subject.capture_tokens([t.prompt for t in texts], [t.completion for t in texts], [Site(1)]))
     states = {row: c.states[Site(1)][c.text == row] for c in chunks for row in c.text.unique().tolist()}
     # <bos><user>, which all prompts begin with; then 3 bytes, <assistant>, and the completion.
     assert [len(states[row]) for row in range(2)] == [2 + 3 + 1 + 4, 2 + 3 + 1 + 3]
     difference = states[0][2:].double().mean(0) - states[1][2:].double().mean(0)
-    torch.testing.assert_close(found, directions.unit(difference).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vector, directions.unit(difference).float(), rtol=1e-4, atol=1e-5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ def test_fits_agree_with_the_authors(
     subject = TokenSubject({Site(0): states}, int(reference["prefix_length"]))
     order = torch.from_numpy(reference["lat_permutation"])
     method = GivenOrder(direction=direction, normalise="unit", order=order)
-    found = method.fit(subject, FitData(demonstrations=texts))["vector"][0, 0]
+    vector = method.fit(subject, FitData(demonstrations=texts))["vector"][0, 0]
     expected = torch.from_numpy(reference[name])
-    sign = 1.0 if direction == "mean_difference" else torch.sign(found @ expected)  # free in theirs
-    torch.testing.assert_close(found * sign, expected, rtol=1e-5, atol=1e-5)
+    sign = 1.0 if direction == "mean_difference" else torch.sign(vector @ expected)  # free in theirs
+    torch.testing.assert_close(vector * sign, expected, rtol=1e-5, atol=1e-5)

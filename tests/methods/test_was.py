@@ -78,6 +78,7 @@ def test_planted_kind_is_told_and_steered() -> None:
     artifact = SMALL.fit(subject, data)
     assert artifact["direction"].shape == (2, 6)
     assert artifact["direction"][0, 5] > 0.6
+
     steered = SMALL.intervention(artifact, {}, {"strength": torch.ones(20)})
     moved = {}
     for kind in ("source", "control"):
@@ -88,6 +89,7 @@ def test_planted_kind_is_told_and_steered() -> None:
         moved[kind] = float((after - before).norm(dim=-1).mean())
     assert moved["source"] > 0.7
     assert moved["control"] < 0.1 * moved["source"]
+
     again = SMALL.fit(subject, data)
     assert all(torch.equal(again[name], value) for name, value in artifact.items())
 
@@ -145,8 +147,8 @@ def test_controller_and_direction_are_the_authors(reference: dict, subject: Loca
     torch.testing.assert_close(share, torch.from_numpy(reference["weight_logits"]).sigmoid(), **CLOSE)
 
     texts = {"target": (words(reference["refusal_tokens"]),), "source": (words(reference["answer_tokens"]),)}
-    found = WAS().directions(subject, FitData(**texts), [Site(3)])
-    torch.testing.assert_close(found[0], torch.from_numpy(reference["refusal_direction"]), **CLOSE)
+    axes = WAS().directions(subject, FitData(**texts), [Site(3)])
+    torch.testing.assert_close(axes[0], torch.from_numpy(reference["refusal_direction"]), **CLOSE)
 
 
 def test_training_is_the_authors(reference: dict) -> None:
@@ -185,7 +187,7 @@ def test_states_and_logits_are_the_authors(inputs: tuple, reference: dict, subje
         at[:, -2:] = True
         logits = passed.logits(at).unflatten(0, (rows, 2))
     name = f"in_{first}_{last}"
-    found = torch.stack([passed.states[site] for site in sites])
+    states = torch.stack([passed.states[site] for site in sites])
     expected = np.concatenate([reference[f"{name}_prefill_states"], reference[f"{name}_decode_states"]], 2)
-    torch.testing.assert_close(found, torch.from_numpy(expected), **CLOSE)
+    torch.testing.assert_close(states, torch.from_numpy(expected), **CLOSE)
     torch.testing.assert_close(logits, torch.from_numpy(reference[f"{name}_logits"]), **CLOSE)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import zstandard
 
 from harness.records import lines as records_lines
 from harness.records.lines import DiskFullError, Lines, compress, mark_of, read_json, read_lines, write_json
@@ -44,16 +45,47 @@ def test_a_reader_never_changes_a_torn_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"n": 1}\n{"n"'
 
 
+def test_compressed_lines_are_read_extended_and_thinned_out_as_plain_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = Lines(path)
+    lines.append({"n": n} for n in range(3))
+    mark = mark_of(path)
+    compress(path)
+    assert os.listdir(tmp_path) == ["a.jsonl.zst"]
+    assert [row["n"] for row in read_lines(path, mark)] == [0, 1, 2]
+
+    Lines(path).append([{"n": 3}])
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+    assert [row["n"] for row in read_lines(path)] == [0, 1, 2, 3]
+
+    compress(path)
+    Lines(path).keep(lambda row: row["n"] % 2 == 1)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+    assert [row["n"] for row in read_lines(path)] == [1, 3]
+
+
+def test_a_kill_while_compressing_leaves_the_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    Lines(path).append({"n": n} for n in range(3))
+    (tmp_path / "a.jsonl.zst").write_bytes(b"half of it")
+    assert [row["n"] for row in read_lines(path)] == [0, 1, 2]
+    Lines(path).append([{"n": 3}])
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "compressed"])
 def test_changes_to_a_finished_file_are_noticed(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / "a.jsonl"
     Lines(path).append({"n": n} for n in range(100))
     mark = mark_of(path)
     if packed:
-        compress(path)
+        (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(path.read_bytes()))
+        path.unlink()
         assert os.listdir(tmp_path) == ["a.jsonl.zst"]
+
     assert [row["n"] for row in read_lines(path, mark)] == list(range(100))
     assert mark_of(path) == mark
+
     shorter, other = (type(mark)(mark.lines + 1, mark.sha256), type(mark)(mark.lines, "0" * 64))
     with pytest.raises(ValueError, match="it holds 100 lines, 101 were written"):
         list(read_lines(path, shorter))
@@ -151,12 +183,29 @@ def test_trials_and_generations_are_read_back_as_they_were(tmp_path: Path) -> No
     store.add_trials(trials, Work("round", 10, 1.0))
     selected = Selected(Record(example, generation("a"), "Q: Who?"), 2, 0.75)
     store.add_selected([selected])
+
     assert list(store.trials()) == trials
     assert store.selected() == [selected]
     assert store.cost().trials == 3, "the un-steered text is no trial"
+
     marks = store.seal()
     assert {name: mark.lines for name, mark in marks.items()} == {"generations.jsonl": 1, "trials.jsonl": 4}
     assert GenerationStore(tmp_path).files == marks
+
+
+def test_large_files_are_compressed_when_all_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.records.store.COMPRESSED_FROM_BYTES", 500)
+    store = GenerationStore(tmp_path)
+    store.begin({})
+    trials = [Trial(number, 0, generation("a", "naïve"), 0.5, {}) for number in range(-1, 3)]
+    store.add_trials(trials, Work("round", 10, 1.0))
+    store.add_selected([Selected(Record(Example("a", "Who?"), generation("a"), "Q: Who?"), 2, 0.75)])
+    marks = store.seal()
+    assert {path.name for path in tmp_path.glob("*.jsonl*")} == {"cost.jsonl", "generations.jsonl", "trials.jsonl.zst"}
+
+    again = GenerationStore(tmp_path)
+    assert list(again.trials()) == trials
+    assert again.files == marks == again.seal()
 
 
 def test_trials_of_finished_examples_are_not_kept_in_memory(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from wandb_server import Server, serving
 
 from harness import progress
 from harness.records.publication import read_publication
-from harness.records.tracking import Tracking, WandbTracking, is_logged_in, wanted_mode
+from harness.records.tracking import Tracking, WandbTracking
+from harness.records.wandb_run import is_logged_in, wanted_mode
 
 TEXTS = {"q1": ("in Oslo", "in Bergen"), "q2": ("no idea", "no idea")}
 OBJECTIVES = {"q1": {-1: 0.2, 0: 0.1, 1: 0.6, 2: 0.4}, "q2": {-1: 0.4, 0: 0.3, 1: 0.2, 2: 0.5}}
@@ -127,8 +128,8 @@ def write_run(out: Path, **changes: Any) -> Path:
 
 
 def only(out: Path) -> OfflineRun:
-    (found,) = read_offline(out)
-    return found
+    (published,) = read_offline(out)
+    return published
 
 
 def test_offline_copy_holds_what_the_run_directory_holds(tmp_path: Path) -> None:
@@ -492,15 +493,18 @@ def test_a_broken_run_directory_costs_one_warning(
 
 def test_auto_is_online_only_with_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted_mode() == "offline"
+
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n  login user\n  password {'b' * 40}\n")
     netrc.chmod(0o600)
     assert is_logged_in()
     assert wanted_mode() == "online"
+
     netrc.unlink()
     assert not is_logged_in()
     log_in(monkeypatch)
     assert wanted_mode() == "online"
+
     for asked, mode in {
         "offline": "offline",
         "dryrun": "offline",

@@ -40,25 +40,25 @@ def read_offline(out: Path) -> list[OfflineRun]:
 
 
 def _read(path: Path) -> OfflineRun:
-    found = OfflineRun(path.parent)
+    offline = OfflineRun(path.parent)
     for content in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            found.run = record.run
-            _update(found.config, record.run.config.update)
+            offline.run = record.run
+            _update(offline.config, record.run.config.update)
         elif kind == "config":
-            _update(found.config, record.config.update)
+            _update(offline.config, record.config.update)
         elif kind == "summary":
-            _update(found.summary, record.summary.update)
+            _update(offline.summary, record.summary.update)
         elif kind == "history":
-            found.history.append(_update({}, record.history.item))
+            offline.history.append(_update({}, record.history.item))
         elif kind == "artifact":
-            found.artifacts[record.artifact.type] = record.artifact
+            offline.artifacts[record.artifact.type] = record.artifact
         elif kind == "exit":
-            found.exit_code = record.exit.exit_code
-    return found
+            offline.exit_code = record.exit.exit_code
+    return offline
 
 
 def _update(target: dict[str, Any], items: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,57 @@ METRICS = {
         Metric("repetition", False, 0.0, 1.0),
     ],
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a written run says it was, see `write_run`."""
+
+    method: str
+    search: str
+    control: str
+    seed: int
+    count: int
+    strength: float | None
+    trials: int
+    oracle: bool
+
+    @property
+    def name(self) -> str:
+        strength = [] if self.strength is None else [f"{self.strength:g}"]
+        return "-".join([self.method, self.search, self.control, str(self.seed), *strength])
+
+    @property
+    def mark(self) -> int:
+        """A number of the run's own: it seeds what is drawn, and names the folder of generations."""
+        return int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16)
+
+    @property
+    def steers(self) -> bool:
+        return self.method not in ("baseline", "prompting") and self.control not in ("best_of_n", "gold_in_prompt")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        strength = {} if self.strength is None else {"strength": self.strength}
+        return {
+            "method": {"_target_": f"methods.{self.method}", **strength},
+            "search": {"kind": self.search, "num_trials": self.trials},
+            "control": {"kind": self.control},
+            "task": {"name": "facts", "primary": "correct"},
+            "model": {"name": "tiny"},
+        }
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(
+            method=self.method,
+            search=self.search,
+            control=self.control,
+            task="facts",
+            model="tiny",
+            seed=str(self.seed),
+            protocol="standard",
+        )
 
 
 def questions(count: int) -> list[Example]:
@@ -94,30 +146,41 @@ def write_run(
         text: makes the output of an example from its index and the default text.
         **changes: replaces parts of run.json.
     """
-    name = "-".join([method, search, control, str(seed), *([f"{strength:g}"] if strength is not None else [])])
-    mark = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
-    rng = np.random.default_rng(mark)
-    difficulty = np.random.default_rng(7).normal(size=count)
-    luck = 0.8 * difficulty + 0.6 * rng.normal(size=count)
-    right = luck < np.quantile(np.random.default_rng(8).normal(size=20_000), skill)
+    plan = Plan(method, search, control, seed, count, strength, trials, oracle)
+    rng = np.random.default_rng(plan.mark)
     examples = questions(count)
+    right = _right(count, skill, rng)
     outputs = [_output(example, bool(hit), rng) for example, hit in zip(examples, right, strict=True)]
     if text is not None:
         outputs = [text(index, output) for index, output in enumerate(outputs)]
     parameters = [_parameters(method, rng, strength) if trials or strength else {} for _ in examples]
     scores = _scores(examples, outputs, right, rng)
-    run = directory / name
-    store = GenerationStore(directory / "generations" / f"{mark:08x}")
-    store.begin({"name": name})
-    store.add_selected(_selected(examples, outputs, parameters))
-    if trials:
-        store.add_trials(_trials(examples, trials, rng, skill), Work("search", 120_000, 73.5))
-    store.seal()
+
+    tried = _trials(examples, trials, rng, skill) if trials else []
+    store = _stored(directory, plan, _selected(examples, outputs, parameters), tried)
+    run = directory / plan.name
     _write_lines(run / SCORES_FILE, [score_row(score) for score in scores])
-    _record(run, store, scores, locals()).write(run)
+    _record(run, store, scores, plan).write(run)
     if changes:
         rewrite(run, **changes)
     return run
+
+
+def _stored(directory: Path, plan: Plan, selected: Sequence[Selected], trials: Sequence[Trial]) -> GenerationStore:
+    store = GenerationStore(directory / "generations" / f"{plan.mark:08x}")
+    store.begin({"name": plan.name})
+    store.add_selected(selected)
+    if trials:
+        store.add_trials(trials, Work("search", 120_000, 73.5))
+    store.seal()
+    return store
+
+
+def _right(count: int, skill: float, rng: np.random.Generator) -> np.ndarray:
+    """Which answers are right. Some questions are harder than others for every run, so that pairs correlate."""
+    difficulty = np.random.default_rng(7).normal(size=count)
+    luck = 0.8 * difficulty + 0.6 * rng.normal(size=count)
+    return luck < np.quantile(np.random.default_rng(8).normal(size=20_000), skill)
 
 
 def _output(example: Example, right: bool, rng: np.random.Generator) -> str:
@@ -178,73 +241,49 @@ def _trials(examples: Sequence[Example], count: int, rng: np.random.Generator, s
     return trials
 
 
-def _record(run: Path, store: GenerationStore, scores: Sequence[Score], made: Mapping[str, Any]) -> RunRecord:
-    method, search, control, oracle, seed = (made[part] for part in ("method", "search", "control", "oracle", "seed"))
-    strength = {} if made["strength"] is None else {"strength": made["strength"]}
-    steers = method not in ("baseline", "prompting") and control not in ("best_of_n", "gold_in_prompt")
-    config = {
-        "method": {"_target_": f"methods.{method}", **strength},
-        "search": {"kind": search, "num_trials": made["trials"]},
-        "control": {"kind": control},
-        "task": {"name": "facts", "primary": "correct"},
-        "model": {"name": "tiny"},
-    }
-    searched = SearchNote(access=("gold",) if oracle else (), optimises=("overlap",)) if made["trials"] else None
+def _record(run: Path, store: GenerationStore, scores: Sequence[Score], plan: Plan) -> RunRecord:
+    searched = SearchNote(access=("gold",) if plan.oracle else (), optimises=("overlap",)) if plan.trials else None
     return RunRecord(
         key=store.folder.name,
-        entry=key_of(config),
+        entry=key_of(plan.config),
         name=run.name,
         created="2025-01-01T00:00:00Z",
         status="done",
-        config={**config, "seed": seed},
-        labels=Labels(
-            method=method,
-            search=search,
-            control=control,
-            task="facts",
-            model="tiny",
-            seed=str(seed),
-            protocol="standard",
-        ),
-        access=("gold",) if oracle else (),
-        oracle=oracle,
+        config={**plan.config, "seed": plan.seed},
+        labels=plan.labels,
+        access=("gold",) if plan.oracle else (),
+        oracle=plan.oracle,
         searched=searched,
-        optimised_metrics=("overlap",) if oracle and made["trials"] else (),
+        optimised_metrics=("overlap",) if plan.oracle and plan.trials else (),
         evaluators={name: _evaluator(name) for name in METRICS},
         judge="match@1",
         generations=f"../generations/{store.folder.name}",
         files={**store.files, SCORES_FILE: mark_of(run / SCORES_FILE)},
-        receipt=_receipt() if steers else None,
+        receipt=_receipt() if plan.steers else None,
         estimates=_estimates(scores),
         derived={"f1": 0.31},
-        num_examples=made["count"],
+        num_examples=plan.count,
         cost=Cost(
-            trials=made["trials"] * made["count"], forward_tokens=120_000, seconds=73.5, peak_memory_bytes=1_200_000_000
+            trials=plan.trials * plan.count, forward_tokens=120_000, seconds=73.5, peak_memory_bytes=1_200_000_000
         ),
-        provenance=Provenance(
-            commit="0123abc",
-            versions={"torch": "2.13", "transformers": "5.23"},
-            device="cpu",
-            dtype="float32",
-            model_identity="tiny@abc",
-            task_fingerprint=f"facts-{made['count']}",
-            command=f"python -m harness method={method} search={search} control={control}",
-        ),
+        provenance=_provenance(plan),
+    )
+
+
+def _provenance(plan: Plan) -> Provenance:
+    return Provenance(
+        commit="0123abc",
+        versions={"torch": "2.13", "transformers": "5.23"},
+        device="cpu",
+        dtype="float32",
+        model_identity="tiny@abc",
+        task_fingerprint=f"facts-{plan.count}",
+        command=f"python -m harness method={plan.method} search={plan.search} control={plan.control}",
     )
 
 
 def _evaluator(name: str) -> EvaluatorNote:
-    metrics = tuple(
-        MetricNote(
-            name=metric.name,
-            higher_is_better=metric.higher_is_better,
-            low=metric.low,
-            high=None if metric.high == float("inf") else metric.high,
-            kind=metric.kind,
-            beside=metric.beside,
-        )
-        for metric in METRICS[name]
-    )
+    metrics = tuple(MetricNote.of(metric) for metric in METRICS[name])
     return EvaluatorNote(version=1, metrics=metrics, judged=name == "simpleqa_rubric")
 
 
@@ -293,6 +332,7 @@ def write_sweep(directory: Path, count: int = 40, text: Callable[[int, str], str
         write_run(directory, "caa", strength=strength, count=count, skill=skill)
         for strength, skill in ((0.5, 0.16), (1.0, 0.2), (2.0, 0.3), (4.0, 0.1))
     ]
+
     for method, skill in (("full_layer", 0.45), ("segmented", 0.6)):
         runs.append(write_run(directory, method, skill=skill, text=text, **options))
         runs += [

@@ -8,6 +8,7 @@ or a figure that an independent implementation does not give.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from harness.data import Example
 from harness.records.rows import Selected
-from harness.records.run import EvaluatorNote, Labels, MetricNote, RunRecord, StoredRun
+from harness.records.run import EvaluatorNote, Labels, MetricNote, RunRecord
+from harness.records.stored import StoredRun
 from harness.report.claims import Claim, claims_of, corrected, tested_pairs
 from harness.report.contrasts import Contrast, planned_contrasts
 from harness.report.entries import Entry
@@ -57,21 +59,21 @@ class Coverage(NamedTuple):
 
 def proportion_coverage(counts: Sequence[int] = COUNTS, shares: Sequence[float] = FINE_SHARES) -> list[Coverage]:
     """Exact coverage of `wilson_interval`, summed over the binomial distribution; the worst share for every n."""
-    found = []
+    coverages = []
     for count in counts:
         passes = np.arange(count + 1)
         lows, highs = np.array([wilson_interval(int(k), count) for k in passes]).T
         held = [float(stats.binom.pmf(passes, count, p)[(lows <= p) & (p <= highs)].sum()) for p in shares]
         worst = int(np.argmin(held))
-        found.append(Coverage("proportion, worst p", count, f"{shares[worst]:.3g}", held[worst]))
-    return found
+        coverages.append(Coverage("proportion, worst p", count, f"{shares[worst]:.3g}", held[worst]))
+    return coverages
 
 
 def pass_fail_coverage(
     counts: Sequence[int] = (20, 50, 150), changes: Sequence[tuple[float, float]] = CHANGES
 ) -> list[Coverage]:
     """Exact coverage of `tango_interval`, summed over the trinomial distribution of gains and losses."""
-    found = []
+    coverages = []
     for count in counts:
         ups, downs = np.array([(up, down) for up in range(count + 1) for down in range(count + 1 - up)]).T
         for gain, loss in changes:
@@ -83,10 +85,10 @@ def pass_fail_coverage(
                 [tango_interval(int(up), int(down), count) for up, down in zip(ups[likely], downs[likely], strict=True)]
             )
             held = (ends[:, 0] <= gain - loss + 1e-12) & (gain - loss <= ends[:, 1] + 1e-12)
-            found.append(
+            coverages.append(
                 Coverage("pass/fail, paired", count, f"+{gain:g}/−{loss:g}", float(chances[likely][held].sum()))
             )
-    return found
+    return coverages
 
 
 def _overlaps(rng: np.random.Generator, count: int, share: float) -> np.ndarray:
@@ -118,14 +120,16 @@ def sparse_coverage(
         ("sparse overlap", _overlaps, mean, 0.0),
         ("sparse overlap, paired", _overlap_gaps, 0.25 * mean, -1.0),
     ]
-    return [
-        _simulated(
-            what, count, f"{share:g}", slope * share,
-            lambda rng, f=draw, n=count, s=share, low=low: mean_interval(f(rng, n, s), (low, 1.0), draws=draws),
-            repeats,
-        )
-        for what, draw, slope, low in cases for count in counts for share in shares
-    ]  # fmt: skip
+
+    def of_cell(case: tuple[str, Callable[..., np.ndarray], float, float], count: int, share: float) -> Coverage:
+        what, draw, slope, low = case
+
+        def interval(rng: np.random.Generator) -> Any:
+            return mean_interval(draw(rng, count, share), (low, 1.0), draws=draws)
+
+        return _simulated(what, count, f"{share:g}", slope * share, interval, repeats)
+
+    return [of_cell(*cell) for cell in itertools.product(cases, counts, shares)]
 
 
 def _with_broken(rng: np.random.Generator, count: int, share: float = 0.05) -> np.ndarray:
@@ -174,7 +178,7 @@ def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws:
 
     The second method adds 0.2 nats to every item.
     """
-    found = []
+    coverages = []
     for case, (content, letters) in ORDERS.items():
         spread = np.sqrt(content**2 + letters**2 + 3 * 0.3**2)
         share = float(stats.norm.cdf(0.2 / spread)) - 0.5
@@ -188,8 +192,8 @@ def cluster_coverage(repeats: int, counts: Sequence[int] = (28, 50, 150), draws:
                     moved = plain + 0.2 + 0.3 * rng.normal(size=plain.shape) - 0.3 * rng.normal(size=plain.shape)
                     return _difference_by_question(m, moved, plain, draws)
 
-                found.append(_simulated(f"{metric.name}, both orders", count, case, truth, ends, repeats))
-    return found
+                coverages.append(_simulated(f"{metric.name}, both orders", count, case, truth, ends, repeats))
+    return coverages
 
 
 def _difference_by_question(metric: Metric, ours: np.ndarray, theirs: np.ndarray, draws: int) -> tuple[float, float]:
@@ -235,7 +239,7 @@ def false_positives(repeats: int, count: int = 60) -> float:
     Baseline, two deployable methods, two oracles with three controls each; outcomes depend on the example's difficulty
     and on luck. Claims and pairs of methods are tested as in a real comparison.
     """
-    found = 0
+    findings = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([repeat, count])
         difficulty = rng.normal(size=count)
@@ -245,8 +249,8 @@ def false_positives(repeats: int, count: int = 60) -> float:
         entries = [
             entry_of(*names, {"correct": 0.7 * difficulty + 0.7 * rng.normal(size=count) > 0.8}) for names in plan
         ]
-        found += _any_finding(entries, "correct")
-    return found / repeats
+        findings += _any_finding(entries, "correct")
+    return findings / repeats
 
 
 def _any_finding(entries: Sequence[Entry], metric: str) -> bool:
@@ -262,7 +266,7 @@ def clustered_false_positives(repeats: int, questions: int = 28, *, by_question:
 
     Content decides, so the two orders of a question say the same thing twice: by item, too much is found.
     """
-    found = 0
+    findings = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([repeat, questions])
         clusters = [f"q{index // 2}" for index in range(2 * questions)] if by_question else ()
@@ -270,8 +274,8 @@ def clustered_false_positives(repeats: int, questions: int = 28, *, by_question:
         moved = plain + 0.8 * rng.normal(size=(questions, 1))
         sides = [("baseline", plain), ("caa", moved)]
         entries = [entry_of(name, "none", {"correct": side.ravel() > 0}, clusters) for name, side in sides]
-        found += _any_finding(entries, "correct")
-    return found / repeats
+        findings += _any_finding(entries, "correct")
+    return findings / repeats
 
 
 class Scenario(NamedTuple):
@@ -313,7 +317,7 @@ def verdicts(scenario: Scenario, repeats: int, count: int = 150) -> np.ndarray:
     """Whether each method is found to be better; of shape (repeats, methods)."""
     rng = np.random.default_rng([len(scenario.methods), scenario.controls, round(100 * scenario.changed)])
     shared = _shared_luck(scenario.changed)
-    found = []
+    rates = []
     for _ in range(repeats):
         difficulty = np.sqrt(shared) * rng.normal(size=count)
 
@@ -330,8 +334,8 @@ def verdicts(scenario: Scenario, repeats: int, count: int = 150) -> np.ndarray:
             )
             for index, share in enumerate(scenario.methods)
         ]
-        found.append([claim.verdict == "better" for claim in corrected(claims)])
-    return np.array(found)
+        rates.append([claim.verdict == "better" for claim in corrected(claims)])
+    return np.array(rates)
 
 
 def _claim(method: str, ours: Mapping[str, float], opponents: Sequence[Mapping[str, float]]) -> Claim:
@@ -374,6 +378,7 @@ def agreements(repeats: int = 20) -> list[Agreement]:
     swaps = [abs(sign_flip_p(gap) - _scipy_permutation(gap, rng)) for gap in gaps]
     ends = [_distance_to_scipy(rng.gamma(4.0, size=400), rng) for _ in range(repeats)]
     scores = [_score_at_ends(up, down, 100) for up, down in flips.tolist()]
+
     return [
         Agreement("exact McNemar and statsmodels', p", max(test), 1e-9),
         Agreement("sign flips and scipy's permutation_test, p", max(swaps), 0.02),
@@ -383,14 +388,14 @@ def agreements(repeats: int = 20) -> list[Agreement]:
 
 
 def _statsmodels_mcnemar(gained: int, lost: int) -> float:
-    found: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
-    return float(found.pvalue)
+    exact: Any = mcnemar([[0, gained], [lost, 0]], exact=True)
+    return float(exact.pvalue)
 
 
 def _scipy_permutation(gaps: np.ndarray, rng: np.random.Generator) -> float:
     options = {"permutation_type": "samples", "n_resamples": DRAWS, "rng": rng}
-    found: Any = stats.permutation_test((gaps,), lambda x, axis: np.mean(x, axis=axis), vectorized=True, **options)
-    return float(found.pvalue)
+    permuted: Any = stats.permutation_test((gaps,), lambda x, axis: np.mean(x, axis=axis), vectorized=True, **options)
+    return float(permuted.pvalue)
 
 
 def _distance_to_scipy(data: np.ndarray, rng: np.random.Generator) -> float:
@@ -467,12 +472,15 @@ def _errors(console: Console, repeats: int, comparisons: int) -> bool:
         "whole comparisons, nothing works": (false_positives(comparisons), comparisons, 0.05),
         "28 questions in both orders, by question": (clustered_false_positives(repeats), repeats, 0.05),
     }
+
     for name, (scenario, allowed) in ERRORS.items():
         measured[name] = (float(verdicts(scenario, repeats).any(1).mean()), repeats, allowed)
+
     table = _table("Comparisons with any false claim", "what", "share", "95 %", "allowed")
     for name, (share, count, allowed) in measured.items():
         low, high = wilson_interval(round(share * count), count)
         table.add_row(name, f"{share:.3f}", f"{low:.3f} to {high:.3f}", f"{allowed:g}")
+
     by_item = clustered_false_positives(repeats, by_question=False)
     table.add_row("(the same 28 questions, were they tested by item)", f"{by_item:.3f}", "", "")
     console.print(table)
@@ -483,10 +491,10 @@ def _powers(console: Console, repeats: int) -> bool:
     table = _table("Power of 150 questions, +0.10 true", "what", "first method", "all that are good", "at least")
     kept = []
     for name, (scenario, least) in POWERS.items():
-        found = verdicts(scenario, repeats)
+        counts = verdicts(scenario, repeats)
         good = np.array(scenario.methods) == GOOD
-        first = float(found[:, 0].mean())
-        table.add_row(name, f"{first:.3f}", f"{found[:, good].mean():.3f}", f"{least:g}")
+        first = float(counts[:, 0].mean())
+        table.add_row(name, f"{first:.3f}", f"{counts[:, good].mean():.3f}", f"{least:g}")
         kept.append(wilson_interval(round(first * repeats), repeats).high >= least)
     console.print(table)
     return all(kept)

@@ -94,12 +94,14 @@ def test_gained_shows_only_what_was_gained(page: "playwright.Page") -> None:
     page.select_option("[data-filter]", "gained")
     while page.locator("[data-more]").is_visible():
         page.click("[data-more]")
+
     shown = cards(page)
     assert shown
     assert count(page) == f"{len(shown)} of 40 examples."
     for text in shown:
         assert "gained" in text
         assert re.findall(r"\bcorrect (\d)", text) == ["0", "1"]
+
     page.select_option("[data-filter]", "lost")
     assert all("lost" in text for text in cards(page))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sample_runs import questions, reseal, rewrite, write_run, write_sweep
 
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.report.answer import answer
 from harness.report.compare import compare
 from harness.report.countable import run_folders
@@ -44,11 +44,11 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 def test_oracles_and_deployable_entries_are_kept_apart(sweep: list[Path]) -> None:
-    found = compare(sweep)
-    assert {entry.label("method") for entry in found.deployable} == {"baseline", "prompting", "caa"}
-    assert {entry.label("method") for entry in found.oracles} == {"full_layer", "segmented"}
-    assert found.entry("segmented").optimised_metrics == {"overlap"}
-    assert not found.entry("prompting").optimised_metrics
+    comparison = compare(sweep)
+    assert {entry.label("method") for entry in comparison.deployable} == {"baseline", "prompting", "caa"}
+    assert {entry.label("method") for entry in comparison.oracles} == {"full_layer", "segmented"}
+    assert comparison.entry("segmented").optimised_metrics == {"overlap"}
+    assert not comparison.entry("prompting").optimised_metrics
 
 
 def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> None:
@@ -64,11 +64,13 @@ def test_steerability_is_the_mean_slope_of_single_examples(tmp_path: Path) -> No
         reseal(run)
         figures = {"value": mean, "low": 0, "high": 1, "num_scored": 4, "num_unscored": 0}
         rewrite(run, estimates={"overlap": {"metric": "overlap", **figures}})
-    found = compare(list(runs.values()), primary="overlap")
-    (item,) = steerability(found)
+
+    comparison = compare(list(runs.values()), primary="overlap")
+    (item,) = steerability(comparison)
     assert item.slope.value == pytest.approx(0.025)
     assert item.anti_steerable.value == 0.25
-    page = write_report([found], tmp_path / "out")[2].read_text()
+
+    page = write_report([comparison], tmp_path / "out")[2].read_text()
     assert "Anti-steerable" in page
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"][0]["steerability"]
 
@@ -87,8 +89,8 @@ def test_strengths_are_listed_by_size(tmp_path: Path) -> None:
 
 
 def test_what_is_compared_with_what(sweep: list[Path]) -> None:
-    found = compare(sweep)
-    kinds = {(c.ours, c.theirs): c.kind for c in found.contrasts}
+    comparison = compare(sweep)
+    kinds = {(c.ours, c.theirs): c.kind for c in comparison.contrasts}
     assert kinds["segmented", "baseline"] == "baseline"
     assert kinds["segmented", "segmented · best_of_n"] == "control"
     assert kinds["full_layer", "segmented"] == "methods"
@@ -98,18 +100,18 @@ def test_what_is_compared_with_what(sweep: list[Path]) -> None:
 
 
 def test_one_metric_is_tested_the_one_that_the_task_names(sweep: list[Path]) -> None:
-    found = compare(sweep)
-    assert found.primary == "correct"
-    assert found.headline == ("correct", "overlap", "perplexity")
-    claimed = {contrast.difference.metric for claim in found.claims for contrast in claim.opponents}
+    comparison = compare(sweep)
+    assert comparison.primary == "correct"
+    assert comparison.headline == ("correct", "overlap", "perplexity")
+    claimed = {contrast.difference.metric for claim in comparison.claims for contrast in claim.opponents}
     assert claimed == {"correct"}
-    assert {c.difference.metric for c in found.contrasts if c.p_holm is not None} <= {"correct"}
+    assert {c.difference.metric for c in comparison.contrasts if c.p_holm is not None} <= {"correct"}
 
 
 def test_another_metric_to_test_can_be_chosen_and_is_pointed_out(sweep: list[Path]) -> None:
-    found = compare(sweep, primary="repetition")
-    assert found.headline[0] == found.primary == "repetition"
-    assert "repetition tested, not correct" in [notice.label for notice in found.notices]
+    comparison = compare(sweep, primary="repetition")
+    assert comparison.headline[0] == comparison.primary == "repetition"
+    assert "repetition tested, not correct" in [notice.label for notice in comparison.notices]
     with pytest.raises(ValueError, match=r"no run has the metric sparkle; there are overlap, correct"):
         compare(sweep, primary="sparkle")
 
@@ -127,11 +129,11 @@ def test_a_real_effect_is_found_and_said(tmp_path: Path) -> None:
         write_run(tmp_path, "baseline", skill=0.1, count=100),
         write_run(tmp_path, "caa", strength=1.0, skill=0.7, count=100),
     ]
-    found = compare(runs)
-    (claim,) = found.claims
+    comparison = compare(runs)
+    (claim,) = comparison.claims
     assert (claim.method, claim.verdict) == ("caa", "better")
-    assert answer(found) == "On 100 questions, in “correct”: caa is better than the un-steered model."
-    text = next(finding.text for finding in summary(found) if finding.subject == "caa")
+    assert answer(comparison) == "On 100 questions, in “correct”: caa is better than the un-steered model."
+    text = next(finding.text for finding in summary(comparison) if finding.subject == "caa")
     assert "Better (p < 0.001, after Holm < 0.001)." in text
 
 
@@ -242,33 +244,38 @@ def test_scores_that_do_not_give_the_estimate_are_refused(pair: list[Path]) -> N
 def test_failed_and_running_runs_are_listed(pair: list[Path], tmp_path: Path) -> None:
     failed = write_run(tmp_path, "lat", status="failed", error="RuntimeError: no space")
     running = write_run(tmp_path, "pca", status="running")
-    found = compare([*pair, failed, running])
-    assert [item.reason for item in found.failures] == ["failed: RuntimeError: no space", "running: no reason stored"]
-    assert len(found.entries) == 2
+    comparison = compare([*pair, failed, running])
+    assert [item.reason for item in comparison.failures] == [
+        "failed: RuntimeError: no space",
+        "running: no reason stored",
+    ]
+    assert len(comparison.entries) == 2
 
 
 @pytest.mark.parametrize(
-    ("receipt", "said"),
+    ("receipt", "reason"),
     [
         (None, "no receipt"),
         ({"sites_hit": 0, "sites": {}}, "did not change at any of 0 sites"),
         ({"sites_hit": 2, "sites": {"0.block": UNMOVED}}, "did not change at any of 1 sites"),
     ],
 )
-def test_a_method_without_proof_of_steering_is_not_a_result(pair: list[Path], receipt: dict | None, said: str) -> None:
+def test_a_method_without_proof_of_steering_is_not_a_result(
+    pair: list[Path], receipt: dict | None, reason: str
+) -> None:
     rewrite(pair[1], receipt=receipt and {"rows": 8, "sites_missed": [], "kl_mean": 0.1, "kl_max": 0.2} | receipt)
-    found = compare(pair)
-    assert [entry.name for entry in found.entries] == ["baseline"]
-    assert said in found.failures[0].reason
+    comparison = compare(pair)
+    assert [entry.name for entry in comparison.entries] == ["baseline"]
+    assert reason in comparison.failures[0].reason
 
 
 def test_seeds_are_combined_by_example(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, "baseline", seed=seed) for seed in range(3)]
     runs += [write_run(tmp_path, "caa", strength=1.0, seed=seed, skill=0.5) for seed in range(3)]
-    found = compare(runs)
-    assert [(entry.name, len(entry.runs)) for entry in found.entries] == [("baseline", 3), ("caa", 3)]
-    assert found.estimates["caa"]["correct"].num_scored == 40
-    contrast = found.contrast("caa", "baseline", "correct")
+    comparison = compare(runs)
+    assert [(entry.name, len(entry.runs)) for entry in comparison.entries] == [("baseline", 3), ("caa", 3)]
+    assert comparison.estimates["caa"]["correct"].num_scored == 40
+    contrast = comparison.contrast("caa", "baseline", "correct")
     assert contrast is not None
     assert (contrast.difference.num_pairs, contrast.difference.test) == (40, "permutation")
 
@@ -282,8 +289,8 @@ def copied(run: Path) -> Path:
 
 
 def test_the_same_run_twice_counts_once(pair: list[Path]) -> None:
-    found = compare([*pair, copied(pair[0])])
-    assert [len(entry.runs) for entry in found.entries] == [1, 1]
+    comparison = compare([*pair, copied(pair[0])])
+    assert [len(entry.runs) for entry in comparison.entries] == [1, 1]
 
 
 def test_two_runs_of_one_seed_that_disagree_are_refused(pair: list[Path]) -> None:
@@ -302,11 +309,11 @@ def test_two_runs_of_one_seed_that_disagree_are_refused(pair: list[Path]) -> Non
 def test_no_p_value_against_a_baseline_that_had_to_fail(pair: list[Path]) -> None:
     for run in pair:
         rewrite(run, subset={"name": "baseline_incorrect", "decided_by": [], "ids": [], "of": 40})
-    found = compare(pair)
-    (claim,) = found.claims
+    comparison = compare(pair)
+    (claim,) = comparison.claims
     assert claim.p is None
     assert claim.untested == "the baseline was bound to lose, and no control was run"
-    assert any("0 by construction" in notice.text for notice in found.notices)
+    assert any("0 by construction" in notice.text for notice in comparison.notices)
 
 
 def test_a_subset_may_generate_more_than_it_scores(pair: list[Path]) -> None:
@@ -326,9 +333,9 @@ def test_unequal_budgets_are_pointed_out(tmp_path: Path) -> None:
         write_run(tmp_path, "segmented", trials=16, **options),
         write_run(tmp_path, "segmented", control="best_of_n", trials=8, **options),
     ]
-    found = compare(runs)
-    assert {contrast.unequal_budget for contrast in found.contrasts} == {(640, 320)}
-    assert any(notice.text.startswith("Unequal budgets: segmented used 640 trials") for notice in found.notices)
+    comparison = compare(runs)
+    assert {contrast.unequal_budget for contrast in comparison.contrasts} == {(640, 320)}
+    assert any(notice.text.startswith("Unequal budgets: segmented used 640 trials") for notice in comparison.notices)
 
 
 def test_a_control_without_method_speaks_for_all_methods_that_saw_as_much(tmp_path: Path) -> None:
@@ -354,9 +361,9 @@ def test_a_sweep_reports_what_cannot_be_compared(pair: list[Path], tmp_path: Pat
     rows[3]["answer"] = "23-Oct-18"
     write_lines(generations(pair[1]), rows)
     reseal(pair[1])
-    found = compare_groups([tmp_path], strict=False)
-    assert not found[0].entries
-    assert all("another gold" in failure.reason for failure in found[0].failures)
+    comparisons = compare_groups([tmp_path], strict=False)
+    assert not comparisons[0].entries
+    assert all("another gold" in failure.reason for failure in comparisons[0].failures)
 
 
 def test_a_folder_used_again_with_another_limit_gives_a_comparison_for_each(tmp_path: Path) -> None:
@@ -364,9 +371,9 @@ def test_a_folder_used_again_with_another_limit_gives_a_comparison_for_each(tmp_
         write_run(tmp_path / str(count), "baseline", count=count)
         write_run(tmp_path / str(count), "caa", strength=1.0, count=count)
     rewrite(write_run(tmp_path / "early", "prompting"), status="failed", error="no memory", provenance={})
-    found = compare_groups([tmp_path], strict=False)
-    assert [(len(item.entries), len(item.examples)) for item in found] == [(2, 10), (2, 12)]
-    assert [len(item.failures) for item in found] == [1, 0], (
+    comparisons = compare_groups([tmp_path], strict=False)
+    assert [(len(item.entries), len(item.examples)) for item in comparisons] == [(2, 10), (2, 12)]
+    assert [len(item.failures) for item in comparisons] == [1, 0], (
         "a run that says nothing of its items stands with the first"
     )
 
@@ -402,10 +409,10 @@ def test_a_foreign_or_damaged_run_is_one_listed_line(pair: list[Path], content: 
     (pair[1] / "run.json").write_text(content)
     with pytest.raises(ValueError, match=reason):
         compare(pair)
-    found = compare(pair, strict=False)
-    assert [entry.name for entry in found.entries] == ["baseline"]
-    assert reason in found.failures[0].reason
-    assert "\n" not in found.failures[0].reason
+    comparison = compare(pair, strict=False)
+    assert [entry.name for entry in comparison.entries] == ["baseline"]
+    assert reason in comparison.failures[0].reason
+    assert "\n" not in comparison.failures[0].reason
 
 
 def test_places_without_runs_are_named(tmp_path: Path) -> None:
@@ -434,9 +441,9 @@ def test_a_doubtful_judge_is_marked_and_a_trusted_one_is_not(pair: list[Path]) -
     assert "‡ correct and incorrect: graded by match@1: not trustworthy, kappa 0.660 [0.550, 0.750]." in cautions
     for run in pair:
         rewrite(run, judge_calibration=known | {"mark": "trustworthy"})
-    found = compare(pair)
-    assert not any("graded by" in finding.text for finding in summary(found))
-    assert found.calibration("overlap") is None
+    comparison = compare(pair)
+    assert not any("graded by" in finding.text for finding in summary(comparison))
+    assert comparison.calibration("overlap") is None
 
 
 def test_a_judged_metric_is_marked_whatever_the_judge_writes_into_its_scores(pair: list[Path]) -> None:

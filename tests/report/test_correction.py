@@ -12,33 +12,33 @@ from harness.scoring import audited_score
 def test_a_part_that_is_everything_gives_the_second_judges_mean() -> None:
     first = [1.0] * 15 + [0.0] * 5
     second = [1.0] * 10 + [0.0] * 10
-    found = corrected(first, second)
-    assert found is not None
-    assert found.value == pytest.approx(0.5)
-    assert found.shift == pytest.approx(0.5 - 0.75)
-    assert (found.num_scored, found.num_audited) == (20, 20)
+    correction = corrected(first, second)
+    assert correction is not None
+    assert correction.value == pytest.approx(0.5)
+    assert correction.shift == pytest.approx(0.5 - 0.75)
+    assert (correction.num_scored, correction.num_audited) == (20, 20)
 
 
 def test_by_hand_with_a_judge_that_always_says_yes() -> None:
     """Its scores tell nothing (their covariance with the second's is that of the two invented rows), so little is taken
     from them: the value stays within the invented rows' weight of the second judge's mean."""
     second: list[float | None] = [1.0, 0.0] * 6 + [None] * 28
-    found = corrected([1.0] * 40, second)
-    assert found is not None
-    assert found.value == pytest.approx(0.5), (
+    correction = corrected([1.0] * 40, second)
+    assert correction is not None
+    assert correction.value == pytest.approx(0.5), (
         "both judged means are 1, so that the correction is the same for any weight"
     )
-    assert found.shift == pytest.approx(-0.5)
+    assert correction.shift == pytest.approx(-0.5)
 
 
 def test_full_agreement_still_leaves_room_for_the_judges_error() -> None:
     first = [1.0, 0.0] * 100
     audited: list[float | None] = [1.0, 0.0] * 30 + [None] * 140
-    found = corrected(first, audited)
-    assert found is not None
-    assert found.value == pytest.approx(0.5)
+    correction = corrected(first, audited)
+    assert correction is not None
+    assert correction.value == pytest.approx(0.5)
     plain = 1.96 * (0.25 / 200) ** 0.5
-    assert found.high - found.value > plain, "wider than sampling error alone"
+    assert correction.high - correction.value > plain, "wider than sampling error alone"
 
 
 def test_too_few_audited_scores_and_unequal_lengths() -> None:
@@ -50,9 +50,9 @@ def test_too_few_audited_scores_and_unequal_lengths() -> None:
 
 def test_values_stay_within_the_scale_also_for_differences() -> None:
     ones: list[float | None] = [1.0] * 20
-    found = corrected([0.0] * 20, ones)
-    assert found is not None
-    assert 0 <= found.low <= found.value <= found.high <= 1
+    correction = corrected([0.0] * 20, ones)
+    assert correction is not None
+    assert 0 <= correction.low <= correction.value <= correction.high <= 1
     gap = corrected([-1.0] * 20, [-1.0] * 20, low=-1, high=1)
     assert gap is not None
     assert -1 <= gap.low <= gap.value <= gap.high <= 1
@@ -77,7 +77,7 @@ def test_the_interval_covers_the_second_judges_share(total: int, share: float, l
         audited: list[float | None] = [None] * total
         for index in rng.choice(total, 60, replace=False):
             audited[index] = float(truth[index])
-        found = corrected(first.tolist(), audited)
-        assert found is not None
-        covered += found.low <= share <= found.high
+        correction = corrected(first.tolist(), audited)
+        assert correction is not None
+        covered += correction.low <= share <= correction.high
     assert covered / 1_000 >= 0.93 - 0.016, "two standard errors of the count below 0.93"

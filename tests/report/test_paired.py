@@ -89,20 +89,20 @@ def test_holm_is_statsmodels() -> None:
 
 def test_gains_and_losses_follow_the_metrics_direction() -> None:
     ours, theirs = {"a": 5.0, "b": 20.0, "c": 7.0, "only": 1.0}, {"a": 9.0, "b": 10.0, "c": 7.0, "other": 1.0}
-    found = paired_difference(PERPLEXITY, ours, theirs)
-    assert found is not None
-    assert (found.gained, found.lost, found.num_pairs) == (("a",), ("b",), 3)
-    assert found.value == pytest.approx(2.0)
-    assert found.share_worse == pytest.approx(1 / 3)
-    assert found.test == "permutation"
+    difference = paired_difference(PERPLEXITY, ours, theirs)
+    assert difference is not None
+    assert (difference.gained, difference.lost, difference.num_pairs) == (("a",), ("b",), 3)
+    assert difference.value == pytest.approx(2.0)
+    assert difference.share_worse == pytest.approx(1 / 3)
+    assert difference.test == "permutation"
 
 
 def test_pass_or_fail_is_tested_by_mcnemar() -> None:
     ours = {str(index): 1.0 for index in range(8)} | {"x": 0.0}
     theirs = dict.fromkeys(ours, 0.0) | {"x": 1.0}
-    found = paired_difference(CORRECT, ours, theirs)
-    assert found is not None
-    assert (found.test, found.p) == ("mcnemar", mcnemar_p(8, 1))
+    difference = paired_difference(CORRECT, ours, theirs)
+    assert difference is not None
+    assert (difference.test, difference.p) == ("mcnemar", mcnemar_p(8, 1))
 
 
 def test_one_sided_p_values_are_halves_that_add_up_around_the_middle() -> None:
@@ -118,12 +118,12 @@ def test_one_sided_p_values_are_halves_that_add_up_around_the_middle() -> None:
 def test_the_gain_of_a_metric_to_be_lowered_is_turned() -> None:
     theirs = {str(index): 20.0 + index for index in range(30)}
     ours = {name: value - 2 - int(name) % 3 for name, value in theirs.items()}
-    found = paired_difference(PERPLEXITY, ours, theirs)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.value == -found.gain[0] == pytest.approx(-3.0)
-    assert found.gain[1:] == (-found.high, -found.low)
+    difference = paired_difference(PERPLEXITY, ours, theirs)
+    assert difference is not None
+    assert difference.low is not None
+    assert difference.high is not None
+    assert difference.value == -difference.gain[0] == pytest.approx(-3.0)
+    assert difference.gain[1:] == (-difference.high, -difference.low)
 
 
 @pytest.mark.parametrize(("more", "fewer", "count"), [(0, 0, 20), (3, 1, 14), (9, 5, 44), (20, 0, 20), (1, 0, 30)])
@@ -159,9 +159,9 @@ def test_impossible_changes_are_refused(more: int, fewer: int, count: int) -> No
 
 
 def test_averages_over_seeds_are_not_tested_by_mcnemar() -> None:
-    found = paired_difference(CORRECT, {"a": 0.5, "b": 1.0}, {"a": 0.0, "b": 1.0})
-    assert found is not None
-    assert found.test == "permutation"
+    difference = paired_difference(CORRECT, {"a": 0.5, "b": 1.0}, {"a": 0.0, "b": 1.0})
+    assert difference is not None
+    assert difference.test == "permutation"
 
 
 def test_nothing_in_common_is_no_difference() -> None:
@@ -169,8 +169,8 @@ def test_nothing_in_common_is_no_difference() -> None:
 
 
 def test_independent_implementations_agree() -> None:
-    for found in agreements(3):
-        assert found.largest <= found.allowed, found
+    for agreement in agreements(3):
+        assert agreement.largest <= agreement.allowed, agreement
 
 
 def test_the_whole_procedure_rarely_cries_wolf() -> None:

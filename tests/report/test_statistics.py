@@ -109,8 +109,8 @@ def test_missing_and_infinite_scores_are_refused(values: list[float]) -> None:
 
 
 def test_estimate_counts_what_is_unscored_and_never_fills_it_in() -> None:
-    found = estimate(OVERLAP, [0.5, None, 1.0, None])
-    assert (found.value, found.num_scored, found.num_unscored) == (0.75, 2, 2)
+    overlap = estimate(OVERLAP, [0.5, None, 1.0, None])
+    assert (overlap.value, overlap.num_scored, overlap.num_unscored) == (0.75, 2, 2)
     empty = estimate(OVERLAP, [None, None])
     assert (empty.value, empty.low, empty.high, empty.num_scored, empty.num_unscored) == (None, None, None, 0, 2)
 
@@ -123,9 +123,9 @@ def test_estimate_takes_wilson_for_zeros_and_ones_only() -> None:
 
 def test_an_end_that_nothing_bounds_is_none() -> None:
     ratio = Metric("ratio", False, 1.0, math.inf)
-    found = estimate(ratio, [3.0, 3.0])
-    assert found.low is not None
-    assert found.high is None
+    ratios = estimate(ratio, [3.0, 3.0])
+    assert ratios.low is not None
+    assert ratios.high is None
 
 
 def test_seeds_are_averaged_within_their_example() -> None:
@@ -135,20 +135,20 @@ def test_seeds_are_averaged_within_their_example() -> None:
 
 def test_a_perplexity_is_a_geometric_mean() -> None:
     """Of 4 and 9, 3 and 12 it is 6, and its interval is that of the logarithms."""
-    found = estimate(PERPLEXITY, [4.0, 9.0, 3.0, 12.0, None])
+    perplexity = estimate(PERPLEXITY, [4.0, 9.0, 3.0, 12.0, None])
     ends = mean_interval([math.log(value) for value in (4, 9, 3, 12)], (0.0, math.inf))
-    assert found.value == pytest.approx(6.0)
-    assert found.low == pytest.approx(math.exp(ends.low))
-    assert found.high == pytest.approx(math.exp(ends.high))
-    assert (found.num_scored, found.num_unscored) == (4, 1)
+    assert perplexity.value == pytest.approx(6.0)
+    assert perplexity.low == pytest.approx(math.exp(ends.low))
+    assert perplexity.high == pytest.approx(math.exp(ends.high))
+    assert (perplexity.num_scored, perplexity.num_unscored) == (4, 1)
 
 
 def test_items_of_one_unit_are_averaged_before_the_interval() -> None:
     """Four items that say the same thing twice are two units, with the interval of two."""
     values, units = [1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]
-    found = estimate(CORRECT, values, units)
-    assert (found.value, found.num_scored) == (0.5, 4)
-    assert (found.low, found.high) == wilson_interval(1, 2)
+    share = estimate(CORRECT, values, units)
+    assert (share.value, share.num_scored) == (0.5, 4)
+    assert (share.low, share.high) == wilson_interval(1, 2)
     assert unit_means(CORRECT, [1.0, 0.0, None, 1.0], units) == {"a": 0.5, "b": 1.0}
 
 

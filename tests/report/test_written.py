@@ -16,7 +16,7 @@ from sample_runs import reseal, rewrite, write_run, write_sweep
 
 from harness.commands.compare import main
 from harness.records.rows import Trial, trial_row
-from harness.records.run import read_run
+from harness.records.stored import read_run
 from harness.report.compare import Comparison, compare
 from harness.report.curves import front, is_degenerate, search_curve, strength_curves
 from harness.report.expect import check_expectations, held_against, read_expectations
@@ -57,10 +57,10 @@ def test_a_sweep_writes_its_files_although_a_job_failed(small: Path, tmp_path: P
     written = write_report(compare_groups(runs, strict=False), tmp_path)
     assert [path.name for path in written[:3]] == ["comparison.json", "comparison.csv", "report.html"]
     assert {path.parent.name for path in written[3:]} == {"figures"}
-    found = json.loads(written[0].read_text())["comparisons"][0]
-    assert [item["reason"] for item in found["failures"]] == ["failed: RuntimeError: disk full"]
-    assert {entry["name"]: entry["oracle"] for entry in found["entries"]}["segmented"] is True
-    contrast = next(c for c in found["contrasts"] if (c["ours"], c["theirs"]) == ("segmented", "baseline"))
+    comparison_read = json.loads(written[0].read_text())["comparisons"][0]
+    assert [item["reason"] for item in comparison_read["failures"]] == ["failed: RuntimeError: disk full"]
+    assert {entry["name"]: entry["oracle"] for entry in comparison_read["entries"]}["segmented"] is True
+    contrast = next(c for c in comparison_read["contrasts"] if (c["ours"], c["theirs"]) == ("segmented", "baseline"))
     assert len(contrast["difference"]["gained"]) + len(contrast["difference"]["lost"]) <= 20
 
 
@@ -110,16 +110,16 @@ def test_claims_must_be_complete(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "said"),
+    ("level", "message"),
     [
         (0.0154, r"a random model's 0\.0154 lies inside 0\.035 ± 0\.03"),
         (0.065, r"a random model's 0\.065 lies inside"),
         ("few", r"random_model must be a number, got 'few'"),
     ],
 )
-def test_a_claim_that_a_random_model_meets_is_refused(level: float | str, said: str) -> None:
+def test_a_claim_that_a_random_model_meets_is_refused(level: float | str, message: str) -> None:
     claim = {"value": 0.035, "tolerance": 0.03, "source": "Table 1", "random_model": level}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_expectations({"baseline": {"accurate": claim}}, "expect")
 
 
@@ -137,6 +137,7 @@ def test_a_claim_without_a_random_model_is_marked(comparison: Comparison) -> Non
 def test_the_command_prints_tables_and_paths(small: Path, experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(small), "--out", str(experiment.parent), "--expect", str(experiment), "--explain"]
     assert main(command) == 1
+
     printed = capsys.readouterr().out
     for text in (
         "Deployable",
@@ -162,9 +163,9 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 def test_every_figure_is_valid_plotly(comparison: Comparison) -> None:
-    found = figures(comparison)
-    assert set(found) == {"forest", "differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
-    for section in found.values():
+    sections = figures(comparison)
+    assert set(sections) == {"forest", "differences", "strengths", "pareto", "trials", "chosen", "breakdown"}
+    for section in sections.values():
         for figure in section:
             go.Figure(data=figure["data"], layout=figure["layout"])
 
@@ -241,6 +242,7 @@ def test_the_page_is_one_file_that_allows_its_own_scripts_only(comparison: Compa
     assert policy is not None
     allowed = policy[1].replace("&#39;", "'")
     assert "default-src 'none'" in allowed
+
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     assert len(scripts) == 2, "plotly and the page's own"
     for script in scripts:

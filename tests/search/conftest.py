@@ -38,9 +38,9 @@ def bench(load_tiny: Callable[..., Loaded], task: Facts) -> Callable[..., Watche
 
     def build(method: Method | None = None, control: Control | None = None, task: Facts = task) -> Watched:
         method = method or FusionSteering(segments={"all": (0.0, 1.0)}, log=False)
-        found = Watched(open_subject(load_tiny()), task, method, control or Control(), 0)
-        found.fit()
-        return found
+        bench = Watched(open_subject(load_tiny()), task, method, control or Control(), 0)
+        bench.fit()
+        return bench
 
     return build
 

@@ -76,15 +76,15 @@ class Clamp(SingleVector):
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "message"),
     [
         (Baseline(), "Baseline has no parameters"),
         (Clamp(), "Clamp has no such parameters"),
         (SingleVector(strength=0.0), "no steering at all"),
     ],
 )
-def test_methods_that_cannot_be_scaled_are_refused(method: Method, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_methods_that_cannot_be_scaled_are_refused(method: Method, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         equal_kl(0.1).check(method, LAYOUT)
 
 

@@ -22,8 +22,8 @@ class Known(Evaluator):
         scores = []
         for column, metric in enumerate(("overlap", "perplexity")):
             for record in records:
-                said = record.generation.text.split()[column]
-                value = None if said == "-" else float(said)
+                word = record.generation.text.split()[column]
+                value = None if word == "-" else float(word)
                 scores.append(Score(record.example.id, metric, value, "" if value is not None else "not said"))
         return scores
 
@@ -56,14 +56,14 @@ def paper() -> Objective:
     ],
 )
 def test_values_by_hand(text: str, value: float) -> None:
-    ((found, _),) = paper().score(records(text), Tools())
-    assert found == pytest.approx(value)
+    ((worth, _),) = paper().score(records(text), Tools())
+    assert worth == pytest.approx(value)
 
 
 def test_each_record_gets_its_own_value_and_terms() -> None:
-    found = paper().score(records("0.5 20", "1 1", "0 -"), Tools())
-    assert [round(value, 6) for value, _ in found] == [0.29, 0.697, -0.3]
-    assert found[2][1] == {"overlap": 0.0, "perplexity": None}
+    scores = paper().score(records("0.5 20", "1 1", "0 -"), Tools())
+    assert [round(value, 6) for value, _ in scores] == [0.29, 0.697, -0.3]
+    assert scores[2][1] == {"overlap": 0.0, "perplexity": None}
 
 
 def test_skipped_terms_count_nothing() -> None:
@@ -72,7 +72,7 @@ def test_skipped_terms_count_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"metric": "nosuch"}, "no metric nosuch"),
         ({"metric": "overlap", "cap": 0.0}, "cap of overlap must be above 0"),
@@ -80,8 +80,8 @@ def test_skipped_terms_count_nothing() -> None:
         ({"metric": "overlap", "unscored": "zero"}, "worst or skip"),
     ],
 )
-def test_wrong_terms_are_refused(options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_terms_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Term(**({"evaluator": Known(), "weight": 1.0} | options))
     with pytest.raises(ValueError, match="at least one term"):
         Objective(terms=())

@@ -37,9 +37,9 @@ def parameters_of(rows: list[dict]) -> list[dict]:
 def test_per_prompt_spends_its_budget_and_stores_it(bench: Callable, setting: Callable) -> None:
     place, subject = setting(), bench()
     examples = subject.task.examples("test")
-    found = PER_PROMPT.select(subject, examples, {}, place)
+    selected = PER_PROMPT.select(subject, examples, {}, place)
     rows = rows_of(place)
-    for example, selection in zip(examples, found, strict=True):
+    for example, selection in zip(examples, selected, strict=True):
         mine = [row for row in rows if row["example_id"] == example.id]
         assert sorted(row["trial"] for row in mine) == [-1, 0, 1, 2, 3, 4, 5]
         best = max(mine, key=lambda row: row["objective"])
@@ -49,25 +49,29 @@ def test_per_prompt_spends_its_budget_and_stores_it(bench: Callable, setting: Ca
 
 def test_the_unsteered_text_wins_where_nothing_is_better(bench: Callable, setting: Callable) -> None:
     subject = bench()
-    found = PER_PROMPT.select(subject, subject.task.examples("test"), {}, setting(Marked(unsteered=1.0, best=9.0)))
-    assert {(selection.trial, len(selection.generation.parameters)) for selection in found} == {(-1, 0)}
+    selected = PER_PROMPT.select(subject, subject.task.examples("test"), {}, setting(Marked(unsteered=1.0, best=9.0)))
+    assert {(selection.trial, len(selection.generation.parameters)) for selection in selected} == {(-1, 0)}
 
 
 def test_without_an_incumbent_no_unsteered_text_is_made(bench: Callable, setting: Callable, tmp_path: Path) -> None:
     plan = dataclasses.replace(PER_PROMPT, incumbent=False)
     subject = bench()
     examples = subject.task.examples("test")
+
     with_text = PER_PROMPT.select(bench(), examples, {}, setting())
     place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
-    found = plan.select(subject, examples, {}, place)
+    selected = plan.select(subject, examples, {}, place)
+
     assert {request.trial for request in subject.asked} == {0, 1, 2, 3, 4, 5}
     assert {row["trial"] for row in rows_of(place)} == {0, 1, 2, 3, 4, 5}
     assert plan.num_trials_of(len(examples)) == len(rows_of(place))
+
     again = bench()
     place = dataclasses.replace(setting(), store=GenerationStore(tmp_path / "without"))
-    assert plan.select(again, examples, {}, place) == found
+    assert plan.select(again, examples, {}, place) == selected
     assert again.asked == [], "a finished search is read"
-    for old, new in zip(with_text, found, strict=True):
+
+    for old, new in zip(with_text, selected, strict=True):
         assert new.trial == old.trial or old.trial == -1
 
 
@@ -209,8 +213,8 @@ class Divided(Facts):
     @cached_property
     def _examples(self) -> dict:
         return {
-            split: [dataclasses.replace(e, group="ab"[i % 2]) for i, e in enumerate(found)]
-            for split, found in super()._examples.items()
+            split: [dataclasses.replace(e, group="ab"[i % 2]) for i, e in enumerate(examples)]
+            for split, examples in super()._examples.items()
         }
 
 
@@ -242,8 +246,8 @@ def test_every_group_gets_a_set_of_its_own(divided: Callable, setting: Callable)
     assert chosen["a"] != chosen["b"]
 
     examples = subject.task.examples("test")
-    found = PER_GROUP.select(subject, examples, chosen, place)
-    for example, selection in zip(examples, found, strict=True):
+    selected = PER_GROUP.select(subject, examples, chosen, place)
+    for example, selection in zip(examples, selected, strict=True):
         assert selection.generation.parameters == chosen[example.group]
 
 
@@ -286,8 +290,8 @@ def test_fixed_runs_defaults_and_given_values(bench: Callable, setting: Callable
     subject = bench()
     assert Fixed(parameters={}).prepare(subject, [], setting()) == {"k_all": 0.5}
     prepared = Fixed(parameters={"k_all": 0.2}).prepare(subject, [], setting())
-    found = Fixed(parameters={}).select(subject, subject.task.examples("test"), prepared, setting())
-    assert [selection.generation.parameters for selection in found] == [{"k_all": 0.2}] * 3
+    selected = Fixed(parameters={}).select(subject, subject.task.examples("test"), prepared, setting())
+    assert [selection.generation.parameters for selection in selected] == [{"k_all": 0.2}] * 3
 
 
 def test_best_of_n_draws_other_texts_with_the_same_budget(bench: Callable, setting: Callable) -> None:
@@ -375,8 +379,8 @@ class Crossed(Divided):
     def _examples(self) -> dict:
         others = {"a": "b", "b": "a"}
         return {
-            split: [dataclasses.replace(e, tuning=others[e.group] if split == "test" else e.group) for e in found]
-            for split, found in super()._examples.items()
+            split: [dataclasses.replace(e, tuning=others[e.group] if split == "test" else e.group) for e in examples]
+            for split, examples in super()._examples.items()
         }
 
 
@@ -385,9 +389,9 @@ def test_an_item_may_be_tuned_on_others_than_its_group(bench: Callable, setting:
     place = setting(MarkedByGroup())
     prepared = GIVEN.prepare(subject, subject.task.examples("dev"), place)
     test = subject.task.examples("test")
-    found = GIVEN.select(subject, test, prepared, place)
+    selected = GIVEN.select(subject, test, prepared, place)
     expected = [{"a": 0.8, "b": 0.1}[example.group] for example in test]
-    assert [selection.generation.parameters["k_all"] for selection in found] == expected
+    assert [selection.generation.parameters["k_all"] for selection in selected] == expected
 
 
 def test_factors_are_chosen_as_the_authors_choose_them(golden: Callable) -> None:

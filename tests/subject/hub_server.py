@@ -28,6 +28,7 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
                     return self.answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
             if path.startswith("/api/"):
                 return self.answer(200, json.dumps(self.listing(path)).encode(), {"Content-Type": "application/json"})
+
             body = (folder / path.rpartition("/")[2]).read_bytes()
             headers = {
                 "X-Repo-Commit": COMMIT,

@@ -23,10 +23,12 @@ def write_gguf(path: Path, *, seed: int = 0, architecture: str = "llama") -> Pat
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(WORDS))
     _write_tokenizer(writer)
+
     random = np.random.default_rng(seed)
     for name, shape in _shapes().items():
         values = np.ones(shape) if "norm" in name else random.normal(size=shape) / 4
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -119,8 +119,8 @@ def test_a_model_held_by_the_harness_says_so_when_called_directly() -> None:
 
 def test_grouped_heads_equal_repeated_ones() -> None:
     query, key, value = torch.randn(2, 6, 1, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
-    found, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.3, plan=Plan(torch.tensor([5, 3])))
+    attended, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.3, plan=Plan(torch.tensor([5, 3])))
     for row, length in enumerate((5, 3)):
         keys, values = (x[row, :, :length].repeat_interleave(3, 0) for x in (key, value))
-        wanted = torch.softmax(query[row] @ keys.transpose(1, 2) * 0.3, -1) @ values
-        assert torch.allclose(found[row].transpose(0, 1), wanted, atol=1e-6)
+        expected = torch.softmax(query[row] @ keys.transpose(1, 2) * 0.3, -1) @ values
+        assert torch.allclose(attended[row].transpose(0, 1), expected, atol=1e-6)

@@ -85,16 +85,16 @@ class TestRealModel:
         intervention = shifts(network, len(prompts))
 
         def measured(rows: list[int]) -> torch.Tensor:
-            some, edits = [prompts[row] for row in rows], intervention.take(torch.tensor(rows))
+            chosen, edits = [prompts[row] for row in rows], intervention.take(torch.tensor(rows))
             with torch.no_grad():
                 scored = loglikelihood(network, [texts[row] for row in rows], edits, Tally())
-            return torch.cat([next_token_logprobs(network, some, edits, Tally()).flatten(), *scored])
+            return torch.cat([next_token_logprobs(network, chosen, edits, Tally()).flatten(), *scored])
 
-        every = range(len(prompts))
+        all_rows = range(len(prompts))
         vocabulary = len(prompts) * network.model.config.vocab_size
-        parts = [measured([row]).split([vocabulary // len(prompts), len(texts[row].completion)]) for row in every]
+        parts = [measured([row]).split([vocabulary // len(prompts), len(texts[row].completion)]) for row in all_rows]
         alone = torch.cat([*(next_token for next_token, _ in parts), *(scored for _, scored in parts)])
-        return alone.double(), measured(list(every)).double()
+        return alone.double(), measured(list(all_rows)).double()
 
     @pytest.mark.real
     def test_a_first_difference_is_a_counted_near_tie(self, default_config: ModelConfig) -> None:
@@ -310,14 +310,17 @@ def test_an_edit_may_take_gradients_while_decoding(network: Network, uses_cache:
         len(PROMPTS), network.layout.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
     steered = Intervention({Site(1): UpTheSlope(weight)}, uses_cache=uses_cache, gradients=True)
+
     together = ids(decode(network, steered, GREEDY))
     assert together == ids(decode(network, steered, GREEDY, FEW))
     assert together != ids(decode(network, Intervention(), GREEDY))
+
     texts = [Text(tuple(prompt), (9, 8)) for prompt in PROMPTS]
     undeclared = dataclasses.replace(steered, gradients=False)
     with torch.no_grad():
-        found = [loglikelihood(network, texts, one, Tally()) for one in (steered, undeclared)]
-    torch.testing.assert_close(*found)
+        likelihoods = [loglikelihood(network, texts, one, Tally()) for one in (steered, undeclared)]
+    torch.testing.assert_close(*likelihoods)
+
     with pytest.raises(RuntimeError, match="build its Intervention with gradients=True"):
         decode(network, undeclared, GREEDY)
     assert hooks_of(network) == 0

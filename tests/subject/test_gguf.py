@@ -93,9 +93,11 @@ def write(draft):
 build_once(Path(sys.argv[1]), write)
 print(Path(sys.argv[1], "by").read_text())
 """
+
     command = [sys.executable, "-c", code, str(tmp_path / "built")]
     running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("a", "b")]
     seen = [process.communicate()[0].strip() for process in running]
+
     assert [process.returncode for process in running] == [0, 0]
     assert seen[0] == seen[1]
     assert seen[0] in ("a", "b")
@@ -107,11 +109,14 @@ def test_digest_is_remembered_until_the_file_changes(cache, tmp_path):
     first = digest.file_digest(path)
     notes = list((cache / "digests").iterdir())
     assert len(notes) == 1
+
     notes[0].write_text(json.dumps({**json.loads(notes[0].read_text()), "sha256": "remembered"}))
     assert digest.file_digest(path) == "remembered"
+
     path.write_bytes(b"two")
     os.utime(path, ns=(0, 0))
     assert digest.file_digest(path) not in ("remembered", first)
+
     notes[0].write_text("{torn")
     path.write_bytes(b"one")
     assert digest.file_digest(path) == first

@@ -26,15 +26,17 @@ TEXTS = [Text((5, 9, 13, 21, 8), (30, 31)), Text((7, 7, 3), (40, 41, 42, 43, 44)
 @pytest.mark.parametrize("sites", [(Site(0),), (Site(1), Site(0)), (Site(2, "block_input"), Site(1))], ids=str)
 def test_captures_are_the_hidden_states_of_the_model(sites: tuple[Site, ...]) -> None:
     network = open_subject(load_model(CONFIG)).network
-    found = capture(network, TEXTS, sites, tokens="completion", pool="mean", intervention=Intervention(), tally=Tally())
-    assert set(found) == set(sites)
+    captured = capture(
+        network, TEXTS, sites, tokens="completion", pool="mean", intervention=Intervention(), tally=Tally()
+    )
+    assert set(captured) == set(sites)
     model = load_model(CONFIG).model
     for row, text in enumerate(TEXTS):
         states = model(input_ids=torch.tensor([text.ids]), output_hidden_states=True).hidden_states
         for site in sites:
             layer = site.layer + (site.stream == "block")  # the first of them is the embedding
             expected = states[layer][0, len(text.prompt) :].mean(0).float()
-            torch.testing.assert_close(found[site][row], expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(captured[site][row], expected, atol=1e-6, rtol=0)
 
 
 def test_blocks_behind_the_last_site_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,15 +117,15 @@ def over_the_sequence(rows: int, width: int) -> Intervention:
 def test_a_scored_token_takes_no_part_in_its_own_prediction() -> None:
     network = open_subject(load_model(CONFIG)).network
     vocabulary = network.model.config.get_text_config().vocab_size
-    prompt, said = (5, 9, 13, 21, 8), (30, 31)
-    texts = [Text(prompt, (*said, token)) for token in range(vocabulary)]
+    prompt, completion = (5, 9, 13, 21, 8), (30, 31)
+    texts = [Text(prompt, (*completion, token)) for token in range(vocabulary)]
     steered = over_the_sequence(1, network.layout.width)
 
     with torch.no_grad():
-        found = loglikelihood(network, texts, steered, Tally(), owners=[0] * vocabulary)
-    last = torch.stack([row[-1] for row in found])
+        logprobs = loglikelihood(network, texts, steered, Tally(), owners=[0] * vocabulary)
+    last = torch.stack([row[-1] for row in logprobs])
     assert float(last.exp().sum()) == pytest.approx(1, abs=1e-9)
-    (generated,) = next_token_logprobs(network, [prompt + said], steered, Tally())
+    (generated,) = next_token_logprobs(network, [prompt + completion], steered, Tally())
     torch.testing.assert_close(last, generated)
 
 
@@ -131,9 +133,9 @@ def test_tokens_of_several_texts_come_back_in_order() -> None:
     network = open_subject(load_model(CONFIG)).network
     steered = over_the_sequence(2, network.layout.width)
     with torch.no_grad():
-        found = loglikelihood(network, TEXTS, steered, Tally())
+        logprobs = loglikelihood(network, TEXTS, steered, Tally())
     for row, text in enumerate(TEXTS):
         own = steered.take(torch.tensor([row]))
         for place, token in enumerate(text.completion):
             (before,) = next_token_logprobs(network, [text.prompt + text.completion[:place]], own, Tally())
-            torch.testing.assert_close(found[row][place], before[token])
+            torch.testing.assert_close(logprobs[row][place], before[token])

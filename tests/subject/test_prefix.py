@@ -31,8 +31,8 @@ def tiny(family: str) -> Network:
 
 def edits_from(network: Network, layer: int, stream: Stream) -> Intervention:
     """Shifts with a strength per trial, at a site and at all that come after it."""
-    every = shifts(network, len(TRIALS))
-    return Intervention({Site(at, stream): edit for (at, _), edit in every.edits.items() if at >= layer})
+    edits = shifts(network, len(TRIALS))
+    return Intervention({Site(at, stream): edit for (at, _), edit in edits.edits.items() if at >= layer})
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

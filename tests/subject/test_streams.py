@@ -13,6 +13,7 @@ import torch
 from engine_parts import hooks_of, one_thread  # noqa: F401
 from torch import Tensor, nn
 
+from harness.steering import STORED_STREAMS
 from harness.subject import tiny
 from harness.subject.load import ModelConfig, load_model, resolve
 from harness.subject.local import LocalSubject
@@ -140,13 +141,13 @@ def test_a_capture_is_what_a_hook_sees(family: str, stream: Stream) -> None:
     seen: list[Tensor] = []
     by_hand(family, stream, lambda h: seen.append(h[0]) or h)
 
-    found = {}
+    outputs = {}
     for chunk in subject.capture_tokens(PROMPTS, COMPLETIONS, [site]):
         for text in chunk.text.unique().tolist():
-            found[text] = chunk.states[site][chunk.text == text]
+            outputs[text] = chunk.states[site][chunk.text == text]
     for text, expected in enumerate(seen):
         assert expected.shape[1] == subject.layout.site_width(site)
-        torch.testing.assert_close(found[text], expected.float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(outputs[text], expected.float(), rtol=1e-5, atol=1e-5)
 
     pooled = subject.capture(PROMPTS, COMPLETIONS, [site])[site]
     torch.testing.assert_close(pooled, torch.stack([h.mean(0) for h in seen]).float(), rtol=1e-5, atol=1e-5)
@@ -160,16 +161,16 @@ def test_an_edit_acts_there_and_nowhere_else(family: str, stream: Stream) -> Non
     for row, logits in enumerate(expected):
         only = torch.zeros_like(passed.real)
         only[row] = passed.real[row]
-        found = passed.logits(only)
-        torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)  # norms compute in float32
-        assert not torch.allclose(found, unsteered[row], atol=1e-3)
+        own = passed.logits(only)
+        torch.testing.assert_close(own, logits, rtol=1e-4, atol=1e-5)  # norms compute in float32
+        assert not torch.allclose(own, unsteered[row], atol=1e-3)
     assert hooks_of(subject.network) == 0
 
 
 @pytest.mark.parametrize("family", PLACES)
 def test_a_stream_that_a_family_lacks_is_refused_before_weights_load(family: str) -> None:
     layout = resolve(config_of(family)).layout
-    present = set(PLACES[family][1])
+    present = {*PLACES[family][1], *STORED_STREAMS}
     assert layout.absent == set(get_args(Stream)) - present
     for stream in layout.absent:
         with pytest.raises(ValueError, match=f"stream must be one that this model has .*got '{stream}'"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
-from axbench_data import AUTHORS, HUB, held_out, row, training, write, write_folder
 
+from harness.laws.axbench_data import AUTHORS, HUB, held_out, row, training, write, write_folder
 from harness.tasks.axbench import AxBench, AxBenchLikelihood, matched
 from harness.tasks.axbench_files import COLUMNS, read_prompts
 
@@ -21,6 +22,7 @@ def test_a_concept_learns_from_its_own_texts_and_the_plain_ones_of_its_genre(fol
     own = [text for text in shown if text.group == "concept-001"]
     assert [text.wanted for text in own] == [True] * 4 + [False] * 5
     assert {text.concept for text in own} == {"things of kind 1"}
+
     plain = {text.completion for text in own if not text.wanted}
     of_zero, of_two = (
         {text.completion for text in shown if text.group == group and not text.wanted}
@@ -35,6 +37,33 @@ def test_a_concept_learns_from_its_own_texts_and_the_plain_ones_of_its_genre(fol
 def test_train_size_keeps_so_many_texts_of_either_kind(folder: Path) -> None:
     shown = AxBench(path=str(folder), train_size=2, concepts=1).demonstrations()
     assert [text.wanted for text in shown] == [True, True, False, False]
+
+
+class TestLearnt:
+    """Which concepts are learnt from, where others are asked about."""
+
+    @pytest.mark.parametrize(
+        ("learnt", "groups"), [(None, {"001"}), ("others", {"000", "002"}), ([0, 1], {"000", "001"})]
+    )
+    def test_others_than_those_that_are_asked_about(
+        self, learnt: Literal["others"] | list[int] | None, groups: set[str], folder: Path
+    ) -> None:
+        task = AxBench(path=str(folder), concepts=[1], learnt=learnt)
+        assert {text.group.removeprefix("concept-") for text in task.demonstrations()} == groups
+        assert {item.group for item in task.examples("test")} == {"concept-001"}
+
+    def test_what_changes_the_texts_changes_the_fingerprint(self, folder: Path) -> None:
+        plain, others = (AxBench(path=str(folder), concepts=[1], learnt=learnt) for learnt in (None, "others"))
+        assert plain.fingerprint(["test"]) == others.fingerprint(["test"])
+        assert plain.fingerprint() != others.fingerprint()
+
+    @pytest.mark.parametrize(
+        ("learnt", "message"), [("rest", 'task.learnt must be null, "others" or a list'), ([7], "has no concept 7")]
+    )
+    def test_unknown_ones_are_refused(self, learnt: Any, message: str, folder: Path) -> None:
+        task = AxBench(path=str(folder), learnt=learnt)
+        with pytest.raises(ValueError, match=message):
+            task.check()
 
 
 def test_both_layouts_read_the_same(folder: Path, tmp_path: Path) -> None:
@@ -126,7 +155,7 @@ def test_pairs_come_for_every_concept_and_texts_for_a_single_one(folder: Path) -
     assert len(data.target) == 4
     assert len(data.source) == 5
     assert data.control == ()
-    assert [wanted for *_, wanted in data.labelled] == [True] * 4 + [False] * 5
+    assert [is_wanted for *_, is_wanted in data.labelled] == [True] * 4 + [False] * 5
 
 
 class TestRefusals:

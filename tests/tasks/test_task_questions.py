@@ -50,9 +50,9 @@ def test_facts_ship_with_pairs_from_their_training_split_alone():
 
 
 def test_limit_and_range_choose_test_rows_in_file_order():
-    every = Facts().examples("test")
-    assert Facts(limit=3).examples("test") == every[:3]
-    assert Facts(rows="10:20", limit=2).examples("test") == every[10:12]
+    examples = Facts().examples("test")
+    assert Facts(limit=3).examples("test") == examples[:3]
+    assert Facts(rows="10:20", limit=2).examples("test") == examples[10:12]
     assert Facts(rows="10:20", limit=2).examples("train") == Facts().examples("train")
 
 
@@ -110,9 +110,9 @@ def test_both_sides_of_a_pair_are_demonstrations():
     data = task.fit_data(frozenset({"demonstrations"}))
     assert data.pairs == ()
     assert [(d.prompt, d.completion, d.wanted, d.group) for d in data.demonstrations] == [
-        (pair.prompt, completion, wanted, pair.group)
+        (pair.prompt, completion, is_wanted, pair.group)
         for pair in task.pairs()
-        for completion, wanted in ((pair.positive, True), (pair.negative, False))
+        for completion, is_wanted in ((pair.positive, True), (pair.negative, False))
     ]
 
 
@@ -208,6 +208,7 @@ def test_an_acceptable_range_stays_in_the_gold_and_becomes_metadata_and_alias(tm
         '7,How long?,"1,390 metres (acceptable range: anything between 1,386 and 1,394 metres)",Art,Number\n'
         "8,Who (roughly)?,Ada (or Augusta),Art,Person\n",
     )
+
     ranged, plain = SimpleQAVerified(path=str(file)).examples("test")
     assert ranged.answer == "1,390 metres (acceptable range: anything between 1,386 and 1,394 metres)"
     assert ranged.aliases == ("1,390 metres",)

@@ -82,7 +82,7 @@ def test_rows_that_name_their_split_keep_it():
     names = ["train", "test", "dev", "test", "train", "test"]
     rows = [Numbered(index, {"split": name}, str(index)) for index, name in enumerate(names)]
     split = by_column(rows, span="1:", limit=1, sizes=(None, 1), origin="f")
-    assert {name: questions(found) for name, found in split.items()} == {"test": ["3"], "dev": ["2"], "train": ["0"]}
+    assert {name: questions(rows) for name, rows in split.items()} == {"test": ["3"], "dev": ["2"], "train": ["0"]}
 
 
 def test_an_unknown_split_is_named():

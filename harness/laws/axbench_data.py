@@ -30,7 +30,11 @@ def training() -> list[dict]:
 def held_out() -> list[dict]:
     """Six positive, six negative and one hard negative text of each concept."""
     kinds = (("positive", 6), ("negative", 6), ("hard negative", 1))
-    return [row(concept, kind, number) for concept in GENRES for kind, count in kinds for number in range(count)]
+    rows = []
+    for concept in GENRES:
+        for kind, count in kinds:
+            rows += [row(concept, kind, number) for number in range(count)]
+    return rows
 
 
 def write(rows: list[dict], path: Path) -> None:
