@@ -128,11 +128,12 @@ def read_checkpoint(name: str, architecture: Architecture) -> Checkpoint:
             raise ValueError(f"{file}: fields trained with {part} are not supported")
 
     weights = _tensors(file)
-    numbers = {int(found[1]) for key in weights if (found := re.match(r"blocks\.(\d+)\.", key))}
+    numbers = {int(block[1]) for key in weights if (block := re.match(r"blocks\.(\d+)\.", key))}
     looks_back = "blocks.0.self_attn_gate" in weights and not settings.get("disable_self_attn", False)
     shape = FieldShape.of(architecture, len(numbers), looks_back)
     expected = first_weights(architecture, 0, shape, seed=0)  # any layer's sizes will do
     _check(weights, expected, file)
+
     device = architecture.final_norm.device
     # A field without self-attention may have kept the weights of one that it never used.
     used = {key: weights[key].to(device) for key in expected}

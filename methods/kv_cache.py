@@ -118,6 +118,7 @@ class KVCache(Method):
             subject.capture(prompts, completions, sites, tokens="completion", pool="last")
             for completions in ([pair.positive for pair in data.pairs], [pair.negative for pair in data.pairs])
         )
+
         by_group = [
             torch.stack([directions.mean_difference(positive[site][rows], negative[site][rows]) for site in sites])
             for rows in groups.values()
@@ -126,6 +127,7 @@ class KVCache(Method):
         if self.heads == "strongest":
             kept = strongest_head(values.unflatten(-1, (-1, layout.head_width)))
             keys, values = keys * kept, values * kept
+
         return {
             "keys": keys.contiguous(),
             "values": values.contiguous(),

@@ -98,6 +98,8 @@ class Stack(Method):
                 raise ValueError(f"the name of a part must not hold a dot, got {name!r}")
             if not part.steers:
                 raise ValueError(f"parts.{name} must steer, got {type(part).__name__}; its text can be the instruction")
+            if part.couples_rows:
+                raise ValueError(f"parts.{name} steers samples of one prompt together, and must do so alone")
             part.check(layout)
 
     def parameters(self, layout: Layout) -> dict[str, float | Range]:
@@ -140,6 +142,7 @@ class Stack(Method):
             name: part.intervention(_of(name, artifact), _of(name, condition), _of(name, parameters))
             for name, part in self.parts.items()
         }
+
         edits: dict[Site, dict[str, Edit]] = {}
         probes: dict[Site, dict[str, Probe]] = {}
         for name, part in own.items():
@@ -147,6 +150,7 @@ class Stack(Method):
                 edits.setdefault(site, {})[name] = edit
             for site, probe in part.probes.items():
                 probes.setdefault(site, {})[name] = probe
+
         return Intervention(
             edits={site: StackedEdit(parts, self.order) for site, parts in edits.items()},
             probes={site: StackedProbe(parts) for site, parts in probes.items()},

@@ -93,6 +93,7 @@ class ReplyCache:
             )
             for call, reply in replies
         ]
+
         with self._connection() as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 

@@ -65,12 +65,14 @@ def edits_are_pure(lab: Lab) -> None:
     copy = {key: value.clone() for key, value in carry.items()}
     _, later = rows.last().through(intervention, carry)
     assert later is not None
+
     for name, made in (("prompt", rows.without_last().prefill("right")), ("step", rows.last())):
         given = {site: h.clone() for site, h in made.states.items()}
         after, _ = made.through(intervention, carry if name == "step" else {})
         for site, h in made.states.items():
             assert torch.equal(h, given[site]), f"{name}: the edit at {site} wrote into its input"
             assert after[site] is h or after[site].data_ptr() != h.data_ptr()
+
     assert same(dict(carry), copy)
     assert same(lab.bench.artifact, kept)
 

@@ -27,6 +27,8 @@ def architecture_of(network: Network) -> Architecture:
             f"this method's network is built like the model's blocks, which must be of the family {', '.join(KNOWN)}; "
             f"this model is of the family {config.model_type}"
         )
+
+    # Gemma 2 differs in norms, activation, attention scale and soft cap; all else is Llama's.
     gemma = config.model_type == "gemma2"
     rotary, width = network.model.base_model.rotary_emb, network.layout.head_width
     return Architecture(
@@ -57,7 +59,7 @@ def _weights(network: Network, layer: int) -> Mapping[str, Tensor]:
 
 def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
     """Weights and biases in a module; packed layers have theirs as a property, so attributes are asked for."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for path, child in module.named_modules():
         for name in ("weight", "bias"):
             value: Any = getattr(child, name, None)
@@ -65,5 +67,5 @@ def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
                 continue
             if not value.is_floating_point():
                 raise ValueError(f"the weights of {part} are quantised ({value.dtype}); load the model without it")
-            found[".".join(filter(None, (part, path, name)))] = value.detach().float().clone()
-    return found
+            weights[".".join(filter(None, (part, path, name)))] = value.detach().float().clone()
+    return weights

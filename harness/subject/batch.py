@@ -171,10 +171,12 @@ class Batch:
             return False
         if intervention.gradients and not self.gradients:
             return False
+
         if not self.rows:
             self.slots.clear()
             self._pools, self._uses_cache = set(), intervention.uses_cache
             self._coupled = intervention.groups is not None
+
         if row.pool not in self._pools:
             if self._coupled != (intervention.groups is not None):
                 return False

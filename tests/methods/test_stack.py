@@ -136,6 +136,12 @@ def test_wrong_stacks_are_refused(overrides: list[str], reason: str) -> None:
         job_of([*SMALL, "task=behaviors", "method=stack", *overrides])
 
 
+def test_samples_that_steer_each_other_do_so_alone() -> None:
+    parts = {"first": job_for("stars").method}
+    with pytest.raises(ValueError, match=r"parts\.first steers samples of one prompt together"):
+        Stack(parts=parts).check(LAYOUT)
+
+
 def test_a_stack_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one method"):
         Stack(parts={}).check(LAYOUT)
