@@ -72,11 +72,13 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({_reason(error)}): remove it to have it written again") from error
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"not valid JSON: {error}"
 
 
@@ -162,7 +164,7 @@ def read_lines(path: Path, mark: FileMark | None = None) -> Iterator[Row]:
             count = number
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}, is damaged ({_reason(error)})") from error
             yield row
 

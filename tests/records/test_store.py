@@ -105,6 +105,16 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         list(read_lines(path))
 
 
+def test_what_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    deep = '{"a":' * 100_000
+    (tmp_path / "a.json").write_text(deep)
+    (tmp_path / "a.jsonl").write_text(deep + "\n")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="line 1, is damaged .nested too deeply"):
+        list(read_lines(tmp_path / "a.jsonl"))
+
+
 def test_keep_rewrites_in_one_step(tmp_path: Path) -> None:
     lines = Lines(tmp_path / "a.jsonl")
     lines.append({"n": n} for n in range(5))
