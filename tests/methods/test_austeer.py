@@ -149,3 +149,33 @@ def test_scores_selection_and_edit_agree_with_the_authors(
         for layer in range(layers):
             edited = apply_edits(intervention, x, Site(layer, "mlp"))
             assert torch.allclose(edited, torch.from_numpy(reference[f"y_{i}"][layer]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_searched_stream_edits_what_a_method_of_that_stream_alone_edits(synthetic_subject: type) -> None:
+    streams = ("mlp", "heads", "block")
+    searching, subject = AUSteer(searched_streams=streams), synthetic_subject(LAYOUT, noise)
+    bounds = searching.parameters(LAYOUT)["stream"]
+    assert isinstance(bounds, Range)
+    assert (bounds.low, bounds.high, bounds.integer) == (0, 2, True)
+
+    data = FitData(pairs=pairs(9, "a") + pairs(9, "b"))
+    artifact, condition = searching.fit(subject, data), {"group": torch.tensor([1, 0, 1])}
+    k, strength = torch.tensor([5.0, 3.0, 9.0]), torch.tensor([2.0, 4.0, 1.0])
+    chosen = {"k": k, "strength": strength, "stream": torch.tensor([2.0, 0.0, 1.0])}
+    edits = searching.intervention(artifact, condition, chosen).edits
+    assert {site.stream for site in edits} == set(streams)
+
+    for row, stream in ((0, "block"), (1, "mlp"), (2, "heads")):
+        alone = AUSteer(stream=stream)
+        own = {name: values[row : row + 1] for name, values in (("k", k), ("strength", strength))}
+        own_condition = {"group": condition["group"][row : row + 1]}
+        expected = alone.intervention(alone.fit(subject, data), own_condition, own).edits
+        for site, edit in edits.items():
+            factor = expected[site].factor[0] if site in expected else torch.zeros_like(edit.factor[row])
+            assert torch.equal(edit.factor[row], factor)
+
+
+@pytest.mark.parametrize("streams", [("mlp",), ("mlp", "mlp"), ("mlp", "keys")])
+def test_streams_to_search_are_two_or_more_known_ones(streams: tuple) -> None:
+    with pytest.raises(ValueError, match="searched_streams"):
+        AUSteer(searched_streams=streams).check(LAYOUT)
