@@ -162,6 +162,16 @@ class TestMethods:
         assert sites["mean_act"] == sites["segmented"] == 4
         assert timed["mean_act"]["rows_changed"] > 0
 
+    def test_another_task_is_learnt_from_and_decoded(self, jobs: Jobs) -> None:
+        task = ("task=behaviors", "task.behavior=sycophancy", "task.train_size=4")
+        timed, failed = methods.side_by_side(
+            jobs, ["caa"], rows=2, new_tokens=2, repeats=1, note=lambda _: None, task=task
+        )
+        decoded = [jobs.models.subject().tokenizer.decode(prompt) for prompt in timed["caa"].prompts]
+        questions = [example.question for example in jobs.job("method=baseline", *task).task.examples("test")]
+        assert failed == {}
+        assert all(question in prompt for question, prompt in zip(questions[:2], decoded, strict=True))
+
     def test_every_yaml_is_a_method(self) -> None:
         names = methods.method_names()
         assert set(NAMES[:-1]) < set(names)

@@ -66,6 +66,8 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     tables.add_argument(
         "--methods", nargs="*", metavar="NAME", help="cost of steering with these choices of conf/method, all if bare"
     )
+    told = "task for --methods, as overrides, in place of sentiment (learnt from) and facts (decoded)"
+    tables.add_argument("--task", nargs="+", default=[], metavar="OVERRIDE", help=told)
     tables.add_argument("--growth", action="store_true", help="time against prompts, trials, layers, tokens, strengths")
     tables.add_argument(
         "--search",
@@ -165,7 +167,7 @@ def _methods(options: argparse.Namespace, models: Models) -> dict[str, Any]:
 
     rows, names = options.batch[0], options.methods or methods.method_names()
     jobs = _jobs(options, models)
-    timed, failed = methods.side_by_side(jobs, names, rows, options.new_tokens, options.repeats, _say)
+    timed, failed = methods.side_by_side(jobs, names, rows, options.new_tokens, options.repeats, _say, options.task)
 
     figures = methods.figures(timed, failed, options.new_tokens)
     _show(f"{rows} rows x {options.new_tokens} new tokens with each method", methods.table(figures))

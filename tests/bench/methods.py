@@ -20,8 +20,8 @@ from harness.job import Job
 from harness.steering import Intervention
 from harness.workbench import Request
 
-FIT_ROWS = 16
-"""Rows of the training split that a method is fitted on: its cost in decoding does not depend on them."""
+LEARNT_FROM = ("task=sentiment", "task.train_size=16")
+"""What methods are fitted on: their cost in decoding does not depend on how much it is."""
 UNSTEERED = "un-steered"
 
 
@@ -54,11 +54,17 @@ def method_names() -> list[str]:
 
 
 def side_by_side(
-    jobs: Jobs, names: Sequence[str], rows: int, new_tokens: int, repeats: int, note: Callable[[str], None]
+    jobs: Jobs,
+    names: Sequence[str],
+    rows: int,
+    new_tokens: int,
+    repeats: int,
+    note: Callable[[str], None],
+    task: Sequence[str] = (),
 ) -> tuple[dict[str, Steered], dict[str, str]]:
     """Decode un-steered and with every method in each repeat, after a short run of each that is not counted.
 
-    Methods learn from the task ``sentiment``, which offers all that a method may require; the batch is made of
+    Methods learn from the task ``sentiment``, which offers nearly all that a method may require; the batch is made of
     questions of the task ``facts``, since some methods need a gold answer. Parameters are the methods' defaults.
 
     Args:
@@ -68,18 +74,19 @@ def side_by_side(
         new_tokens: completion length; ends of text are ignored.
         repeats: timed runs of each.
         note: is told what was done.
+        task: overrides that name another task, in place of both: for methods that need concepts in words.
 
     Returns:
         What was timed, by method (`UNSTEERED` among them), and the error of each method that could not be set up.
     """
-    asked = jobs.job("method=baseline", "search=fixed", "task=facts")
+    asked = jobs.job("method=baseline", "search=fixed", *(task or ["task=facts"]))
     examples = questions(asked, rows)
     prepared = {UNSTEERED: Steered(encoded(jobs.workbench(asked), examples), Intervention())}
     failed: dict[str, str] = {}
     _timed(jobs, prepared[UNSTEERED].first(2), 2)
     for name in names:
         try:
-            steered = _prepared(jobs, name, asked, examples)
+            steered = _prepared(jobs, name, task or LEARNT_FROM, asked, examples)
             _timed(jobs, steered.first(2), 2)
         except Exception as error:  # a method that needs what this machine lacks is a line of the table
             failed[name] = f"{type(error).__name__}: {first_line(error)}"
@@ -95,8 +102,8 @@ def side_by_side(
     return prepared, failed
 
 
-def _prepared(jobs: Jobs, name: str, asked: Job, examples: Sequence[Example]) -> Steered:
-    job = jobs.job(f"method={name}", "search=fixed", "task=sentiment", f"task.train_size={FIT_ROWS}")
+def _prepared(jobs: Jobs, name: str, learnt_from: Sequence[str], asked: Job, examples: Sequence[Example]) -> Steered:
+    job = jobs.job(f"method={name}", "search=fixed", *learnt_from)
     watch, bench = jobs.models.watch, jobs.workbench(job, task=asked.task)
     start = watch.now()
     bench.adopt(jobs.workbench(job).fit())
