@@ -23,6 +23,7 @@ from harness.search.per_prompt import PerPrompt
 from harness.search.search import Search
 from harness.side_effects import Suite
 from harness.steering import Layout, Method
+from harness.subject.digest import files_digest
 from harness.subject.load import ResolvedModel
 from harness.subject.scorers import ScorerChoice
 from harness.subject.sizes import EngineConfig
@@ -241,11 +242,17 @@ class Job:
                 "chat_template": config.chat_template,
                 "prompt_template": config.prompt_template,
             },
-            "method": described(self.method) if self.steers else {"instruction": self.method.instruction},
+            "method": self._method_described() if self.steers else {"instruction": self.method.instruction},
             "control": described(self.control),
             "seed": self.seed,
         }
         return common | (self._generated_from() if self.generates else self._read_from())
+
+    def _method_described(self) -> dict[str, Any]:
+        """The method's settings, and what the files hold that it reads: a path alone would let them change."""
+        files = self.method.files()
+        content = {"files": files_digest(files)} if files else {}
+        return described(self.method) | content
 
     def _read_from(self) -> dict[str, Any]:
         """What latents depend on besides."""

@@ -71,6 +71,20 @@ class SparseCoder:
         return SparseCoder(**moved)
 
 
+def files_of(path: str | Path) -> tuple[Path, ...]:
+    """The file of an autoencoder's tensors, and that of its options where it is a folder.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+    """
+    path = Path(path).expanduser()
+    files = (path / "sae_weights.safetensors", path / "cfg.json") if path.is_dir() else (path,)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no autoencoder at {path}: {file} is missing")
+    return files
+
+
 def read(path: str | Path) -> SparseCoder:
     """An autoencoder from a file or folder.
 
@@ -78,14 +92,8 @@ def read(path: str | Path) -> SparseCoder:
         FileNotFoundError: there is none.
         ValueError: tensors are missing, or the architecture or an option of it is not supported.
     """
-    path = Path(path)
-    options: dict[str, Any] = {}
-    if path.is_dir():
-        options = json.loads((path / "cfg.json").read_text())
-        path = path / "sae_weights.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"no autoencoder at {path}")
-
+    path, *beside = files_of(path)
+    options: dict[str, Any] = json.loads(beside[0].read_text()) if beside else {}
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -131,6 +139,10 @@ class Dictionary:
     features: int = 256
     sparsity: float = 0.1
     training: Training = field(default_factory=Training)
+
+    def files(self) -> tuple[Path, ...]:
+        """What is read: nothing where one is learnt."""
+        return () if self.path is None else files_of(self.path)
 
     def coder(self, subject: Subject, site: Site, texts: Sequence[Demonstration]) -> SparseCoder:
         """The autoencoder for a site, read or learnt.

@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -283,6 +284,14 @@ class Method:
     def condition(self, subject: Subject, artifact: Artifact, examples: Sequence[Example]) -> Artifact:
         """Row-leading tensors, one row per example: what the method must look up for each prompt."""
         return {}
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that the method reads. What they hold decides results, so it becomes part of the run's key.
+
+        Raises:
+            FileNotFoundError: one is missing; no weights are loaded then.
+        """
+        return ()
 
     def instruct(self, example: Example) -> str:
         """Text placed before an example's question, as far as the method may see it; by default the same for all."""

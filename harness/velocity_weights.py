@@ -119,10 +119,8 @@ def read_checkpoint(name: str, architecture: Architecture) -> Checkpoint:
         FileNotFoundError: there is no such file.
         ValueError: a part of the network is missing, of another size, or switched off in a way that is not supported.
     """
-    file = _file(name)
-    settings: dict[str, Any] = {}
-    if (beside := file.with_name("config.json")).exists():
-        settings = json.loads(beside.read_text())
+    file, *beside = checkpoint_files(name) or _files_of(hub_folder(name, None, weights=True, code=False)[0])
+    settings: dict[str, Any] = json.loads(beside[0].read_text()) if beside else {}
     for part in ("disable_cross_attn", "disable_mlp"):
         if settings.get(part):
             raise ValueError(f"{file}: fields trained with {part} are not supported")
@@ -142,17 +140,32 @@ def read_checkpoint(name: str, architecture: Architecture) -> Checkpoint:
     return Checkpoint(field, int(told["layer"]), int(told["n_steps"]))
 
 
-def _file(name: str) -> Path:
+def checkpoint_files(name: str) -> tuple[Path, ...]:
+    """The weights of a checkpoint on this machine, and its ``config.json`` if it has one; nothing for one on the hub.
+
+    Raises:
+        FileNotFoundError: it reads like a file or a folder, and there is none.
+        ValueError: the folder does not hold one safetensors file.
+    """
     path = Path(name).expanduser()
     if path.suffix in (".safetensors", ".pt"):
         if not path.exists():
             raise FileNotFoundError(f"no checkpoint at {path}")
-        return path
-    folder = local_folder(name) or hub_folder(name, None, weights=True, code=False)[0]
+        return _with_settings(path)
+    folder = local_folder(name)
+    return () if folder is None else _files_of(folder)
+
+
+def _files_of(folder: Path) -> tuple[Path, ...]:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
         raise ValueError(f"{folder} must hold one safetensors file, got {len(files)}; give the file itself")
-    return files[0]
+    return _with_settings(files[0])
+
+
+def _with_settings(file: Path) -> tuple[Path, ...]:
+    beside = file.with_name("config.json")
+    return (file, beside) if beside.exists() else (file,)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -29,7 +30,7 @@ from harness.types import (
     Subject,
 )
 from harness.velocity import FieldShape, FlowEdit, VelocityField
-from harness.velocity_weights import first_weights, read_checkpoint
+from harness.velocity_weights import checkpoint_files, first_weights, read_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,10 @@ class FLAS(Method):
     def null(self, layout: Layout) -> Parameters:
         """No time to flow."""
         return self.defaults(layout) | {"flow_time": 0.0}
+
+    def files(self) -> tuple[Path, ...]:
+        """Those of a checkpoint on this machine; on the hub, its name stands for it."""
+        return checkpoint_files(self.checkpoint) if self.checkpoint else ()
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Train the network, or read the one that was given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -79,6 +80,10 @@ class SparseFeature(ConceptVector):
     def null(self, layout: Layout) -> dict[str, float] | None:
         """Strength 0, if the feature is added."""
         return super().null(layout) if self.edit == "add" else None
+
+    def files(self) -> tuple[Path, ...]:
+        """Those of the autoencoder."""
+        return self.dictionary.files()
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Read every text's features, choose, and measure peaks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,10 @@ class TargetedSparse(ConceptVector):
                 "num_vectors must be at least 2, new_tokens 1, and push above 0, got "
                 f"{self.num_vectors}, {self.new_tokens} and {self.push}"
             )
+
+    def files(self) -> tuple[Path, ...]:
+        """Those of the autoencoder."""
+        return self.dictionary.files()
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Measure effects, learn the map, turn it round for each group's feature."""

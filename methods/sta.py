@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -62,6 +63,10 @@ class TargetAtoms(ConceptVector):
         super().check(layout)
         if not 0 < self.kept < 1:
             raise ValueError(f"kept must be between 0 and 1, got {self.kept}")
+
+    def files(self) -> tuple[Path, ...]:
+        """Those of the autoencoder."""
+        return self.dictionary.files()
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Compare the features of both kinds of replies, group by group."""

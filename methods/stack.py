@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from jaxtyping import Float
@@ -119,6 +120,10 @@ class Stack(Method):
                 return None
             together |= {f"{name}.{parameter}": value for parameter, value in null.items()}
         return together
+
+    def files(self) -> tuple[Path, ...]:
+        """Those of all parts."""
+        return tuple(dict.fromkeys(file for part in self.parts.values() for file in part.files()))
 
     def fit(self, subject: Subject, data: FitData) -> Artifact:
         """Fit every part on the un-steered model."""

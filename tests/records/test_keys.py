@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.laws.lab import job_of
 from harness.records.keys import Keys, described, key_of
@@ -115,3 +118,29 @@ def test_the_unsteered_answers_that_decide_a_subset_are_those_of_the_baseline() 
     assert subset.unsteered().keys.generations == baseline.keys.generations
     assert subset.keys.generations != job_of([*SMALL, "method=segmented"]).keys.generations, "the others are left out"
     assert subset.keys.entry != job_of([*SMALL, "method=segmented"]).keys.entry
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=sae", "method.dictionary.path={file}"),
+        ("method=sta", "method.dictionary.path={file}"),
+        ("method=stack", "+method.parts.a={{_target_:methods.sae.SparseFeature,dictionary:{dictionary}}}"),
+        ("method=flas", "method.checkpoint={file}"),
+    ],
+)
+def test_what_a_file_holds_counts(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    dictionary = f"{{_target_:harness.sparse.Dictionary,path:{file}}}"
+    task = ("task=concept", "task.concept=joy") if "method=flas" in overrides else ("task=sentiment",)
+    settings = ["model=tiny", *task, *(override.format(file=file, dictionary=dictionary) for override in overrides)]
+    with pytest.raises(FileNotFoundError, match=r"no (autoencoder|checkpoint) at"):
+        _ = job_of(settings).keys
+
+    save_file({"tensor": torch.zeros(2)}, file)
+    before = job_of(settings).keys
+    save_file({"tensor": torch.ones(2)}, file)
+    after = job_of(settings).keys
+    assert before.generations != after.generations
+    save_file({"tensor": torch.zeros(2)}, file)
+    assert job_of(settings).keys == before
