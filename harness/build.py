@@ -25,7 +25,7 @@ from harness.search.objective import Objective
 from harness.search.search import Search
 from harness.side_effects import NotMeasured, Suite
 from harness.steering import Method
-from harness.subject.load import ModelConfig, ResolvedModel, resolve
+from harness.subject.load import ModelConfig, ResolvedModel
 from harness.subject.scorers import ScorerChoice
 from harness.subject.sizes import EngineConfig
 from harness.tasks.task import Task
@@ -88,7 +88,7 @@ def build(
 
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
     parts["executor"].check(_searching_judge(parts))
-    resolved = model or resolve(parts["model"])
+    resolved = model or parts["executor"].resolved(parts["model"])
 
     labels = {axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])}
     if model is not None:

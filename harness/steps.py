@@ -121,7 +121,9 @@ class Steps:
 
     def fit(self) -> None:
         """Fit the method and write its tensors."""
-        workspace = Workspace(self._store.folder / "training", progress=partial(phase, unit="steps"))
+        # A worker on another machine may not see the folder; it keeps no checkpoints then.
+        folder = self._store.folder / "training" if self._store.folder.is_dir() else None
+        workspace = Workspace(folder, progress=partial(phase, unit="steps"))
         fitted = self._bench.fit(workspace)
         self._is_adopted = True
         trained_on = sum(cost.examples for cost in workspace.costs)

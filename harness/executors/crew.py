@@ -109,7 +109,7 @@ class Crew:
         self._inbox: queue.SimpleQueue[tuple[Member, Message]] = queue.SimpleQueue()
         self._closed, self._looked = False, time.monotonic()
         self._key = secrets.token_bytes(32)
-        self._listener = Listener((executor.host, 0), backlog=64, authkey=self._key)
+        self._listener = Listener(("" if executor.any_machine else "127.0.0.1", 0), backlog=64, authkey=self._key)
         threading.Thread(target=self._accept, daemon=True).start()
         self._started: dict[int, Started] = {}
         try:
@@ -153,6 +153,7 @@ class Crew:
             started.stop()
         with suppress(OSError, AuthenticationError, EOFError):  # the thread that accepts waits for somebody to connect
             Client(self._listener.address, authkey=self._key).close()
+        self.executor.close()
 
     def _start_again(self, number: int) -> None:
         self._started[number].stop()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
+
 from harness.scoring import Judge
+from harness.subject.load import ModelConfig, ResolvedModel, resolve
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class Address:
     """Where workers reach the process that hands out work.
 
     Args:
-        host: address of its machine.
+        host: name or number of its machine.
         port: where it listens.
         key: what both sides prove to each other that they know.
     """
@@ -44,8 +49,12 @@ class Executor:
 
     is_here: ClassVar[bool] = False
     """Whether this process does them itself."""
+    any_machine: ClassVar[bool] = True
+    """Whether workers may live on other machines than this one."""
     name: ClassVar[str]
     """What it is called on the command line."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """A package that must be installed, and the extra that installs it."""
 
     @property
     def count(self) -> int:
@@ -54,8 +63,13 @@ class Executor:
 
     @property
     def host(self) -> str:
-        """The address at which workers reach this process."""
+        """Under which name or number workers reach this machine."""
         raise NotImplementedError
+
+    @property
+    def gives_gpus(self) -> bool:
+        """Whether workers get GPUs that this process need not have."""
+        return False
 
     def check(self, searching_judge: Judge | None = None) -> None:
         """Raise for what cannot work, before anything is loaded.
@@ -64,14 +78,25 @@ class Executor:
             searching_judge: the judge that the job's search calls on.
 
         Raises:
-            ValueError: a limit cannot be kept.
+            ValueError: a package is missing, or a limit cannot be kept.
         """
+        if self.needs and importlib.util.find_spec(self.needs[0]) is None:
+            raise ValueError(f"executor={self.name} is not installed: pip install 'steering-harness[{self.needs[1]}]'")
         for limit in ("max_calls", "max_cost"):
             if searching_judge is not None and not self.is_here and getattr(searching_judge, limit, None) is not None:
                 raise ValueError(
                     f"judge.{limit} is counted in one process, and executor={self.name} would have the search call "
                     f"the judge from {self.count}: take executor=here, or judge.{limit}=null"
                 )
+
+    def resolved(self, config: ModelConfig) -> ResolvedModel:
+        """The model that a configuration stands for, on the device that it will live on."""
+        if not self.gives_gpus or config.device == "cpu":
+            return resolve(config)
+        # This machine may have no GPU: it looks the model up as for its CPU, and never loads it.
+        on_cpu = resolve(dataclasses.replace(config, device="cpu"))
+        device = torch.device("cuda" if config.device == "auto" else config.device)
+        return dataclasses.replace(on_cpu, config=config, device=device)
 
     def start(self, number: int, address: Address) -> Started:
         """Start a worker; `harness.executors.worker.work` is what it runs.
@@ -82,6 +107,9 @@ class Executor:
         """
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Give back what starting workers took, after the last one has ended."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Here(Executor):
@@ -91,7 +119,7 @@ class Here(Executor):
     name: ClassVar[str] = "here"
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise ValueError for a setting of an executor below 1."""
-    if value < 1:
-        raise ValueError(f"executor.{name} must be at least 1, got {value}")
+def check_count(name: str, value: float, least: float = 1) -> None:
+    """Raise ValueError for a setting of an executor below its least value."""
+    if value < least:
+        raise ValueError(f"executor.{name} must be at least {least:g}, got {value:g}")

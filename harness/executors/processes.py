@@ -24,6 +24,7 @@ class Processes(Executor):
         threads: threads of each on a CPU; None shares the cores among them, unless OMP_NUM_THREADS is set.
     """
 
+    any_machine: ClassVar[bool] = False
     name: ClassVar[str] = "processes"
     workers: int | None
     threads: int | None

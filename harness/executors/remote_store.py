@@ -17,7 +17,7 @@ class RemoteStore(GenerationStore):
     """Implements what the pieces of a job use of `GenerationStore`, over a connection.
 
     Args:
-        folder: where the store lies. Checkpoints of a fit are kept there too, by whoever fits.
+        folder: where the store lies for its owner. A worker that sees the folder too keeps checkpoints of a fit there.
         ask: returns what the owner's store says under a name, for these arguments.
         tell: has the owner's store do what this name says, with these arguments.
     """

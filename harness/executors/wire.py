@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import pickle
 import socket
 import threading
@@ -18,6 +19,8 @@ from harness.subject.load import ModelConfig, ResolvedModel, resolve
 Message = tuple[Any, ...]
 """A word that says what it is, and what belongs to it. Nobody without the key of the connection can send one."""
 
+_IDLE_SECONDS, _PROBE_SECONDS, _PROBES = 30, 10, 3
+
 
 class Wire:
     """Messages to and from one other process, which may be sent from any thread.
@@ -28,10 +31,11 @@ class Wire:
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._sending = connection, threading.Lock()
+        _ask_for_signs_of_life(connection)
 
     def send(self, *message: Any) -> None:
         """Send a message; OSError if the other side is gone."""
-        # Not the connection's own pickling: PyTorch has that hand over tensors in files that end with their process.
+        # Not the connection's own pickling: PyTorch has it hand over tensors through memory that machines do not share.
         content = pickle.dumps(message)
         with self._sending:
             self._connection.send_bytes(content)
@@ -43,6 +47,16 @@ class Wire:
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
+
+
+def _ask_for_signs_of_life(connection: Connection) -> None:
+    """Have the system notice within a minute that the other machine is gone: a lost machine does not say good-bye."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        limits = {"TCP_KEEPIDLE": _IDLE_SECONDS, "TCP_KEEPINTVL": _PROBE_SECONDS, "TCP_KEEPCNT": _PROBES}
+        for option, value in limits.items():
+            if hasattr(socket, option):  # not every system has names for all of them
+                shared.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def packed(job: Job) -> bytes:

@@ -49,6 +49,8 @@ def commit() -> str | None:
 
 def device_name(device: torch.device) -> str:
     """What computed the result."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "GPU of a worker"  # this process only hands out work
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

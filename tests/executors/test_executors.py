@@ -165,3 +165,35 @@ def test_workers_that_cannot_begin_are_not_started_for_ever(tmp_path: Path, monk
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         job_of(tmp_path, "method=caa", *overrides)
+
+
+CLUSTERS = {
+    "ray": (("executor=ray",), "ray::_work"),
+    "submitit": (("executor=submitit", "executor.cluster=local", "executor.mem_gb=4"), "submitit.core._submit"),
+}
+"""Settings of each, and a sign by which its workers are told from other processes."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_cluster_of_this_machine_leaves_what_one_process_leaves_though_a_worker_is_killed(
+    name: str, alone: Path, tmp_path: Path
+) -> None:
+    settings, sign = CLUSTERS[name]
+    given = (*settings, "executor.workers=2", "executor.gpus_per_worker=0", "executor.cpus_per_worker=1")
+    command = [sys.executable, "-m", "harness", *SMALL, f"out={tmp_path / 'runs'}", *LONGER, *given]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    errors = tmp_path / "stderr"
+
+    with errors.open("w") as stderr, subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=stderr) as driver:
+        wait_until(lambda: has_generations(tmp_path / "runs") or driver.poll() is not None)
+        descendants = psutil.Process(driver.pid).children(recursive=True)
+        workers = [process for process in descendants if any(sign in word for word in process.cmdline())]
+        workers[0].kill()
+        assert driver.wait(900) == 0, errors.read_text()
+    assert "lost the worker on" in errors.read_text()
+    assert records(tmp_path / "runs") == records(alone)
+    assert work(tmp_path / "runs") == work(alone)
+    _gone, alive = psutil.wait_procs(descendants, timeout=60)
+    assert not alive

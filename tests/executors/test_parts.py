@@ -2,16 +2,18 @@
 
 import dataclasses
 import pickle
+import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from harness.build import build
 from harness.config import composed
-from harness.executors.executor import Here
+from harness.executors.executor import Executor, Here
 from harness.executors.processes import Processes
+from harness.executors.ray_cluster import Ray
 from harness.executors.remote_store import RemoteStore
+from harness.executors.submitit_jobs import Submitit
 from harness.executors.usage import add_usages, spent, usages
 from harness.executors.wire import packed, unpacked
 from harness.job import Job
@@ -19,6 +21,18 @@ from harness.judges.audit import AuditedJudge
 from harness.judges.match import MatchJudge
 from harness.judges.openai import OpenAIJudge
 from harness.records.store import GenerationStore
+
+RAY = Ray(workers=2, address=None, gpus_per_worker=1, cpus_per_worker=1)
+SUBMITIT = Submitit(
+    workers=2,
+    cluster="slurm",
+    folder="jobs",
+    host_name=None,
+    timeout_min=10,
+    gpus_per_worker=1,
+    cpus_per_worker=1,
+    mem_gb=1,
+)
 
 
 def job_of(*overrides: str) -> Job:
@@ -42,10 +56,10 @@ def test_another_model_under_the_same_name_is_refused() -> None:
 
 
 def test_a_device_of_another_kind_is_refused() -> None:
-    job = job_of("model.device=cpu")
-    elsewhere = dataclasses.replace(job.model, device=torch.device("cuda"))
-    with pytest.raises(RuntimeError, match=r"would use cpu, not cuda"):
-        unpacked(packed(dataclasses.replace(job, model=elsewhere)))
+    job = job_of("executor=ray", "model.device=cuda")
+    assert job.model.device.type == "cuda", "the workers have it"
+    with pytest.raises((RuntimeError, ValueError), match="cuda"):
+        unpacked(packed(job_of("executor=ray", "model.device=auto")))
 
 
 def test_an_executor_is_part_of_no_key_and_of_no_record() -> None:
@@ -71,13 +85,35 @@ def test_what_a_judge_used_elsewhere_is_counted() -> None:
     assert (here.usage.calls, here.usage.cost) == (6, None)
 
 
-def test_a_limit_that_several_processes_cannot_keep_is_refused() -> None:
-    executor = Processes(workers=2, threads=1)
+@pytest.mark.parametrize("executor", [Processes(workers=2, threads=1), RAY, SUBMITIT])
+def test_a_limit_that_several_processes_cannot_keep_is_refused(executor: Executor) -> None:
     judge = OpenAIJudge(model="gpt-4o", max_calls=10)
     with pytest.raises(ValueError, match=r"judge.max_calls is counted in one process"):
         executor.check(judge)
     executor.check(OpenAIJudge(model="gpt-4o"))
     Here().check(judge)
+
+
+@pytest.mark.parametrize(("executor", "extra"), [(RAY, "ray"), (SUBMITIT, "slurm")])
+def test_a_package_that_is_missing_is_named(executor: Executor, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=re.escape(f"pip install 'steering-harness[{extra}]'")):
+        executor.check()
+
+
+@pytest.mark.parametrize(
+    ("executor", "field", "value"),
+    [
+        (RAY, "workers", 0),
+        (RAY, "gpus_per_worker", -1),
+        (SUBMITIT, "workers", 0),
+        (SUBMITIT, "timeout_min", 0),
+        (SUBMITIT, "mem_gb", 0),
+    ],
+)
+def test_counts_that_start_nothing_are_refused(executor: Executor, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"executor\.{field} must be .*, got {value}"):
+        dataclasses.replace(executor, **{field: value})
 
 
 def test_a_store_at_a_distance_does_what_the_store_itself_does() -> None:
