@@ -161,12 +161,12 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
 
     _check_out(values["out"])
     for option in ("name", "sweep"):
-        _check_folder_name(option, values[option])
+        check_folder_name(option, values[option])
     return values
 
 
-def _check_folder_name(option: str, name: str | None) -> None:
-    """Raise ValueError unless a folder in ``out`` can have this name."""
+def check_folder_name(option: str, name: str | None) -> None:
+    """Raise ValueError unless a folder in ``out`` can have this name; None leaves the choice to the harness."""
     if name is not None and not _FOLDER_NAME.fullmatch(name):
         raise ValueError(
             f"{option} must be a folder's name of letters, digits and . _ = + - that begins with a letter or a "

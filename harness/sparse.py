@@ -7,7 +7,6 @@ A file is Gemma Scope's ``params.npz`` (or the same tensors as safetensors), or 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from harness import directions
 from harness.concepts import per_text_states, sides_of
 from harness.data import Demonstration
+from harness.json_text import parsed_object
 from harness.model_view import Subject
 from harness.steering import Site
 from harness.training import Learner, Part, Training, train
@@ -81,7 +81,7 @@ def read(path: str | Path) -> SparseCoder:
     path = Path(path)
     options: dict[str, Any] = {}
     if path.is_dir():
-        options = json.loads((path / "cfg.json").read_text())
+        options = parsed_object((path / "cfg.json").read_text("utf-8"), str(path / "cfg.json"))
         path = path / "sae_weights.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"no autoencoder at {path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.attention_blocks import Weights
+from harness.json_text import parsed_object
 from harness.model_view import Architecture
 from harness.subject.hub import hub_folder, local_folder
 from harness.velocity import TIME_FEATURES, FieldShape, VelocityField
@@ -122,7 +122,7 @@ def read_checkpoint(name: str, architecture: Architecture) -> Checkpoint:
     file = _file(name)
     settings: dict[str, Any] = {}
     if (beside := file.with_name("config.json")).exists():
-        settings = json.loads(beside.read_text())
+        settings = parsed_object(beside.read_text("utf-8"), str(beside))
     for part in ("disable_cross_attn", "disable_mlp"):
         if settings.get(part):
             raise ValueError(f"{file}: fields trained with {part} are not supported")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.json_text import parsed_object
 from harness.subject.digest import cache_root
 
 if TYPE_CHECKING:
@@ -97,12 +98,7 @@ def check_shippable(path: Path) -> None:
     if is_new:
         path.unlink()
         return
-    try:
-        judges = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--into {path} is not JSON ({error})") from error
-    if not isinstance(judges, dict):
-        raise ValueError(f"--into {path} must hold a table of judges")
+    parsed_object(path.read_text("utf-8"), f"--into {path}")
 
 
 def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHIPPED) -> None:

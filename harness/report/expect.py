@@ -49,9 +49,13 @@ def read_expectations(path: Path) -> Expectations:
     """The ``expect`` node of an experiment.
 
     Raises:
-        ValueError: if the file has no such node or an entry of it lacks its value, tolerance or source.
+        ValueError: if the file is not YAML, or has no such node, or an entry of it lacks its value, tolerance or source.
     """
-    node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("expect")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    node = content.get("expect") if isinstance(content, dict) else None
     if not isinstance(node, dict) or not node:
         raise ValueError(f"{path} states no published values: it has no `expect:` node")
     return check_expectations(node, f"{path}: expect")

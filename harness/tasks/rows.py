@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 import re
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
+
+from harness.json_text import parsed, parsed_object
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
@@ -121,24 +122,11 @@ def _csv(text: str, path: str) -> list[Row]:
 def _json_lines(text: str, path: str) -> list[Row]:
     # Not splitlines(): a string may hold U+2028 and its like, which end no line of a JSON Lines file.
     numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_object(line, f"{path} line {number}") for number, line in numbered]
-
-
-def _object(line: str, where: str) -> Row:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
-    return value
+    return [parsed_object(line, f"{path} line {number}") for number, line in numbered]
 
 
 def _json(text: str, path: str) -> list[Row]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
+    value = parsed(text, path)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ValueError(f"{path} must be a JSON list of objects")
     return value

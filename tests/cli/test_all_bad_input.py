@@ -337,6 +337,7 @@ def refuses(as_module: AsModule, place: Path, module: str, inputs: Iterable[Sequ
         wrong = complaint(as_module(module, *arguments, folder=place), module)
         if wrong:
             complaints.append(f"{module} {' '.join(arguments)}\n    {wrong}")
+            print(complaints[-1], flush=True)
     assert not complaints, f"{len(complaints)} are not refused in one line:\n" + "\n".join(complaints)
 
 
@@ -391,5 +392,6 @@ def test_damaged_runs(as_module: AsModule, place: Path, module: str) -> None:
         settings = ["evaluator=token_overlap"] if module == "harness.score" else []
         wrong = complaint(as_module(module, "runs/good", *settings, folder=place), module)
         if wrong:
-            complaints.append(f"{name}\n    {wrong}")
+            complaints.append(f"{module}: {name}\n    {wrong}")
+            print(complaints[-1], flush=True)
     assert not complaints, f"{len(complaints)} are not refused in one line:\n" + "\n".join(complaints)
