@@ -159,7 +159,7 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
         if values[option] < 0:
             raise ValueError(f"{option} must not be below 0, got {values[option]}")
 
-    _check_out(values["out"])
+    check_out(values["out"])
     for option in ("name", "sweep"):
         check_folder_name(option, values[option])
     return values
@@ -176,7 +176,7 @@ def check_folder_name(option: str, name: str | None) -> None:
         raise ValueError(f"{option}={name} is a name that the harness itself uses in out; choose another one")
 
 
-def _check_out(out: str) -> None:
+def check_out(out: str) -> None:
     """Raise ValueError unless files can be written below ``out``; nothing is made for the test."""
     if not out.strip() or "://" in out:
         raise ValueError(f"out must be a folder of this machine, got {out!r}")

@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
+"""Methods that are fed neither data nor answers."""
 _PER_ITEM_CONTROLS = ("gold_in_prompt", "best_of_n")
 """Controls that are about the answers of the task's own items."""
-"""Methods that are fed neither data nor answers."""
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Launchers, and which extra of this package installs each of them."""
 PLUGIN_LAUNCHERS = "hydra/launcher/plugin"
@@ -36,17 +36,23 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
     Raises:
         ValueError: there is no such option or choice.
     """
-    running = GlobalHydra.instance().is_initialized()
-    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
+    refuse_odd_choices(overrides)
     try:
-        with start:
-            config = compose("config", list(overrides), return_hydra_config=True)
+        config = _composed(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, overrides)) from error
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     return config, choices
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with Hydra's own node; its complaints are raised as they are."""
+    running = GlobalHydra.instance().is_initialized()
+    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
+    with start:
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
@@ -286,8 +292,9 @@ def _is_package(name: str) -> bool:
 def did_you_mean(name: str, overrides: Sequence[str]) -> str:
     """The option that somebody who wrote ``name`` may have meant, "" if none is close."""
     parent, _, last = name.rpartition(".")
+    others = [item for item in overrides if not f"{name}.".startswith(f"{_key(item)}.")]
     try:
-        config, _choices = composed([item for item in overrides if _key(item) != name])
+        config = _composed(others)  # not `composed`, which would ask here again what was meant
         node = OmegaConf.select(config, parent) if parent else config
     except Exception:  # the other overrides may be wrong too
         return ""

@@ -183,6 +183,7 @@ class ResolvedModel:
         identity: names the exact weights: a content hash, or hub id and commit.
         device: where it will live.
         weights: fetches or converts the weights if need be, and returns the folder that holds them.
+        tokenizer: reads the tokenizer, for which no weights load.
     """
 
     config: ModelConfig
@@ -191,6 +192,12 @@ class ResolvedModel:
     identity: str
     device: torch.device
     weights: Callable[[], Path]
+    tokenizer: Callable[[], PreTrainedTokenizerBase]
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for; None where its configuration does not say."""
+        return getattr(self.settings.get_text_config(), "max_position_embeddings", None)
 
 
 def resolve(config: ModelConfig) -> ResolvedModel:
@@ -212,13 +219,16 @@ def resolve(config: ModelConfig) -> ResolvedModel:
                 path, digest = _gguf_file(config)
                 settings, identity = gguf.peek_config(path, digest), f"gguf:{digest}:v{gguf.CONVERSION}"
                 weights = partial(gguf.converted, path, digest)
+                tokenizer = partial(_gguf_tokenizer, path, digest, config)
             case "tiny":
                 folder, identity = tiny.tiny_folder(str(config.family)), tiny.tiny_identity(str(config.family))
                 settings, weights = _settings(folder, config), partial(_same, folder)
+                tokenizer = partial(_tokenizer, folder, config)
             case "hub":
                 folder, identity, weights = _hub_model(config)
-                settings = _settings(folder, config)
-    return ResolvedModel(config, settings, layout_of(settings, config.blocks_path), identity, device, weights)
+                settings, tokenizer = _settings(folder, config), partial(_tokenizer, folder, config)
+    layout = layout_of(settings, config.blocks_path)
+    return ResolvedModel(config, settings, layout, identity, device, weights, tokenizer)
 
 
 def _settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
@@ -327,7 +337,26 @@ def device_of(config: ModelConfig) -> torch.device:
 def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     # AutoTokenizer rebuilds some families' tokenizers by their own rules, which would spoil the tiny models' bytes.
     loader = PreTrainedTokenizerFast if config.kind == "tiny" else AutoTokenizer
-    tokenizer = loader.from_pretrained(folder, trust_remote_code=config.trust_remote_code, padding_side="left")
+    with _quiet():
+        tokenizer = loader.from_pretrained(folder, trust_remote_code=config.trust_remote_code, padding_side="left")
+    return _usable(tokenizer, config)
+
+
+def _gguf_tokenizer(path: Path, digest: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the converted copy if there is one, else that in the file itself."""
+    folder = gguf.converted_folder(digest)
+    if folder.exists():
+        return _tokenizer(folder, config)
+    with _quiet():
+        return _usable(gguf.load_tokenizer(path), config)
+
+
+def _usable(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer with a padding token.
+
+    Raises:
+        ValueError: a chat template is asked for, and it has none.
+    """
     if config.chat_template and not tokenizer.chat_template:
         raise ValueError(f"{config.label} has no chat template: set model.chat_template=false")
     if tokenizer.pad_token_id is None:

@@ -22,6 +22,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["methd=caa"], ["no option methd"]),
         (["method=caa", "method.layr=3"], ["no option method.layr"]),
         (["--nosuch"], ["--nosuch"]),
+        (["method=austeer", "method.k={nosuch: 1}"], ["no option method.k.nosuch"]),
         (["method=["], ["method=["]),
         (["method=baseline,caa"], ["method=baseline,caa", "-m"]),
         (["seed=x"], ["seed must be a whole number", "'x'"]),

@@ -55,6 +55,7 @@ def test_a_sweep_is_added_up(tool: Cli) -> None:
         (["task.path=absent.csv"], "task.path=absent.csv does not exist"),
         (["evaluator=simpleqa_rubric", "judge=openai"], "no judge key"),
         (["model=hf", "model.id=some/model"], "cannot fetch some/model"),
+        (["task.max_new_tokens=5000"], "more than the context of tiny-llama, 1,024 tokens"),
     ],
 )
 def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
@@ -64,6 +65,7 @@ def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, argu
     assert done.status == 1
     (last,) = [line for line in done.out.splitlines() if line.startswith("cannot run: ")]
     assert message in last
+    assert "tokens/s" not in done.out, "no weights are loaded to measure what cannot run"
 
 
 def test_seconds_are_those_of_reading_and_of_writing() -> None:
