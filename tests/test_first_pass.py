@@ -1,6 +1,5 @@
 """Mistakes of plug-in authors: each is named by its class and site at the first pass, before anything is searched."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -101,7 +100,7 @@ def _item(line: str, place: str) -> Item:
     if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
         raise ValueError(f"{place}: aliases must be a list of texts, got {aliases!r}")
     correct = row.get("correct")
-    label = row["label"] if "label" in row else "CORRECT" if correct is True else WRONG if correct is False else None
+    label = row.get("label", "CORRECT" if correct is True else WRONG if correct is False else None)
     if label not in (*LABELS, WRONG):
         given = row.get("label", row.get("correct"))
         raise ValueError(f"{place}: label must be one of {', '.join(LABELS)}, or correct true or false; got {given!r}")

@@ -49,7 +49,7 @@ def read_expectations(path: Path) -> Expectations:
     """The ``expect`` node of an experiment.
 
     Raises:
-        ValueError: if the file is not YAML, or has no such node, or an entry of it lacks its value, tolerance or source.
+        ValueError: if the file is not YAML or has no such node, or an entry of it lacks its value, tolerance or source.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

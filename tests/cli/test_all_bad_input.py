@@ -199,8 +199,8 @@ def imports() -> Iterator[list[str]]:
 
 OTHERS: dict[str, list[list[str]]] = {
     "harness.compare": [
-        [], ["absent"], ["file"], ["model_empty"], ["good", "--nosuch"], ["good", "--metric", "nosuch"], ["good", "--expect",
-        "absent"],
+        [], ["absent"], ["file"], ["model_empty"], ["good", "--nosuch"], ["good", "--metric", "nosuch"],
+        ["good", "--expect", "absent"],
         ["good", "--expect", "yaml.yaml"], ["good", "--expect", "tag.yaml"], ["good", "--expect", "list.yaml"],
         ["good", "--contrasts", "nosuch"], ["good", "--out", "/proc/nothing"], ["good", "--out", "file"], [""],
     ],
