@@ -7,13 +7,14 @@ import io
 import logging
 import math
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from harness.json_text import parsed, parsed_object
@@ -21,6 +22,11 @@ from harness.json_text import parsed, parsed_object
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _TIMEOUT_SECONDS = 60
+"""How long a server may be silent."""
+_WHOLE_SECONDS = 600
+"""How long a download may take as a whole: a server that sends a byte now and then is never silent."""
+_MOST_BYTES = 2 * 2**30
+_PART_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def _local(path: str, option: str) -> bytes:
 def _download(url: str, option: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
-            return reply.read()
+            return _content(reply, f"{option}={url}")
     except urllib.error.HTTPError as error:
         code = error.code
         error.close()
@@ -95,6 +101,21 @@ def _download(url: str, option: str) -> bytes:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"{option}={url} cannot be reached ({reason}); give a local file instead") from error
+
+
+def _content(reply: IO[bytes], place: str) -> bytes:
+    """All that a server sends, as long as it sends enough of it in time, and ends."""
+    last, content = time.monotonic() + _WHOLE_SECONDS, bytearray()
+    while part := reply.read1(_PART_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise ConnectionError(f"{place} is more than {_MOST_BYTES:,} bytes; give a local file instead")
+        if time.monotonic() > last:
+            raise ConnectionError(
+                f"{place} sent {len(content):,} bytes in {_WHOLE_SECONDS} s and has not ended; "
+                "give a local file instead"
+            )
+    return bytes(content)
 
 
 def _parquet(content: bytes, path: str) -> list[Row]:
