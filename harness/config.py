@@ -219,11 +219,17 @@ def swept(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
+def is_own_option(override: str) -> bool:
+    """Whether an override is about one search or one task, so that jobs with another one need not have the option."""
+    return _key(override).startswith(("search.", "task."))
+
+
 def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many: bool) -> list[str]:
     """The overrides of a job that compose.
 
     In a sweep, an option of one search says nothing to jobs with another search, and is left out of them:
-    ``-m method=baseline,caa search.dev_examples=8`` concerns the jobs that search on dev items.
+    ``-m method=baseline,caa search.dev_examples=8`` concerns the jobs that search on dev items. Likewise an option of
+    one task: ``-m task=facts,copa task.sample=true``.
 
     Args:
         job: its overrides.
@@ -238,8 +244,8 @@ def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many:
         try:
             composed([*kept, *search_path])
         except ValueError as error:
-            unknown = re.match(r"there is no option (search\.\S+)", str(error))
-            without = [item for item in kept if unknown is None or _key(item) != unknown[1]]
+            unknown = re.match(r"there is no option (\S+)", str(error))
+            without = [item for item in kept if unknown is None or not is_own_option(item) or _key(item) != unknown[1]]
             if one_of_many and len(without) < len(kept):
                 kept = without
                 continue
