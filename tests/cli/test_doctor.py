@@ -16,7 +16,15 @@ from harness.scoring import Metric
 def test_a_healthy_run(tool: Cli) -> None:
     done = tool(doctor.main, *TINY, "method=segmented", "task.limit=3", "search.num_trials=5")
     assert done.status == 0, done.out
-    for words in ("tiny-llama", "million weights", "GiB free", "3 test items", "off (tracking=none)", "tokens/s"):
+    for words in (
+        "tiny-llama",
+        "million weights",
+        "GiB free",
+        "3 test items",
+        "off (tracking=none)",
+        "engine",
+        "tokens/s",
+    ):
         assert words in done.out
     assert "18 texts" in done.out, "3 items, 5 trials and the un-steered text each"
     assert "facts: 3 questions, 1 claims: too few to see any gain in correct" in " ".join(done.out.split())
