@@ -26,6 +26,7 @@ def test_a_healthy_run(tool: Cli) -> None:
         "tokens/s",
     ):
         assert words in done.out
+    assert "first logits as transformers computes them" in " ".join(done.out.split())
     assert "18 texts" in done.out, "3 items, 5 trials and the un-steered text each"
     assert "facts: 3 questions, 1 claims: too few to see any gain in correct" in " ".join(done.out.split())
     assert "ready to run" in done.out
