@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,9 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
             if lacking:
                 raise ValueError(f"{name}.{label}.{metric} lacks {', '.join(sorted(lacking))}")
             for part in ("value", "tolerance"):
-                if isinstance(stated[part], bool) or not isinstance(stated[part], int | float):
-                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {stated[part]!r}")
+                number = stated[part]
+                if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a finite number, got {number!r}")
             refuse_met_by_chance(f"{name}.{label}.{metric}", stated)
     return node
 
