@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ _VALUES: Mapping[str, Any] = {
     "lock_wait": float,
 }
 """What the root's own values must be."""
+
+_OTHERS = ("evaluator", "num_trials", "jobs", "controls", "contrasts", "expect")
+"""Options of the root that are checked where they are used."""
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,127}")
 _TAKEN = ("generations", "report.html", "comparison.json", "comparison.csv", "index.csv", "log.txt", "wandb", "figures")
@@ -154,6 +158,9 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
         ValueError: one is not.
     """
     values = plain_values(config)
+    if unknown := [name for name in values if name not in (*PARTS, *_VALUES, *_OTHERS)]:
+        close = difflib.get_close_matches(unknown[0], [*PARTS, *_VALUES, *_OTHERS], 1)
+        raise ValueError(f"there is no option {unknown[0]}" + (f"; did you mean {close[0]}?" if close else ""))
     values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
     for option in ("seed", "lock_wait"):
         if values[option] < 0:

@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness import workers
 from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, is_own_option, swept
@@ -70,7 +70,12 @@ command_line = CommandLine()
 
 def search_path_of(settings: Any) -> list[str]:
     """``hydra.searchpath=…``, as it was given on the command line."""
-    return [item for item in settings.overrides.hydra if item.startswith("hydra.searchpath=")]
+    return [item for item in as_given(settings.overrides.hydra) if item.startswith("hydra.searchpath=")]
+
+
+def as_given(overrides: ListConfig) -> list[str]:
+    """Overrides as they were written: what they refer to (``seed=${oc.env:SEED}``) may not be there."""
+    return [str(item) for item in OmegaConf.to_container(overrides, resolve=False)]
 
 
 class JobSweeper(Sweeper):

@@ -40,7 +40,7 @@ def run_job(config: DictConfig) -> Outcome:
     Nothing is raised: Hydra would put lines of its own around an error.
     """
     settings = HydraConfig.get()
-    overrides = [*settings.overrides.task, *launching.search_path_of(settings)]
+    overrides = [*launching.as_given(settings.overrides.task), *launching.search_path_of(settings)]
     in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
     if not in_sweep and is_several(config):
         launching.command_line.is_sweep = True
