@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from harness.checks import check, check_elsewhere
-from harness.config import composed, plain_values
+from harness.config import WRONG_JOBS, composed, plain_values
 from harness.control import Control
 from harness.credentials import without_credentials
 from harness.executors.executor import Executor
@@ -162,6 +162,8 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
         close = difflib.get_close_matches(unknown[0], [*PARTS, *_VALUES, *_OTHERS], 1)
         raise ValueError(f"there is no option {unknown[0]}" + (f"; did you mean {close[0]}?" if close else ""))
     values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
+    if not isinstance(values["jobs"], list):
+        raise ValueError(WRONG_JOBS.format(values["jobs"]))
     for option in ("seed", "lock_wait"):
         if values[option] < 0:
             raise ValueError(f"{option} must not be below 0, got {values[option]}")

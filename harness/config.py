@@ -19,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-_WRONG_JOBS = "jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {}"
+WRONG_JOBS = "jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {}"
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
 """Methods that are fed neither data nor answers."""
@@ -115,13 +115,7 @@ def expand(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
 
 
 def is_several(config: DictConfig) -> bool:
-    """Whether a configuration stands for several jobs.
-
-    Raises:
-        ValueError: ``jobs`` is no list.
-    """
-    if not OmegaConf.is_list(config.jobs):
-        raise ValueError(_WRONG_JOBS.format(config.jobs))
+    """Whether a configuration stands for several jobs."""
     return bool(config.jobs) or config.controls != "none" or _measures_side_effects(config)
 
 
@@ -147,7 +141,7 @@ def _with_controls_and_jobs(
         raise ValueError(f"controls must be none or auto, got {config.controls}")
     jobs = OmegaConf.to_container(config.jobs, resolve=True) if OmegaConf.is_config(config.jobs) else config.jobs
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
-        raise ValueError(_WRONG_JOBS.format(jobs))
+        raise ValueError(WRONG_JOBS.format(jobs))
     # A job is one job: what it was expanded from does not stay in it, nor what an experiment's YAML lists.
     given = [item for item in overrides if _key(item) not in ("jobs", "controls")]
     if jobs and _value(given, "experiment"):
