@@ -255,7 +255,7 @@ def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many:
 
 
 def refuse_odd_choices(overrides: Sequence[str]) -> None:
-    """Raise ValueError for a list or a path where the name of one choice is due.
+    """Raise ValueError for a list or a path where the name of one choice is due, and for one that is named twice.
 
     Hydra would merge the YAMLs of a list into one node without a word, and take a YAML of another group by its path.
     """
@@ -267,6 +267,10 @@ def refuse_odd_choices(overrides: Sequence[str]) -> None:
             raise ValueError(f"{_key(item)} takes one choice, got {value}; -m {_key(item)}={choices} runs each of them")
         if _key(item) in groups and ".." in value.split("/"):
             raise ValueError(f"{_key(item)} takes the name of one choice, got the path {value}")
+        if _key(item) == "evaluator" and value.startswith("["):
+            names = [name.strip() for name in value.strip("[]").split(",")]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"evaluator names {twice[0]} twice, got {value}")
 
 
 def refuse_search_paths(overrides: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ ROOT = (
     "search=null", "judge=null", "evaluator=null", "evaluator=[]", "evaluator=[token_overlap,token_overlap]",
     "tracking.mode=nosuch", "hydra.searchpath=5", "hydra.searchpath=[file:///nosuch]",
     "hydra.searchpath=[pkg://nosuch]",
-    "hydra.searchpath=[nosuch]", "hydra/launcher=nosuch", "hydra.run.dir=5", "nosuch=1", "+nosuch=1", "~seed", "~task",
+    "hydra.searchpath=[nosuch]", "hydra/launcher=nosuch", "nosuch=1", "+nosuch=1", "~seed", "~task",
     "+method.nosuch=1", "=", "a", "seed", "seed=", "seed=${nosuch}", "seed=${oc.env:NO_SUCH}", "--nosuch", "--seed=1",
     "--config-name=nosuch", "--config-dir=nosuch", "--config-path=nosuch", "--experimental-rerun=file", "--cfg=nosuch",
     "method._target_=os.system", "method._target_=nosuch.Class", "method._target_=5",
