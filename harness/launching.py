@@ -75,7 +75,9 @@ def search_path_of(settings: Any) -> list[str]:
 
 def as_given(overrides: ListConfig) -> list[str]:
     """Overrides as they were written: what they refer to (``seed=${oc.env:SEED}``) may not be there."""
-    return [str(item) for item in OmegaConf.to_container(overrides, resolve=False)]
+    items = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(items, list)
+    return [str(item) for item in items]
 
 
 class JobSweeper(Sweeper):
