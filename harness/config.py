@@ -301,7 +301,8 @@ def _is_package(name: str) -> bool:
 def did_you_mean(name: str, overrides: Sequence[str]) -> str:
     """The option that somebody who wrote ``name`` may have meant, "" if none is close."""
     parent, _, last = name.rpartition(".")
-    others = [item for item in overrides if not f"{name}.".startswith(f"{_key(item)}.")]
+    wrong = {name, *(".".join(name.split(".")[:depth]) for depth in range(2, name.count(".") + 1))}
+    others = [item for item in overrides if _key(item) not in wrong]  # the choice of a group, as method=caa, stays
     try:
         config = _composed(others)  # not `composed`, which would ask here again what was meant
         node = OmegaConf.select(config, parent) if parent else config

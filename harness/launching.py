@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from harness import workers
 from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, is_own_option, swept
@@ -73,7 +73,7 @@ def search_path_of(settings: Any) -> list[str]:
     return [item for item in as_given(settings.overrides.hydra) if item.startswith("hydra.searchpath=")]
 
 
-def as_given(overrides: ListConfig) -> list[str]:
+def as_given(overrides: Any) -> list[str]:
     """Overrides as they were written: what they refer to (``seed=${oc.env:SEED}``) may not be there."""
     items = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(items, list)
