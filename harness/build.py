@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from harness.checks import check, check_elsewhere
-from harness.config import composed, plain_values
+from harness.config import WRONG_JOBS, composed, plain_values
 from harness.control import Control
 from harness.credentials import without_credentials
 from harness.executors.executor import Executor
@@ -59,6 +60,9 @@ _VALUES: Mapping[str, Any] = {
     "lock_wait": float,
 }
 """What the root's own values must be."""
+
+_OTHERS = ("evaluator", "num_trials", "jobs", "controls", "contrasts", "expect")
+"""Options of the root that are checked where they are used."""
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,127}")
 _TAKEN = ("generations", "report.html", "comparison.json", "comparison.csv", "index.csv", "log.txt", "wandb", "figures")
@@ -154,19 +158,24 @@ def checked_values(config: DictConfig) -> dict[str, Any]:
         ValueError: one is not.
     """
     values = plain_values(config)
+    if unknown := [name for name in values if name not in (*PARTS, *_VALUES, *_OTHERS)]:
+        close = difflib.get_close_matches(unknown[0], [*PARTS, *_VALUES, *_OTHERS], 1)
+        raise ValueError(f"there is no option {unknown[0]}" + (f"; did you mean {close[0]}?" if close else ""))
     values |= {name: built(values[name], kind, name) for name, kind in _VALUES.items()}
+    if not isinstance(values["jobs"], list):
+        raise ValueError(WRONG_JOBS.format(values["jobs"]))
     for option in ("seed", "lock_wait"):
         if values[option] < 0:
             raise ValueError(f"{option} must not be below 0, got {values[option]}")
 
-    _check_out(values["out"])
+    check_out(values["out"])
     for option in ("name", "sweep"):
-        _check_folder_name(option, values[option])
+        check_folder_name(option, values[option])
     return values
 
 
-def _check_folder_name(option: str, name: str | None) -> None:
-    """Raise ValueError unless a folder in ``out`` can have this name."""
+def check_folder_name(option: str, name: str | None) -> None:
+    """Raise ValueError unless a folder in ``out`` can have this name; None leaves the choice to the harness."""
     if name is not None and not _FOLDER_NAME.fullmatch(name):
         raise ValueError(
             f"{option} must be a folder's name of letters, digits and . _ = + - that begins with a letter or a "
@@ -176,7 +185,7 @@ def _check_folder_name(option: str, name: str | None) -> None:
         raise ValueError(f"{option}={name} is a name that the harness itself uses in out; choose another one")
 
 
-def _check_out(out: str) -> None:
+def check_out(out: str) -> None:
     """Raise ValueError unless files can be written below ``out``; nothing is made for the test."""
     if not out.strip() or "://" in out:
         raise ValueError(f"out must be a folder of this machine, got {out!r}")

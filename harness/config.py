@@ -19,11 +19,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+WRONG_JOBS = "jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {}"
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
+"""Methods that are fed neither data nor answers."""
 _PER_ITEM_CONTROLS = ("gold_in_prompt", "best_of_n")
 """Controls that are about the answers of the task's own items."""
-"""Methods that are fed neither data nor answers."""
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Launchers, and which extra of this package installs each of them."""
 PLUGIN_LAUNCHERS = "hydra/launcher/plugin"
@@ -36,17 +37,23 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, Any]]:
     Raises:
         ValueError: there is no such option or choice.
     """
-    running = GlobalHydra.instance().is_initialized()
-    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
+    refuse_odd_choices(overrides)
     try:
-        with start:
-            config = compose("config", list(overrides), return_hydra_config=True)
+        config = _composed(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, overrides)) from error
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     return config, choices
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with Hydra's own node; its complaints are raised as they are."""
+    running = GlobalHydra.instance().is_initialized()
+    start = nullcontext() if running else initialize_config_module("conf", version_base="1.3")
+    with start:
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
@@ -134,9 +141,7 @@ def _with_controls_and_jobs(
         raise ValueError(f"controls must be none or auto, got {config.controls}")
     jobs = OmegaConf.to_container(config.jobs, resolve=True) if OmegaConf.is_config(config.jobs) else config.jobs
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
-        raise ValueError(
-            f"jobs must be a list of lists of overrides, e.g. jobs=[[method=baseline],[method=caa]], got {jobs}"
-        )
+        raise ValueError(WRONG_JOBS.format(jobs))
     # A job is one job: what it was expanded from does not stay in it, nor what an experiment's YAML lists.
     given = [item for item in overrides if _key(item) not in ("jobs", "controls")]
     if jobs and _value(given, "experiment"):
@@ -213,11 +218,17 @@ def swept(overrides: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
+def is_own_option(override: str) -> bool:
+    """Whether an override is about one search or one task, so that jobs with another one need not have the option."""
+    return _key(override).startswith(("search.", "task."))
+
+
 def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many: bool) -> list[str]:
     """The overrides of a job that compose.
 
     In a sweep, an option of one search says nothing to jobs with another search, and is left out of them:
-    ``-m method=baseline,caa search.dev_examples=8`` concerns the jobs that search on dev items.
+    ``-m method=baseline,caa search.dev_examples=8`` concerns the jobs that search on dev items. Likewise an option of
+    one task: ``-m task=facts,copa task.sample=true``.
 
     Args:
         job: its overrides.
@@ -232,8 +243,8 @@ def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many:
         try:
             composed([*kept, *search_path])
         except ValueError as error:
-            unknown = re.match(r"there is no option (search\.\S+)", str(error))
-            without = [item for item in kept if unknown is None or _key(item) != unknown[1]]
+            unknown = re.match(r"there is no option (\S+)", str(error))
+            without = [item for item in kept if unknown is None or not is_own_option(item) or _key(item) != unknown[1]]
             if one_of_many and len(without) < len(kept):
                 kept = without
                 continue
@@ -244,7 +255,7 @@ def fitting(job: Sequence[str], search_path: Sequence[str] = (), *, one_of_many:
 
 
 def refuse_odd_choices(overrides: Sequence[str]) -> None:
-    """Raise ValueError for a list or a path where the name of one choice is due.
+    """Raise ValueError for a list or a path where the name of one choice is due, and for one that is named twice.
 
     Hydra would merge the YAMLs of a list into one node without a word, and take a YAML of another group by its path.
     """
@@ -256,6 +267,10 @@ def refuse_odd_choices(overrides: Sequence[str]) -> None:
             raise ValueError(f"{_key(item)} takes one choice, got {value}; -m {_key(item)}={choices} runs each of them")
         if _key(item) in groups and ".." in value.split("/"):
             raise ValueError(f"{_key(item)} takes the name of one choice, got the path {value}")
+        if _key(item) == "evaluator" and value.startswith("["):
+            names = [name.strip() for name in value.strip("[]").split(",")]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"evaluator names {twice[0]} twice, got {value}")
 
 
 def refuse_search_paths(overrides: Sequence[str]) -> None:
@@ -286,8 +301,10 @@ def _is_package(name: str) -> bool:
 def did_you_mean(name: str, overrides: Sequence[str]) -> str:
     """The option that somebody who wrote ``name`` may have meant, "" if none is close."""
     parent, _, last = name.rpartition(".")
+    wrong = {name, *(".".join(name.split(".")[:depth]) for depth in range(2, name.count(".") + 1))}
+    others = [item for item in overrides if _key(item) not in wrong]  # the choice of a group, as method=caa, stays
     try:
-        config, _choices = composed([item for item in overrides if _key(item) != name])
+        config = _composed(others)  # not `composed`, which would ask here again what was meant
         node = OmegaConf.select(config, parent) if parent else config
     except Exception:  # the other overrides may be wrong too
         return ""

@@ -11,6 +11,7 @@ from harness.data import Example
 from harness.executors.crew import Assignment, dismiss_crews, hands_for
 from harness.executors.hands import Hands
 from harness.job import Job
+from harness.lengths import check_lengths
 from harness.progress import phase
 from harness.records.locks import locked
 from harness.records.rows import Selected
@@ -54,6 +55,7 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
         counted: ids of the test items to generate for, where a subset decides what counts; None: all.
 
     Raises:
+        ValueError: a prompt does not fit into the model's context.
         NotSteeredError: the method should have changed hidden states and did not.
     """
     source = None if job.chosen_by is None else generate(job.chosen_by)
@@ -62,6 +64,7 @@ def generate(job: Job, counted: Collection[str] | None = None) -> Generated:
     with locked(store.folder, job.lock_wait, on_wait=release_models):
         store.begin(job.keys.made_from)
         if not store.files or (job.reads_latents and LATENTS_FILE not in store.files):
+            check_lengths(job, [*tests, *dev_items(job)])  # before weights load
             hands = hands_for(Assignment(job, store, None if source is None else source.store, counted))
             _produce(job, hands, store, tests, source)
             store.seal()
@@ -109,8 +112,6 @@ def _produce(
         tests: items to generate for.
         source: whose fitted tensors and parameters to take over; None to fit and search.
     """
-    if job.generates:
-        hands.do("check")
     if source is None and store.artifact is None:
         with phase("fit"):
             hands.do("fit")

@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from harness import workers
-from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, swept
+from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, is_own_option, swept
 
 JOBS = "HARNESS_JOBS"
 """Environment variable that tells a job how many there are."""
@@ -48,7 +48,7 @@ class CommandLine:
     Args:
         outcomes: what came of its jobs so far.
         is_sweep: without ``-m``, it turned out to stand for several jobs: those of ``jobs`` or ``controls``.
-        kept_back: overrides of a search that not every job has.
+        kept_back: overrides of a search or a task that not every job has.
         shared: overrides that all jobs have.
         printed: overrides of failed jobs whose error this process has printed.
     """
@@ -70,7 +70,14 @@ command_line = CommandLine()
 
 def search_path_of(settings: Any) -> list[str]:
     """``hydra.searchpath=…``, as it was given on the command line."""
-    return [item for item in settings.overrides.hydra if item.startswith("hydra.searchpath=")]
+    return [item for item in as_given(settings.overrides.hydra) if item.startswith("hydra.searchpath=")]
+
+
+def as_given(overrides: Any) -> list[str]:
+    """Overrides as they were written: what they refer to (``seed=${oc.env:SEED}``) may not be there."""
+    items = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(items, list)
+    return [str(item) for item in items]
 
 
 class JobSweeper(Sweeper):
@@ -136,23 +143,24 @@ class JobSweeper(Sweeper):
         """The overrides of every job, those of one model together, in the order in which each model first appears."""
         jobs: list[list[str]] = []
         for combination in swept([*arguments, *command_line.kept_back]):
-            config, choices = composed([*_but_searches(combination), *self._search_path])
+            config, choices = composed([*_without_own_options(combination), *self._search_path])
             jobs += expand(config, choices, combination)
 
+        own_options = dict.fromkeys(item for job in jobs for item in job if is_own_option(item))
         jobs = [fitting(job, self._search_path, one_of_many=len(jobs) > 1) for job in jobs]
-        for item in command_line.kept_back:
+        for item in own_options:
             if not any(item in job for job in jobs):
-                raise ValueError(
-                    f"there is no option {item.partition('=')[0]} in the search of any of {len(jobs)} jobs"
-                )
+                option = item.partition("=")[0]
+                group = option.lstrip("+~").partition(".")[0]
+                raise ValueError(f"there is no option {option} in the {group} of any of {len(jobs)} jobs")
 
         models = list(dict.fromkeys(_model_of(job) for job in jobs))
         return sorted(jobs, key=lambda job: models.index(_model_of(job)))
 
 
-def _but_searches(overrides: Sequence[str]) -> list[str]:
-    """Overrides without the options of a search, which decide nothing about which jobs there are."""
-    return [item for item in overrides if not item.lstrip("+~").startswith("search.")]
+def _without_own_options(overrides: Sequence[str]) -> list[str]:
+    """Overrides without the options of a search or task, which decide nothing about which jobs there are."""
+    return [item for item in overrides if not is_own_option(item)]
 
 
 def _model_of(job: Sequence[str]) -> tuple[str, ...]:

@@ -158,6 +158,9 @@ def _checked(value: Any, expected: Any, name: str) -> Any:
     """The value as its field's type has it (a whole number becomes a float where one is due)."""
     if expected is Any:
         return value
+    # Asked here, for the rules of `_adapter` would take null for any dataclass.
+    if value is None and dataclasses.is_dataclass(expected):
+        raise ValueError(f"{name} must be a {getattr(expected, '__name__', 'table')}, got null")
     try:
         return _adapter(expected).validate_python(value)
     except ValidationError as error:

@@ -45,8 +45,14 @@ def folder_for(parent: Path, labels: Labels, key: str, overrides: Sequence[str] 
     """
     if earlier := sorted(parent.glob(f"*-{key[:8]}/{RUN_FILE}")):
         return earlier[0].parent
-    axes = [labels.shown(axis) for axis in ("task", "model", "method", "search", "control")]
-    return parent / "-".join([*filter(None, [*axes, f"s{labels.seed}", _settings_in_name(overrides), key[:8]])])
+    axes = [_plain(labels.shown(axis)) for axis in ("task", "model", "method", "search", "control")]
+    seed = f"s{_plain(labels.seed)}"
+    return parent / "-".join([*filter(None, [*axes, seed, _settings_in_name(overrides), key[:8]])])
+
+
+def _plain(label: str) -> str:
+    """A label as a part of a folder's name: one of somebody else's run must not lead out of the parent."""
+    return re.sub(r"[^\w.=+-]+", "-", label).strip("-.")
 
 
 _SHOWN = ("method.", "search.", "control.", "objective", "protocol", "evaluator", "judge", "scorer")

@@ -7,7 +7,6 @@ A file is Gemma Scope's ``params.npz`` (or the same tensors as safetensors), or 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from harness import directions
 from harness.concepts import per_text_states, sides_of
 from harness.data import Demonstration
+from harness.json_text import parsed_object
 from harness.model_view import Subject
 from harness.steering import Site
 from harness.training import Learner, Part, Training, train
@@ -93,7 +93,7 @@ def read(path: str | Path) -> SparseCoder:
         ValueError: tensors are missing, or the architecture or an option of it is not supported.
     """
     path, *beside = files_of(path)
-    options: dict[str, Any] = json.loads(beside[0].read_text()) if beside else {}
+    options = parsed_object(beside[0].read_text("utf-8"), str(beside[0])) if beside else {}
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}

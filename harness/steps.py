@@ -17,7 +17,6 @@ from harness import receipt
 from harness.data import Example
 from harness.first_pass import check_first_pass
 from harness.job import Job
-from harness.lengths import check_lengths
 from harness.progress import Advance, phase
 from harness.records.meter import Meter
 from harness.records.rows import UNSTEERED, Selected
@@ -110,14 +109,6 @@ class Steps:
         # Anew for each piece: what a worker waits between two is no work.
         self._meter = Meter(lambda: self._bench.subject.tally.forward_tokens)
         return getattr(self, name)(*arguments)
-
-    def check(self) -> None:
-        """Make sure that all prompts fit into the model's context.
-
-        Raises:
-            ValueError: one does not.
-        """
-        check_lengths(self._bench, [*self._tests, *dev_items(self._job)])
 
     def fit(self) -> None:
         """Fit the method and write its tensors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.attention_blocks import Weights
+from harness.json_text import parsed_object
 from harness.model_view import Architecture
 from harness.subject.hub import hub_folder, local_folder
 from harness.velocity import TIME_FEATURES, FieldShape, VelocityField
@@ -120,7 +120,7 @@ def read_checkpoint(name: str, architecture: Architecture) -> Checkpoint:
         ValueError: a part of the network is missing, of another size, or switched off in a way that is not supported.
     """
     file, *beside = checkpoint_files(name) or _files_of(hub_folder(name, None, weights=True, code=False)[0])
-    settings: dict[str, Any] = json.loads(beside[0].read_text()) if beside else {}
+    settings = parsed_object(beside[0].read_text("utf-8"), str(beside[0])) if beside else {}
     for part in ("disable_cross_attn", "disable_mlp"):
         if settings.get(part):
             raise ValueError(f"{file}: fields trained with {part} are not supported")

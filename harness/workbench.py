@@ -33,6 +33,14 @@ class Request:
     temperature: float = 0.0
 
 
+def instruction_for(example: Example, method: Method, control: Control) -> str:
+    """The text that method and control place before an example's question; "" if they place none."""
+    # Only a control may look at the answer here, and only one that declares it.
+    seen = example if Access.GOLD in control.access else example.redacted()
+    parts = [control.instruction(seen), method.instruct(example.shown_to(method.access))]
+    return "\n\n".join(filter(None, parts))
+
+
 @dataclass(eq=False)
 class Workbench:
     """Runs requests for one method under one control.
@@ -94,10 +102,7 @@ class Workbench:
 
     def prompt(self, example: Example) -> str:
         """The exact text that the model reads for an example."""
-        # Only a control may look at the answer here, and only one that declares it.
-        seen = example if Access.GOLD in self.control.access else example.redacted()
-        parts = [self.control.instruction(seen), self.method.instruct(example.shown_to(self.method.access))]
-        return self.subject.render(example.question, "\n\n".join(filter(None, parts)))
+        return self.subject.render(example.question, instruction_for(example, self.method, self.control))
 
     def record(self, example: Example, generation: Generation) -> Record:
         """What evaluators get to see of a generation."""

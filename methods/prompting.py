@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from harness.json_text import parsed_object
 from harness.types import Access, Artifact, Example, Intervention, Layout, Method
 
 
@@ -118,8 +118,8 @@ class ConceptPrompting(Prompting):
 def _prompts_in(path: str) -> dict[str, str]:
     prompts = {}
     for number, line in enumerate(Path(path).expanduser().read_text("utf-8").splitlines(), start=1):
-        row = json.loads(line)
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("concept", "prompt")):
+        row = parsed_object(line, f"{path} line {number}")
+        if not all(isinstance(row.get(key), str) for key in ("concept", "prompt")):
             raise ValueError(f"{path}: line {number} must hold concept and prompt, both texts")
         prompts[row["concept"]] = row["prompt"]
     return prompts

@@ -1,6 +1,5 @@
 """Mistakes of plug-in authors: each is named by its class and site at the first pass, before anything is searched."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from harness.control import Control
 from harness.first_pass import ContractError, check_first_pass
-from harness.lengths import check_lengths
 from harness.subject.load import Loaded
 from harness.subject.scorers import open_subject
 from harness.tasks.facts import Facts
@@ -127,25 +125,3 @@ def test_a_wrong_intervention_is_named(check: Callable, makes: Callable, words: 
     with pytest.raises(ContractError) as caught:
         check(makes)
     assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(("new_tokens", "fits"), [(4, True), (5000, False)])
-def test_prompts_that_do_not_fit_are_named(load_tiny: Callable[..., Loaded], new_tokens: int, fits: bool) -> None:
-    task = Facts(limit=3, max_new_tokens=new_tokens)
-    subject, examples = open_subject(load_tiny()), task.examples("test")
-    bench = Workbench(subject, task, Pushing(makes=lambda strength: Intervention()), Control(), 0)
-    if fits:
-        check_lengths(bench, examples)
-        return
-    lengths = {example.id: len(subject.encode(bench.prompt(example))) for example in examples}
-    longest = max(lengths, key=lengths.__getitem__)
-    with pytest.raises(ValueError, match=f"item {longest}, has {lengths[longest]} tokens; with 5000 new tokens"):
-        check_lengths(bench, examples)
-
-
-def test_a_text_without_end_is_not_even_cut_into_tokens(load_tiny: Callable[..., Loaded]) -> None:
-    task = Facts(limit=1)
-    (example,) = task.examples("test")
-    bench = Workbench(open_subject(load_tiny()), task, Pushing(makes=lambda strength: Intervention()), Control(), 0)
-    with pytest.raises(ValueError, match="characters"):
-        check_lengths(bench, [dataclasses.replace(example, question="word " * 1_000_000)])

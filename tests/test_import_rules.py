@@ -10,7 +10,7 @@ OPEN_TO_PLUGINS = {
     f"harness.{name}"
     for name in (
         *("types", "concepts", "directions", "probes", "text", "low_rank", "sparse", "text_learner", "training"),
-        *("attention_blocks", "concept_texts", "velocity", "hypernetwork"),
+        *("attention_blocks", "concept_texts", "velocity", "hypernetwork", "json_text"),
     )
 }
 

@@ -179,6 +179,7 @@ def _in_hand(model: Any, tokenizer: Any, settings: dict[str, Any]) -> Model:
         f"memory:{_weights_digest(model)}",
         device,
         weights=_nowhere,
+        tokenizer=lambda: tokenizer,
     )
     loaded = Loaded(config, own, tokenizer, resolved.layout, resolved.identity, device, stop_ids_of(own, tokenizer))
     return Model(open_subject(loaded), resolved)

@@ -21,7 +21,11 @@ from harness.report.terminal import print_comparison, print_paths
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print and write; exit status 0 unless runs cannot be compared (2) or some are not counted (1)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "" in options.runs:
+        parser.error("a run's or sweep's folder must be named, got ''")
+    options.runs = [Path(name) for name in options.runs]
     # In a folder of many runs one that is damaged must not hide the others; whoever names runs means each of them.
     named = all((path / "run.json").is_file() for path in options.runs)
     try:
@@ -60,7 +64,7 @@ def _default_directory(runs: Sequence[Path]) -> Path:
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m harness.compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN|SWEEP_DIR", help="runs, or a sweep's directory")
+    parser.add_argument("runs", nargs="+", metavar="RUN|SWEEP_DIR", help="runs, or a sweep's directory")
     parser.add_argument("--out", type=Path, help="where to write (default: the sweep's directory, or comparison/)")
     parser.add_argument("--expect", type=Path, metavar="EXPERIMENT_YAML", help="hold results against published values")
     parser.add_argument("--across-models", action="store_true", help="allow runs on different models")

@@ -30,7 +30,7 @@ from harness.report.claims import ALPHA
 from harness.report.power import detectable_share, standard_effect
 from harness.scoring import Evaluator, Grading, Metric
 from harness.steering import Intervention
-from harness.steps import bench_for, dev_items, subject_for
+from harness.steps import dev_items, subject_for, tests_of
 from harness.subject.amx import NOTICE, is_trapped
 from harness.subject.fidelity import first_logits
 from harness.subject.load import ResolvedModel
@@ -117,6 +117,9 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
         yield from _model(model)
 
     yield from _data(jobs)
+    lengths = list(_lengths(jobs))
+    yield from lengths
+    broken = broken or bool(lengths)
     yield from _power(jobs)
     yield _judge(jobs)
     yield _disk(first.out)
@@ -162,6 +165,16 @@ def _data(jobs: Sequence[Job]) -> Iterator[Finding]:
         yield Finding(
             "data", "ok", f"{job.task.name}{origin}: {len(tests)} test items, first: {tests[0].question[:60]!r}"
         )
+
+
+def _lengths(jobs: Sequence[Job]) -> Iterator[Finding]:
+    """A problem for each job with prompts that do not fit into its model's context."""
+    for job in jobs:
+        try:
+            check_lengths(job, [*tests_of(job, None), *dev_items(job)])
+        except ValueError as error:
+            name = f"prompts of {job.labels['method']}" if len(jobs) > 1 else "prompts"
+            yield Finding(name, "problem", str(error))
 
 
 def _power(jobs: Sequence[Job]) -> Iterator[Finding]:
@@ -270,7 +283,6 @@ def _effort(jobs: Sequence[Job]) -> Iterator[Finding]:
             yield _engine(job)
             speeds[name] = measure(job)
             yield _measured(speeds[name])
-        check_lengths(bench_for(job, subject_for(job)), [*job.task.examples("test"), *dev_items(job)])
         work = estimate(rehearse(job), speeds[name])
         total = Work(total.rows + work.rows, total.tokens + work.tokens, total.seconds + work.seconds)
         if len(jobs) > 1:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.build import check_folder_name, check_out
 from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, plain_values
 from harness.data import Access, Example
@@ -130,6 +131,7 @@ def _parser() -> OneLineParser:
 def _imported(options: argparse.Namespace, command: Sequence[str]) -> tuple[Path, int, Path | None]:
     """The run's folder, how many texts it holds, and where the grades lie."""
     out = _out(options.out)
+    _check_labels(options)
     layout = _layout(options)
     rows = file_rows(options.file, "FILE")
     if not rows:
@@ -156,7 +158,14 @@ def _out(item: str) -> Path:
     name, equals, value = item.partition("=")
     if name != "out" or not equals or not value:
         raise ValueError(f"say where to write with out=DIR, got {item}")
+    check_out(value)
     return Path(value)
+
+
+def _check_labels(options: argparse.Namespace) -> None:
+    """Raise ValueError unless labels can stand in the name of the run's folder, and in tables."""
+    for option in ("method", "task", "model", "control", "name"):
+        check_folder_name(f"--{option}", getattr(options, option))
 
 
 def _layout(options: argparse.Namespace) -> Layout:
@@ -209,15 +218,15 @@ def read_records(rows: Sequence[Row], layout: Layout, origin: str) -> list[Recor
 
 
 def _record(row: Row, layout: Layout, where: str) -> Record:
-    question, gold = plain_text(row[layout.question]), plain_text(row[layout.gold]).strip()
+    question, gold = _text(row, layout.question, where), _text(row, layout.gold, where).strip()
     for column, value in ((layout.question, question), (layout.gold, gold)):
         if not value.strip():
             raise ValueError(f"{where}: {column} must not be empty")
     aliases = row[layout.aliases] if layout.aliases else ()
-    if not isinstance(aliases, list | tuple):
+    if not isinstance(aliases, list | tuple) or any(isinstance(alias, list | dict) for alias in aliases):
         raise ValueError(f"{where}: {layout.aliases} must be a list of texts, got {aliases!r}")
 
-    prompt, text = layout.prompt.replace("{question}", question), plain_text(row[layout.text])
+    prompt, text = layout.prompt.replace("{question}", question), _text(row, layout.text, where)
     if layout.echoed and not text.startswith(prompt):
         raise ValueError(
             f"{where}: {layout.text} must begin with the prompt {prompt[:_SHOWN]!r}, got {text[:_SHOWN]!r}; mend "
@@ -232,6 +241,17 @@ def _record(row: Row, layout: Layout, where: str) -> Record:
         finish="stop",
     )
     return Record(example, generation, prompt)
+
+
+def _text(row: Row, column: str, where: str) -> str:
+    """A cell as text.
+
+    Raises:
+        ValueError: it holds a list or a table.
+    """
+    if isinstance(row[column], list | dict):
+        raise ValueError(f"{where}: {column} must be a text, got {str(row[column])[:_SHOWN]}")
+    return plain_text(row[column])
 
 
 def _id_of(question: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from harness.config import (
     expand,
     explain,
     fitting,
+    is_own_option,
     is_several,
     refuse_odd_choices,
     refuse_search_paths,
@@ -38,7 +40,7 @@ def run_job(config: DictConfig) -> Outcome:
     Nothing is raised: Hydra would put lines of its own around an error.
     """
     settings = HydraConfig.get()
-    overrides = [*settings.overrides.task, *launching.search_path_of(settings)]
+    overrides = [*launching.as_given(settings.overrides.task), *launching.search_path_of(settings)]
     in_sweep = settings.mode is not None and settings.mode.name == "MULTIRUN"
     if not in_sweep and is_several(config):
         launching.command_line.is_sweep = True
@@ -120,14 +122,14 @@ def _shown_jobs() -> bool:
 def _run_hydra(main: Callable[[], Any]) -> None:
     """Run ``main``, once more as a sweep if the command line turns out to stand for several jobs.
 
-    Options of one search are kept back if the first composition does not know them: another job of a sweep may.
+    Options of one search or task are kept back if the first composition does not know them: another job of a sweep may.
     """
     state = launching.command_line
     try:
         main()
     except Exception as error:  # of several classes; told apart by their words, and raised again unless they fit
-        options = [item for item in sys.argv[1:] if item.lstrip("+~").startswith("search.")]
-        if not options or "there is no option search." not in explain(error):
+        options = [item for item in sys.argv[1:] if is_own_option(item)]
+        if not options or not re.search(r"there is no option (search|task)\.", explain(error)):
             raise
 
         state.kept_back = options

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.build import built_evaluators
+from harness.build import built_evaluators, check_folder_name
 from harness.checks import check_scoring
 from harness.commands.parser import OneLineParser
 from harness.config import composed, explain, parsed_setting, plain_values
@@ -81,6 +81,7 @@ def _check(runs: Sequence[Path], overrides: Sequence[str]) -> None:
             raise ValueError(f"only {', '.join(CHANGEABLE)} can be changed when scoring again, got {item}")
     if len(runs) > 1 and any(_group(item) == "name" for item in overrides):
         raise ValueError(f"name can be given for one run, got {len(runs)} runs")
+    check_folder_name("name", _given_name(overrides))
 
 
 def _group(override: str) -> str:
@@ -151,8 +152,8 @@ def score(path: Path, overrides: Sequence[str], search_path: Sequence[str] = ())
 
 
 def _given_name(overrides: Sequence[str]) -> str | None:
-    names = [item.partition("=")[2] for item in overrides if item.startswith("name=")]
-    return names[-1] if names else None
+    names = [parsed_setting(item)[1] for item in overrides if item.startswith("name=")]
+    return built(names[-1], str | None, "name") if names else None
 
 
 def _changed(record: RunRecord, overrides: Sequence[str], search_path: Sequence[str]) -> tuple[dict[str, Any], Labels]:

@@ -16,6 +16,7 @@ import openai
 
 from harness.commands.parser import OneLineParser
 from harness.config import composed, plain_values
+from harness.json_text import parsed_object
 from harness.nodes import built
 from harness.progress import phase
 from harness.tasks.task import Task
@@ -68,7 +69,7 @@ def write(out: Path, concepts: Sequence[str], client: openai.OpenAI, model: str)
         openai.OpenAIError: the endpoint refuses or cannot be reached.
     """
     lines = out.read_text("utf-8").splitlines() if out.exists() else []
-    known = {json.loads(line)["concept"] for line in lines}
+    known = {parsed_object(line, f"{out} line {number}").get("concept") for number, line in enumerate(lines, start=1)}
     missing = [concept for concept in concepts if concept not in known]
     with phase(f"steering prompts by {model}", len(missing)) as advance, out.open("a", encoding="utf-8") as file:
         for concept in missing:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.stats import spearmanr
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
+from harness.json_text import parsed_object
 from harness.judges.prompts import LABELS
 from harness.scoring import Grading, Verdict
 
@@ -92,18 +92,22 @@ def part_of(question: str) -> Part:
 
 
 def _item(line: str, place: str) -> Item:
-    row: dict[str, Any] = json.loads(line)
+    row = parsed_object(line, place)
     missing = [name for name in ("question", "gold", "answer") if not isinstance(row.get(name), str)]
     if missing:
         raise ValueError(f"{place}: {', '.join(missing)} must be a text")
-    label = row["label"] if "label" in row else {True: "CORRECT", False: WRONG}.get(row.get("correct", ""))
+    aliases = row.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+        raise ValueError(f"{place}: aliases must be a list of texts, got {aliases!r}")
+    correct = row.get("correct")
+    label = row.get("label", "CORRECT" if correct is True else WRONG if correct is False else None)
     if label not in (*LABELS, WRONG):
         given = row.get("label", row.get("correct"))
         raise ValueError(f"{place}: label must be one of {', '.join(LABELS)}, or correct true or false; got {given!r}")
 
     known = {name: row[name] for name in ("model", "steered", "quality") if name in row}
     kind = row.get("kind") or row.get("system") or "generated"
-    texts = (row["question"], row["gold"], tuple(row.get("aliases", ())), row["answer"])
+    texts = (row["question"], row["gold"], tuple(aliases), row["answer"])
     return Item(str(row.get("id", place)), str(kind), *texts, label, **known)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -88,6 +89,11 @@ class OpenAIJudge(Judge):
         for name in ("max_tokens", "concurrency", "timeout", "attempts", "longest_wait", "give_up_after"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"judge.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("temperature", "max_calls", "max_cost"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"judge.{name} must not be below 0, got {value}")
+        if self.cache is not None and Path(self.cache).expanduser().is_dir():
+            raise ValueError(f"judge.cache must be a file, got the folder {self.cache}")
         for name, allowed in (
             ("structured", ("auto", "always", "never")),
             ("token_limit", ("max_tokens", "max_completion_tokens")),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.json_text import parsed_object
+from harness.records.lines import replaced
 from harness.subject.digest import cache_root
 
 if TYPE_CHECKING:
@@ -97,12 +99,7 @@ def check_shippable(path: Path) -> None:
     if is_new:
         path.unlink()
         return
-    try:
-        judges = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--into {path} is not JSON ({error})") from error
-    if not isinstance(judges, dict):
-        raise ValueError(f"--into {path} must hold a table of judges")
+    parsed_object(path.read_text("utf-8"), f"--into {path}")
 
 
 def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHIPPED) -> None:
@@ -110,7 +107,8 @@ def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHI
     judges = json.loads(path.read_text("utf-8")) if path.exists() else {}
     known = judges.get(identity, {}).get("sets", {})
     judges[identity] = measured(identity, {**known, **sets})
-    path.write_text(json.dumps(judges, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(judges, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
 def calibration_of(identity: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,13 @@ def read_expectations(path: Path) -> Expectations:
     """The ``expect`` node of an experiment.
 
     Raises:
-        ValueError: if the file has no such node or an entry of it lacks its value, tolerance or source.
+        ValueError: if the file is not YAML or has no such node, or an entry of it lacks its value, tolerance or source.
     """
-    node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("expect")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    node = content.get("expect") if isinstance(content, dict) else None
     if not isinstance(node, dict) or not node:
         raise ValueError(f"{path} states no published values: it has no `expect:` node")
     return check_expectations(node, f"{path}: expect")
@@ -72,8 +77,9 @@ def check_expectations(node: Mapping[str, Any], name: str) -> Expectations:
             if lacking:
                 raise ValueError(f"{name}.{label}.{metric} lacks {', '.join(sorted(lacking))}")
             for part in ("value", "tolerance"):
-                if isinstance(stated[part], bool) or not isinstance(stated[part], int | float):
-                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a number, got {stated[part]!r}")
+                number = stated[part]
+                if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                    raise ValueError(f"{name}.{label}.{metric}.{part} must be a finite number, got {number!r}")
             refuse_met_by_chance(f"{name}.{label}.{metric}", stated)
     return node
 

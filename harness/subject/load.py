@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,19 +15,17 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 
 from harness.steering import Layout
 from harness.subject import gguf, hub, tiny
 from harness.subject.amx import avoid_trapped_amx
 from harness.subject.sites import family_of
+from harness.subject.tokenizer import folder_tokenizer, gguf_tokenizer, quiet_transformers
 
 Kind = Literal["package", "hub", "gguf", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -41,6 +38,8 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "tiny": ("family",),
 }
 """Fields that say which model, by kind."""
+_MOST_LAYERS = 1000
+"""Several times what any model has: to build what a wrong file asks for could take hours."""
 
 _OPTIONAL: dict[Kind, tuple[str, ...]] = {
     "package": ("sha256",),
@@ -183,6 +182,7 @@ class ResolvedModel:
         identity: names the exact weights: a content hash, or hub id and commit.
         device: where it will live.
         weights: fetches or converts the weights if need be, and returns the folder that holds them.
+        tokenizer: reads the tokenizer, for which no weights load.
     """
 
     config: ModelConfig
@@ -191,6 +191,12 @@ class ResolvedModel:
     identity: str
     device: torch.device
     weights: Callable[[], Path]
+    tokenizer: Callable[[], PreTrainedTokenizerBase]
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for; None where its configuration does not say."""
+        return getattr(self.settings.get_text_config(), "max_position_embeddings", None)
 
 
 def resolve(config: ModelConfig) -> ResolvedModel:
@@ -206,19 +212,22 @@ def resolve(config: ModelConfig) -> ResolvedModel:
         ConnectionError: the hub cannot be reached.
     """
     device = device_of(config)
-    with _quiet():
+    with quiet_transformers():
         match config.kind:
             case "package" | "gguf":
                 path, digest = _gguf_file(config)
                 settings, identity = gguf.peek_config(path, digest), f"gguf:{digest}:v{gguf.CONVERSION}"
                 weights = partial(gguf.converted, path, digest)
+                tokenizer = partial(gguf_tokenizer, path, digest, config)
             case "tiny":
                 folder, identity = tiny.tiny_folder(str(config.family)), tiny.tiny_identity(str(config.family))
                 settings, weights = _settings(folder, config), partial(_same, folder)
+                tokenizer = partial(folder_tokenizer, folder, config)
             case "hub":
                 folder, identity, weights = _hub_model(config)
-                settings = _settings(folder, config)
-    return ResolvedModel(config, settings, layout_of(settings, config.blocks_path), identity, device, weights)
+                settings, tokenizer = _settings(folder, config), partial(folder_tokenizer, folder, config)
+    layout = layout_of(settings, config.blocks_path)
+    return ResolvedModel(config, settings, layout, identity, device, weights, tokenizer)
 
 
 def _settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
@@ -258,8 +267,8 @@ def load_model(chosen: ModelConfig | ResolvedModel) -> Loaded:
         avoid_trapped_amx()
 
     folder = resolved.weights()
-    with _quiet():
-        tokenizer = _tokenizer(folder, config)
+    with quiet_transformers():
+        tokenizer = folder_tokenizer(folder, config)
         model = _model(folder, config, device)
     model.eval().requires_grad_(False)
     stop_ids = stop_ids_of(model, tokenizer)
@@ -270,9 +279,14 @@ def layout_of(config: PretrainedConfig, blocks_path: str | None = None) -> Layou
     """The shape of the language model that a configuration describes.
 
     Raises:
-        ValueError: unknown architecture, and no path of its blocks.
+        ValueError: unknown architecture, and no path of its blocks; or more layers than any model has.
     """
     text = config.get_text_config()
+    if not 1 <= text.num_hidden_layers <= _MOST_LAYERS:
+        raise ValueError(
+            f"the model's config.json says num_hidden_layers={text.num_hidden_layers}; it must be from 1 to "
+            f"{_MOST_LAYERS}"
+        )
     width, heads = text.hidden_size, text.num_attention_heads
     neurons = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
     return Layout(
@@ -322,17 +336,6 @@ def device_of(config: ModelConfig) -> torch.device:
     if device.type == "mps" and config.dtype == "float64":
         raise ValueError("model.dtype=float64 does not exist on mps: use model.device=cpu")
     return device
-
-
-def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
-    # AutoTokenizer rebuilds some families' tokenizers by their own rules, which would spoil the tiny models' bytes.
-    loader = PreTrainedTokenizerFast if config.kind == "tiny" else AutoTokenizer
-    tokenizer = loader.from_pretrained(folder, trust_remote_code=config.trust_remote_code, padding_side="left")
-    if config.chat_template and not tokenizer.chat_template:
-        raise ValueError(f"{config.label} has no chat template: set model.chat_template=false")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTrainedModel:
@@ -389,17 +392,3 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     declared = [getattr(source, "eos_token_id", None) for source in sources]
     ids = itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in declared)
     return frozenset(i for i in ids if isinstance(i, int))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and advice off the terminal while it loads."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

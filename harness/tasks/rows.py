@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
+
+from harness.json_text import parsed, parsed_object
 
 Row = dict[str, Any]
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _TIMEOUT_SECONDS = 60
+"""How long a server may be silent."""
+_WHOLE_SECONDS = 600
+"""How long a download may take as a whole: a server that sends a byte now and then is never silent."""
+_MOST_BYTES = 2 * 2**30
+_PART_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def _local(path: str, option: str) -> bytes:
 def _download(url: str, option: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
-            return reply.read()
+            return _content(reply, f"{option}={url}")
     except urllib.error.HTTPError as error:
         code = error.code
         error.close()
@@ -94,6 +101,21 @@ def _download(url: str, option: str) -> bytes:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ConnectionError(f"{option}={url} cannot be reached ({reason}); give a local file instead") from error
+
+
+def _content(reply: IO[bytes], place: str) -> bytes:
+    """All that a server sends, as long as it sends enough of it in time, and ends."""
+    last, content = time.monotonic() + _WHOLE_SECONDS, bytearray()
+    while part := reply.read1(_PART_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise ConnectionError(f"{place} is more than {_MOST_BYTES:,} bytes; give a local file instead")
+        if time.monotonic() > last:
+            raise ConnectionError(
+                f"{place} sent {len(content):,} bytes in {_WHOLE_SECONDS} s and has not ended; "
+                "give a local file instead"
+            )
+    return bytes(content)
 
 
 def _parquet(content: bytes, path: str) -> list[Row]:
@@ -121,24 +143,11 @@ def _csv(text: str, path: str) -> list[Row]:
 def _json_lines(text: str, path: str) -> list[Row]:
     # Not splitlines(): a string may hold U+2028 and its like, which end no line of a JSON Lines file.
     numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_object(line, f"{path} line {number}") for number, line in numbered]
-
-
-def _object(line: str, where: str) -> Row:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
-    return value
+    return [parsed_object(line, f"{path} line {number}") for number, line in numbered]
 
 
 def _json(text: str, path: str) -> list[Row]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} line {error.lineno} is not JSON: {error.msg}") from error
+    value = parsed(text, path)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise ValueError(f"{path} must be a JSON list of objects")
     return value

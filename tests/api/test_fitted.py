@@ -60,6 +60,13 @@ def test_a_task_may_give_what_is_learnt_from(model):
     assert fitted.bundle.note.task == "facts"
 
 
+def test_a_method_that_learns_from_nothing_needs_no_data(model, tmp_path):
+    fitted = harness.fit("stars", model)
+    assert not fitted.artifact
+    fitted.save(tmp_path / "stars.safetensors")
+    assert harness.load_vector(tmp_path / "stars.safetensors").bundle.note.label == "stars"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

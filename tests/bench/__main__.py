@@ -21,6 +21,7 @@ from bench.memory import peak_memory
 from bench.suite import WAYS, Models, side_by_side
 from bench.work import Work, model_config, model_overrides
 from harness.commands.parser import OneLineParser
+from harness.subject.load import resolve
 
 if TYPE_CHECKING:
     from bench.jobs import Jobs
@@ -105,11 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise ValueError or OSError for what would show only after long work: places to write, names of methods."""
+    """Raise ValueError or OSError for what would show only after work: places to write, names of models and methods."""
     for option in ("output", "write_work"):
         path: Path | None = getattr(options, option)
         if path is not None:
             path.open("a", encoding="utf-8").close()
+    if not options.gpu:
+        resolve(model_config(options.model, options.device, options.dtype))
     if options.methods:
         from bench.methods import method_names
 

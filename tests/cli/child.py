@@ -66,11 +66,21 @@ def run_quietly(
     os._exit(status)
 
 
-def run_as_module(module: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
-    """Run ``python -m MODULE ARGUMENTS`` in a folder; stdout and stderr go to files there. Ends as a process does."""
+def run_as_module(
+    module: str, arguments: Sequence[str], folder: str, names: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Run ``python -m MODULE ARGUMENTS`` in a folder; stdout and stderr go to files there. Ends as a process does.
+
+    Args:
+        module: the command.
+        arguments: its command line.
+        folder: working directory.
+        names: of the files for stdout and stderr.
+        environment: variables to set.
+    """
     os.environ.update(environment)
     os.chdir(folder)
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    for name, descriptor in zip(names, (1, 2), strict=True):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = [module, *arguments]
     sys.modules.pop(f"{module}.__main__", None)  # imported ahead; as a program it is run anew

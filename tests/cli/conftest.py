@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from child import TINY, Cli, Finished, run_as_module, run_quietly
@@ -73,21 +77,34 @@ def warm_context() -> ForkServerContext:
 
 @pytest.fixture(scope="session")
 def as_module() -> Callable[..., Finished]:
-    """``python -m MODULE ARGUMENTS`` in a process of its own, ended if it takes too long."""
-    context = warm_context()
+    """``python -m MODULE ARGUMENTS`` in a process of its own, ended if it takes too long.
+
+    Its seconds are those of its own computing: on a busy machine it may wait several times as long.
+    """
+    context, numbers = warm_context(), itertools.count()
 
     def run(module: str, *arguments: str, folder: Path, seconds: float = 60.0) -> Finished:
+        names = [f"{name}-{next(numbers)}" for name in ("stdout", "stderr")]
         settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200", "OPENAI_API_KEY": ""}
-        process = context.Process(target=run_as_module, args=(module, arguments, os.fspath(folder), settings))
+        process = context.Process(target=run_as_module, args=(module, arguments, os.fspath(folder), names, settings))
         process.start()
-        process.join(seconds)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        end_if_hanging(process, seconds)
         status = -9 if process.exitcode is None else process.exitcode
-        return Finished(status, (folder / "stdout").read_text("utf-8"), (folder / "stderr").read_text("utf-8"))
+        out, err = ((folder / name).read_text("utf-8") for name in names)
+        return Finished(status, out, err)
 
     return run
+
+
+def end_if_hanging(process: BaseProcess, seconds: float) -> None:
+    """Wait for a process to end, and kill it once it has computed for so long, or has existed five times as long."""
+    last = time.monotonic() + 5 * seconds
+    while process.is_alive():
+        process.join(1)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            used = psutil.Process(process.pid).cpu_times()
+            if used.user + used.system > seconds or time.monotonic() > last:
+                process.kill()
 
 
 @pytest.fixture(scope="session")

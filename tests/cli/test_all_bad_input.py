@@ -4,8 +4,11 @@ Most inputs are generated: from the options of every YAML, from a list of broken
 """
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,7 @@ ROOT = (
     "search=null", "judge=null", "evaluator=null", "evaluator=[]", "evaluator=[token_overlap,token_overlap]",
     "tracking.mode=nosuch", "hydra.searchpath=5", "hydra.searchpath=[file:///nosuch]",
     "hydra.searchpath=[pkg://nosuch]",
-    "hydra.searchpath=[nosuch]", "hydra/launcher=nosuch", "hydra.run.dir=5", "nosuch=1", "+nosuch=1", "~seed", "~task",
+    "hydra.searchpath=[nosuch]", "hydra/launcher=nosuch", "nosuch=1", "+nosuch=1", "~seed", "~task",
     "+method.nosuch=1", "=", "a", "seed", "seed=", "seed=${nosuch}", "seed=${oc.env:NO_SUCH}", "--nosuch", "--seed=1",
     "--config-name=nosuch", "--config-dir=nosuch", "--config-path=nosuch", "--experimental-rerun=file", "--cfg=nosuch",
     "method._target_=os.system", "method._target_=nosuch.Class", "method._target_=5",
@@ -177,7 +180,8 @@ def broken_tasks() -> Iterator[list[str]]:
 def imports() -> Iterator[list[str]]:
     columns = ["--question", "question", "--gold", "answer", "--text", "answer", "--method", "x"]
     for name in broken_paths():
-        yield [name, "out=runs", *columns]
+        if name != "split.jsonl":  # wrong for a task only: columns that nobody names are not read here
+            yield [name, "out=runs", *columns]
     good = ["good.jsonl", "out=runs", *columns]
     yield from (
         [], ["good.jsonl"], ["good.jsonl", "out=runs"], ["good.jsonl", "runs", *columns], ["good.jsonl", "out=",
@@ -195,8 +199,8 @@ def imports() -> Iterator[list[str]]:
 
 OTHERS: dict[str, list[list[str]]] = {
     "harness.compare": [
-        [], ["absent"], ["file"], ["."], ["good", "--nosuch"], ["good", "--metric", "nosuch"], ["good", "--expect",
-        "absent"],
+        [], ["absent"], ["file"], ["model_empty"], ["good", "--nosuch"], ["good", "--metric", "nosuch"],
+        ["good", "--expect", "absent"],
         ["good", "--expect", "yaml.yaml"], ["good", "--expect", "tag.yaml"], ["good", "--expect", "list.yaml"],
         ["good", "--contrasts", "nosuch"], ["good", "--out", "/proc/nothing"], ["good", "--out", "file"], [""],
     ],
@@ -287,6 +291,10 @@ def stored(folder: Path) -> Path:
     return folder / json.loads((folder / "run.json").read_text())["generations"]
 
 
+UNREAD = {("harness.compare", "meta damaged")}
+"""What a command does not read: a comparison knows from run.json which generations were scored, and checks those."""
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -330,13 +338,33 @@ def complaint(finished: Finished, module: str) -> str:
         return str(error)
 
 
+TALLY: list[str] = []
+"""The command of each bad input so far."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Say at the end how many inputs were tried, and how long it took."""
+    started = time.monotonic()
+    yield
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.write_line(f"\n{len(TALLY)} bad inputs in {time.monotonic() - started:.0f} s")
+
+
 def refuses(as_module: AsModule, place: Path, module: str, inputs: Iterable[Sequence[str]]) -> None:
-    """Run a command on each input, and report all that were not refused as they should be."""
+    """Run a command on each input, as many at once as there are cores; report all that were not refused as is due."""
+
+    def attempt(arguments: Sequence[str]) -> tuple[Sequence[str], str]:
+        return arguments, complaint(as_module(module, *arguments, folder=place), module)
+
     complaints = []
-    for arguments in inputs:
-        wrong = complaint(as_module(module, *arguments, folder=place), module)
-        if wrong:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for arguments, wrong in pool.map(attempt, inputs):
+            TALLY.append(module)
+            if not wrong:
+                continue
             complaints.append(f"{module} {' '.join(arguments)}\n    {wrong}")
+            print(complaints[-1], flush=True)
     assert not complaints, f"{len(complaints)} are not refused in one line:\n" + "\n".join(complaints)
 
 
@@ -389,7 +417,12 @@ def test_damaged_runs(as_module: AsModule, place: Path, module: str) -> None:
         shutil.copytree(place, place / "runs", ignore=lambda *_: set(BROKEN))
         damage(place / "runs" / "good")
         settings = ["evaluator=token_overlap"] if module == "harness.score" else []
-        wrong = complaint(as_module(module, "runs/good", *settings, folder=place), module)
-        if wrong:
-            complaints.append(f"{name}\n    {wrong}")
+        finished = as_module(module, "runs/good", *settings, folder=place)
+        if (module, name) in UNREAD:
+            assert finished.status == 0, finished.err
+            continue
+        TALLY.append(module)
+        if wrong := complaint(finished, module):
+            complaints.append(f"{module}: {name}\n    {wrong}")
+            print(complaints[-1], flush=True)
     assert not complaints, f"{len(complaints)} are not refused in one line:\n" + "\n".join(complaints)

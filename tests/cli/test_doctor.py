@@ -16,8 +16,17 @@ from harness.scoring import Metric
 def test_a_healthy_run(tool: Cli) -> None:
     done = tool(doctor.main, *TINY, "method=segmented", "task.limit=3", "search.num_trials=5")
     assert done.status == 0, done.out
-    for words in ("tiny-llama", "million weights", "GiB free", "3 test items", "off (tracking=none)", "tokens/s"):
+    for words in (
+        "tiny-llama",
+        "million weights",
+        "GiB free",
+        "3 test items",
+        "off (tracking=none)",
+        "engine",
+        "tokens/s",
+    ):
         assert words in done.out
+    assert "first logits as transformers computes them" in " ".join(done.out.split())
     assert "18 texts" in done.out, "3 items, 5 trials and the un-steered text each"
     assert "facts: 3 questions, 1 claims: too few to see any gain in correct" in " ".join(done.out.split())
     assert "ready to run" in done.out
@@ -55,6 +64,7 @@ def test_a_sweep_is_added_up(tool: Cli) -> None:
         (["task.path=absent.csv"], "task.path=absent.csv does not exist"),
         (["evaluator=simpleqa_rubric", "judge=openai"], "no judge key"),
         (["model=hf", "model.id=some/model"], "cannot fetch some/model"),
+        (["task.max_new_tokens=5000"], "more than the context of tiny-llama, 1,024 tokens"),
     ],
 )
 def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
@@ -64,6 +74,7 @@ def test_what_stands_in_the_way(tool: Cli, monkeypatch: pytest.MonkeyPatch, argu
     assert done.status == 1
     (last,) = [line for line in done.out.splitlines() if line.startswith("cannot run: ")]
     assert message in last
+    assert "tokens/s" not in done.out, "no weights are loaded to measure what cannot run"
 
 
 def test_seconds_are_those_of_reading_and_of_writing() -> None:

@@ -99,6 +99,18 @@ def test_nothing_that_a_foreign_run_names_is_run(
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_labels_of_a_foreign_run_lead_out_of_no_folder(tool: Cli, run_folder: Path, tmp_path: Path) -> None:
+    content = info(run_folder)
+    content["labels"] |= {"method": "../../../up", "task": "/root", "model": "a\nb", "seed": "0/.."}
+    (run_folder / "run.json").write_text(json.dumps(content))
+    before = set(tmp_path.iterdir())
+    done = tool(score.main, str(run_folder), "evaluator=[token_overlap]")
+    assert done.status == 0, done.err
+    (new,) = new_runs(run_folder)
+    assert new.name.startswith("root-a-b-up-per_prompt-s0-")
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_a_foreign_run_cannot_switch_on_the_code_of_a_model(
     tool: Cli, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,3 +158,11 @@ def test_two_runs_on_one_key_at_once_do_the_work_once(spawn: Callable, tmp_path:
         rows = [json.loads(line) for line in (generations / f"{name}.jsonl").read_text().splitlines()]
         keys = [tuple(row[part] for part in key) for row in rows]
         assert len(keys) == len(set(keys)) == 4 * (5 if name == "trials" else 1)
+
+
+def test_an_option_that_the_default_task_lacks_reaches_the_tasks_that_have_it(cli: Cli, tmp_path: Path) -> None:
+    done = cli("-m", "task=copa,boolq,behaviors", "task.sample=true", "method=baseline", "evaluator=choice")
+    assert done.status == 0, done.err
+    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/*/run.json"))]
+    sampled = {record["labels"]["task"]: record["config"]["task"].get("sample") for record in records}
+    assert sampled == {"copa": True, "boolq": True, "behaviors": None}

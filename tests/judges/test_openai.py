@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from fault_server import Answer, Behaviour, FaultServer, serving
 
+from harness import progress
 from harness.judges.cache import Reply
 from harness.judges.openai import OpenAIJudge
 from harness.types import Grading
@@ -275,11 +277,15 @@ def test_preflight_calls_once_for_the_same_settings(judge_for: Any) -> None:
     assert len(server.requests) == judge.usage.calls == 1
 
 
-def test_a_hanging_call_times_out_and_is_tried_again(judge_for: Any) -> None:
+def test_a_hanging_call_says_so_times_out_and_is_tried_again(
+    judge_for: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.05)
     never = threading.Event()
     judge, server = judge_for(lambda n, _: Answer(hold=never) if n == 0 else Answer("B"), timeout=0.3)
     assert judge.grade(gradings(1))[0].value == "INCORRECT"
     assert len(server.requests) == 2
+    assert re.search(r"judging, .* so far", capsys.readouterr().err)
     never.set()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import progress
 from harness.records import locks
 from harness.records.locks import Holder, holder_of, locked
 
@@ -45,6 +46,18 @@ def test_a_holder_without_a_heartbeat_is_waited_for_and_then_refused(tmp_path: P
     assert waits == ["waits"]
     with locked(tmp_path, 0):
         pass
+
+
+def test_a_wait_says_who_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.02)
+    with locked(tmp_path, 1):
+        write_note(tmp_path, process=99999, heartbeat=0.0)
+        with pytest.raises(RuntimeError), locked(tmp_path, 0.3):
+            pytest.fail("two holders at once")
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"wait for process 99999 on {socket.gethostname()}, which works on" in printed
 
 
 def test_a_live_holder_on_another_machine_is_respected_without_its_system_lock(tmp_path: Path) -> None:

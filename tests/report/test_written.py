@@ -5,8 +5,12 @@ import csv
 import hashlib
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,6 +19,7 @@ import yaml
 from sample_runs import reseal, rewrite, write_run, write_sweep
 
 from harness.commands.compare import main
+from harness.records.lines import DiskFullError
 from harness.records.rows import Trial, trial_row
 from harness.records.stored import read_run
 from harness.report.compare import Comparison, compare
@@ -62,6 +67,33 @@ def test_a_sweep_writes_its_files_although_a_job_failed(small: Path, tmp_path: P
     assert {entry["name"]: entry["oracle"] for entry in comparison_read["entries"]}["segmented"] is True
     contrast = next(c for c in comparison_read["contrasts"] if (c["ours"], c["theirs"]) == ("segmented", "baseline"))
     assert len(contrast["difference"]["gained"]) + len(contrast["difference"]["lost"]) <= 20
+
+
+@contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """Writing beyond that fails, as it does on a full disk."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("failing", ["comparison.json", "report.html"])
+def test_a_full_disk_leaves_the_earlier_report_as_it_was(small: Path, tmp_path: Path, failing: str) -> None:
+    comparisons = compare_groups([small], strict=False)
+    files = write_report(comparisons, tmp_path)[:3]
+    before = {path.name: path.read_bytes() for path in files}
+    limit = 100 if failing == "comparison.json" else len(before["comparison.json"]) + 1
+    assert limit < len(before[failing])
+
+    with no_file_larger_than(limit), pytest.raises(DiskFullError, match=f"disk full while writing .*{failing}"):
+        write_report(comparisons, tmp_path)
+    assert {path.name: path.read_bytes() for path in files} == before
+    assert not list(tmp_path.glob(".*")), "no drafts are left"
 
 
 def test_the_csv_has_one_row_per_entry_and_metric(small: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.subject import gguf, tiny
+from harness.subject import tokenizer as tokenizers_of_models
 from harness.subject.load import Loaded, ModelConfig, load_model, resolve
 from harness.types import Site
 
@@ -301,6 +302,33 @@ def test_missing_chat_template_names_the_setting(folder):
     with pytest.raises(ValueError, match=r"model has no chat template: set model\.chat_template=false"):
         load_model(config)
     assert load_model(dataclasses.replace(config, chat_template=False)).layout.num_layers == 4
+
+
+def test_a_chat_template_that_loops_for_ever_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(tokenizers_of_models, "_TEMPLATE_SECONDS", 0.3)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop)
+    resolved = resolve(ModelConfig(kind="hub", id=str(folder), device="cpu"))
+    with pytest.raises(ValueError, match=r"the chat template of model did not end within 0\.3 s"):
+        resolved.tokenizer()
+
+
+@pytest.mark.parametrize("layers", [0, 1_000_000])
+def test_more_layers_than_any_model_has_are_refused_before_they_are_built(folder, layers):
+    settings = json.loads((folder / "config.json").read_text())
+    changed = {name: value for name, value in settings.items() if name != "layer_types"}
+    (folder / "config.json").write_text(json.dumps({**changed, "num_hidden_layers": layers}))
+    with pytest.raises(ValueError, match=rf"num_hidden_layers={layers}; it must be from 1 to 1000"):
+        resolve(ModelConfig(kind="hub", id=str(folder), device="cpu"))
+
+
+def test_no_other_weights_are_loaded_than_those_that_the_identity_names(folder):
+    """Beside a file that only looks like the model's, transformers would take another format."""
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load_model(ModelConfig(kind="hub", id=str(folder), device="cpu"))
 
 
 # --- the default model ----------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 import http.server
 import json
 import threading
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
+from harness.tasks import rows
 from harness.tasks.rows import HubData, check_columns, file_rows, hub_rows
 
 
@@ -77,6 +80,48 @@ def test_a_url_is_read_like_a_file(tmp_path, server):
 def test_a_url_that_fails_says_how(server):
     with pytest.raises(ConnectionError, match="the server answered 404; give a local file"):
         file_rows(f"{server}/none.csv")
+
+
+class _Endless(_Quiet):
+    """Sends a byte now and then, for ever."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):  # whoever asked has hung up
+            while True:
+                self.wfile.write(b"{")
+                self.wfile.flush()
+                time.sleep(0.01)
+
+
+@pytest.fixture
+def endless():
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Endless)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}/rows.jsonl"
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [("_WHOLE_SECONDS", 0.2, "bytes in 0.2 s and has not ended"), ("_MOST_BYTES", 10, "is more than 10 bytes")],
+)
+def test_a_download_without_end_ends(endless, monkeypatch, limit, value, message):
+    monkeypatch.setattr(rows, limit, value)
+    with pytest.raises(ConnectionError, match=message):
+        file_rows(endless)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_what_is_nested_too_deeply_names_its_place(tmp_path, name):
+    path = tmp_path / name
+    path.write_text('{"question": "Who?"}\n' * (name == "rows.jsonl") + '{"a":' * 100_000)
+    with pytest.raises(ValueError, match=rf"{name}( line 2)? is nested too deeply"):
+        file_rows(str(path))
 
 
 def test_a_server_that_is_not_there_is_named():
