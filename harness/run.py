@@ -46,7 +46,8 @@ def folder_for(parent: Path, labels: Labels, key: str, overrides: Sequence[str] 
     if earlier := sorted(parent.glob(f"*-{key[:8]}/{RUN_FILE}")):
         return earlier[0].parent
     axes = [labels.shown(axis) for axis in ("task", "model", "method", "search", "control")]
-    return parent / "-".join([*filter(None, [*axes, f"s{labels.seed}", _settings_in_name(overrides), key[:8]])])
+    name = "-".join([*filter(None, [*axes, f"s{labels.seed}", _settings_in_name(overrides), key[:8]])])
+    return parent / name.replace("/", "_")  # models of other tools are called OWNER/NAME
 
 
 _SHOWN = ("method.", "search.", "control.", "objective", "protocol", "evaluator", "judge", "scorer")

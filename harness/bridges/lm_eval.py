@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks=options.tasks,
             num_fewshot=options.num_fewshot,
             limit=options.limit,
-            task_manager=TaskManager(include_path=options.include_path),
+            task_manager=_task_manager(options.include_path, options.tasks),
             bootstrap_iters=1000,
         )
     except (ValueError, OSError, KeyError) as error:
@@ -213,6 +213,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log_samples(options.log_samples, dict(results), model.name)
         print(f"wrote {options.log_samples}: python -m harness.import_samples LABEL={options.log_samples} … out=DIR")
     return 0
+
+
+def _task_manager(own: str | None, tasks: Sequence[str]) -> TaskManager:
+    """Knows one's own tasks; those that lm-evaluation-harness ships, which take long to list, if one of them is due."""
+    if own is not None:
+        manager = TaskManager(include_path=own, include_defaults=False)
+        if set(tasks) <= set(manager.all_tasks):
+            return manager
+    return TaskManager(include_path=own)
 
 
 def _refuse_full_folder(folder: Path | None) -> None:

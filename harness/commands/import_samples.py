@@ -41,7 +41,7 @@ _ABOUT = "Make runs that can be compared from what lm-evaluation-harness or Insp
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import; exit status 0, or 2 with one line that says what is wrong, and nothing written."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = _parser().parse_intermixed_args(given)
     try:
         out = folder_of(next((item for item in options.items if item.startswith("out=")), ""))
         files = _read_all([item for item in options.items if not item.startswith("out=")])

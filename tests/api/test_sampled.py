@@ -56,7 +56,7 @@ def logged(vector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     rows = [
-        {"question": f"What of {topic}?", "choices": ["it is good", "it is quite bad"], "label": place % 2}
+        {"question": f"What of {topic}?", "choices": ["red", "sun"], "label": place % 2}
         for place, topic in enumerate(WORDS)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -106,10 +106,7 @@ def test_their_samples_become_our_paired_report(logged: Written, capsys: pytest.
     assert list(run.scores["acc"].values()) == after
     assert run.record.access == ("imported", "pairs")
     assert not run.record.oracle
-    assert {record.record.generation.text.strip() for record in run.selected.values()} <= {
-        "it is good",
-        "it is quite bad",
-    }
+    assert all(item.record.generation.text.endswith(("red", "sun")) for item in run.selected.values())
     assert run_of(Path("runs"), "baseline", "tiny_choice").record.estimates["acc"].value == pytest.approx(
         sum(before) / len(before)
     )
