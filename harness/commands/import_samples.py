@@ -7,7 +7,6 @@ them by item. Scores are taken over as they stand.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import os
@@ -98,7 +97,9 @@ def _read_all(items: Sequence[str]) -> dict[str, dict[str, Sampled]]:
                     "the one that counts, or give each a label of its own"
                 )
             if label == _BASELINE and sampled.steering:
-                raise ValueError(f"{sampled.origin} was written by a steered model ({sampled.steering}): not a baseline")
+                raise ValueError(
+                    f"{sampled.origin} was written by a steered model ({sampled.steering}): not a baseline"
+                )
             of_task[label] = sampled
     if not files:
         raise ValueError("give at least one LABEL=PATH, such as baseline=logs/plain caa=logs/caa")
@@ -157,7 +158,7 @@ def _access_of(
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """What each label's method was shown, by label and task: as stated, else as the file says, else unknown."""
     labels = {label for of_task in files.values() for label in of_task}
-    given = dict(item.partition("=")[::2] for item in stated)
+    given: dict[str, str] = dict(item.partition("=")[::2] for item in stated)
     if unknown := given.keys() - labels:
         raise ValueError(f"--access names {min(unknown)}, which is no label here: {', '.join(sorted(labels))}")
 

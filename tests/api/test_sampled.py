@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_paired_is_refused(logged: Written, capsys: pytest.Captur
         return capsys.readouterr().err
 
     assert "answered different items, 4 of 9 are shared" in error(f"baseline={plain}", f"caa={fewer}")
-    assert "written by a steered model (caa): not a baseline" in error(f"baseline={fewer}")
+    assert "written by a steered model, caa: no baseline" in error(f"baseline={fewer}")
     assert "--access names cba, which is no label here" in error(f"baseline={plain}", "--access=cba=none")
     assert "LABEL=PATH" in error(str(plain))
     assert "holds no samples_*.jsonl" in error("baseline=tasks")
@@ -202,7 +203,8 @@ def test_logs_of_inspect(vector, tmp_path: Path, monkeypatch, capsys: pytest.Cap
     monkeypatch.chdir(tmp_path)
     bundle = vector.at(layer=1, strength=4).save(tmp_path / "caa.safetensors")
     means = {}
-    for folder, options in (("plain", {}), ("steered", {"steer": str(bundle)})):
+    for folder in ("plain", "steered"):
+        options: dict[str, Any] = {"steer": str(bundle)} if folder == "steered" else {}
         model = get_model("harness/tiny", dtype="float64", memoize=False, **options)
         dataset = [Sample(input=f"What of {word}?", target="a") for word in WORDS]
         task = Task(name="tiny_letters", dataset=dataset, scorer=includes(), epochs=Epochs(2))
