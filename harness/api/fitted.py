@@ -182,7 +182,8 @@ def fit(
         method: a name of ``conf/method``: ``caa``.
         model: what `load` gave.
         pairs: contrast pairs: a CSV, JSON Lines or JSON file with columns ``prompt``, ``positive`` and ``negative``
-            (``group`` optional), or such rows. Methods that learn from texts or labelled answers learn from both sides.
+            (``group`` optional), or such rows. Methods that learn from texts or labelled answers learn from both sides,
+            those that learn nothing need neither pairs nor a task.
         task: a task's training split instead: ``facts``, or with options as on the command line,
             ``"facts task.train_size=50"``.
         seed: of whatever is drawn in fitting.
@@ -191,8 +192,8 @@ def fit(
     Raises:
         ValueError: no such method, a wrong setting, or data that the method cannot learn from.
     """
-    if (pairs is None) == (task is None):
-        raise ValueError("fit learns from pairs=… or from task=…; give one of them")
+    if pairs is not None and task is not None:
+        raise ValueError("fit learns from pairs=… or from task=…; give one of them, not both")
     overrides = [f"method={method}", *(f"method.{name}={written(value)}" for name, value in settings.items())]
     if task is not None:
         overrides += [part if "=" in part else f"task={part}" for part in task.split()]
@@ -201,10 +202,14 @@ def fit(
 
     built_method = built(values["method"], Method, "method")
     built_method.check(model.resolved.layout)
-    if pairs is None:
-        data = built(values["task"], Task, "task").fit_data(built_method.requires)
-    else:
+    if pairs is not None:
         data = data_of_pairs(_pairs(pairs), built_method.requires, method)
+    elif task is not None:
+        data = built(values["task"], Task, "task").fit_data(built_method.requires)
+    elif not built_method.requires:
+        data = FitData()
+    else:
+        raise ValueError(f"{method} learns from pairs=… or from task=…; give one of them")
 
     workspace = Workspace(progress=lambda title, total: phase(title, total, "steps"))
     subject = dataclasses.replace(model.subject, instruction=built_method.instruction, workspace=workspace)

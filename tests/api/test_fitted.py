@@ -60,11 +60,21 @@ def test_a_task_may_give_what_is_learnt_from(model):
     assert fitted.bundle.note.task == "facts"
 
 
+@pytest.mark.parametrize("method", ["baseline", "stars"])
+def test_a_method_that_learns_nothing_needs_no_data(model, method, tmp_path):
+    fitted = harness.fit(method, model)
+    assert fitted.bundle.note.task == ""
+    texts = model.generate(QUESTIONS, max_new_tokens=8)
+    assert len(model.generate(QUESTIONS, steer=fitted, max_new_tokens=8)) == len(texts)
+    if method == "baseline":
+        assert model.generate(QUESTIONS, steer=fitted, max_new_tokens=8) == texts
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give one of them"),
-        ({"pairs": [], "task": "facts"}, "give one of them"),
+        ({}, "caa learns from pairs=… or from task=…; give one of them"),
+        ({"pairs": [], "task": "facts"}, "give one of them, not both"),
         ({"pairs": []}, "caa learns from pairs, and there are none"),
         ({"pairs": [{"prompt": "p", "positive": "x"}]}, "row 1 has no column negative"),
         ({"pairs": PAIRS, "layer": 99}, "layer must be a whole number from 0 to 3"),
