@@ -48,7 +48,7 @@ def test_a_sweep_shares_generations_and_reports_all_metrics(cli: Cli, tmp_path: 
 def test_a_named_sweep_keeps_an_index_of_its_runs(cli: Cli, tmp_path: Path) -> None:
     common = ("search=fixed", "evaluator=token_overlap", "task.limit=2", "sweep=mine")
     assert cli("-m", "method=baseline,caa", "task.train_size=4", *common).status == 0
-    assert cli("method=baseline", "seed=1", *common).status == 0
+    assert cli("-m", "method=baseline", "seed=1", *common).status == 0
 
     lines = list(csv.DictReader((tmp_path / "runs" / "mine" / "index.csv").read_text().splitlines()))
     assert [(line["method"], line["seed"], line["status"]) for line in lines] == [
