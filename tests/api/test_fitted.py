@@ -60,14 +60,11 @@ def test_a_task_may_give_what_is_learnt_from(model):
     assert fitted.bundle.note.task == "facts"
 
 
-@pytest.mark.parametrize("method", ["baseline", "stars"])
-def test_a_method_that_learns_nothing_needs_no_data(model, method, tmp_path):
-    fitted = harness.fit(method, model)
-    assert fitted.bundle.note.task == ""
+def test_a_method_that_learns_nothing_needs_no_data(model):
+    unsteered = harness.fit("baseline", model)
     texts = model.generate(QUESTIONS, max_new_tokens=8)
-    assert len(model.generate(QUESTIONS, steer=fitted, max_new_tokens=8)) == len(texts)
-    if method == "baseline":
-        assert model.generate(QUESTIONS, steer=fitted, max_new_tokens=8) == texts
+    assert model.generate(QUESTIONS, steer=unsteered, max_new_tokens=8) == texts
+    assert harness.fit("stars", model).artifact == {}
 
 
 @pytest.mark.parametrize(

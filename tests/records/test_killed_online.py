@@ -17,7 +17,7 @@ COMMAND = (
     "search.trials_per_round=1", "search.startup_trials=2", "engine.max_rows=2", "num_trials=20",
     "tracking.mode=online", "tracking.entity=lab",
 )  # fmt: skip
-SECONDS = 240
+SECONDS = 600
 
 
 def started(folder: Path, server: Server, *settings: str) -> subprocess.Popen[bytes]:
@@ -42,8 +42,10 @@ def started(folder: Path, server: Server, *settings: str) -> subprocess.Popen[by
 def wait_for(reached: Callable[[], bool], child: subprocess.Popen[bytes], folder: Path) -> None:
     ends = time.monotonic() + SECONDS
     while not reached():
-        assert child.poll() is None, (folder / "output.txt").read_text()
-        assert time.monotonic() < ends, (folder / "output.txt").read_text()
+        if child.poll() is not None or time.monotonic() > ends:
+            child.kill()
+            child.wait()
+            pytest.fail((folder / "output.txt").read_text())
         time.sleep(0.05)
 
 
@@ -54,7 +56,7 @@ def curve(server: Server) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_job_killed_online_leaves_settings_and_curve_and_is_replaced_when_it_goes_on(tmp_path: Path) -> None:
     with serving() as server:
         child = started(tmp_path, server)
