@@ -73,6 +73,12 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
 
 def _chosen_evaluators(nodes: Mapping[str, Any]) -> dict[str, Any]:
     """The nodes of chosen evaluators. An experiment may hold settings for others, which then have no class."""
+    if "_target_" in nodes:
+        kind = str(nodes["_target_"])
+        raise ValueError(
+            f"the YAML of evaluator {kind.rpartition('.')[-1]} ({kind}) must begin with the line "
+            "'# @package evaluator.NAME': without it, its settings belong to no name"
+        )
     settings_only = {name for name, node in nodes.items() if "_target_" not in node}
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
     known = loader.get_group_options("evaluator") if loader else _yaml_names("evaluator")

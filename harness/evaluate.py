@@ -103,6 +103,11 @@ def _columns(
     name: str, evaluator: Evaluator, records: Sequence[Record], scores: Sequence[Score]
 ) -> dict[str, list[Score]]:
     """The scores by metric, after a check that each record has one and that it lies in the metric's range."""
+    if others := [score for score in scores if not isinstance(score, Score)]:
+        raise ValueError(
+            f"evaluator {name}: score must return a list of Score, one for each record and metric; got a "
+            f"{type(others[0]).__name__} among them"
+        )
     columns = {metric.name: [s for s in scores if s.metric == metric.name] for metric in evaluator.metrics}
     ids = [record.example.id for record in records]
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import pytest
 
 from evaluators.token_overlap import TokenOverlap
 from harness.evaluate import evaluate
@@ -61,3 +63,29 @@ def test_intervals_draw_the_concepts_of_each_evaluators_own_records() -> None:
     by_concept = evaluate([written[0], written[2]], {"overlap": TokenOverlap()}, lambda _: Tools(), 0).estimates
     ends = [(estimates["overlap"].low, estimates["overlap"].high) for estimates in (together, by_concept)]
     assert ends[0] == ends[1], "the second text of a concept says nothing new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistaken(Evaluator):
+    """Gives whatever it is told to."""
+
+    metrics: ClassVar = (Metric("share", True, 0.0, 1.0),)
+    gives: Any
+
+    def score(self, records: Sequence[Record], tools: Tools) -> Any:
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        ([0.5, 0.5], "score must return a list of Score, one for each record and metric; got a float among them"),
+        ([Score("a", "share", 0.5)], "share has 1 scores for 2 records, one each is due"),
+        ([Score("b", "share", 0.5), Score("a", "share", 0.5)], "share has 2 scores for 2 records, one each is due"),
+        ([Score("a", "share", 0.5), Score("b", "share", 7.0)], "share must lie between 0 and 1, got 7 for b"),
+    ],
+    ids=["numbers", "too few", "another order", "out of range"],
+)
+def test_what_an_evaluator_gets_wrong_is_named(gives: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"evaluator mine: {words}"):
+        evaluate([record("a", "x"), record("b", "y")], {"mine": Mistaken(gives=gives)}, lambda _: Tools(), 0)

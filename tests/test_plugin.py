@@ -167,6 +167,16 @@ def test_runs_from_the_command_line(installed: Path, tmp_path: Path, place: str)
     assert [row["parameters"] for row in rows] == [{"loudness": 0.5}] * 4
 
 
+def test_an_evaluators_yaml_without_its_first_line_is_named(installed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "evaluator"
+    folder.mkdir(parents=True)
+    (folder / "length.yaml").write_text(EVALUATOR_YAML.partition("\n")[2])
+    done = run_harness(installed, f"hydra.searchpath=[file://{folder.parent}]", "evaluator=[length]", f"out={tmp_path}")
+    assert done.returncode != 0
+    assert "must begin with the line '# @package evaluator.NAME'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_without_the_search_path_it_is_unknown(installed: Path, tmp_path: Path) -> None:
     done = run_harness(installed, "method=louder", f"out={tmp_path}")
     assert done.returncode != 0

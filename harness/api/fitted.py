@@ -182,9 +182,10 @@ def fit(
         method: a name of ``conf/method``: ``caa``.
         model: what `load` gave.
         pairs: contrast pairs: a CSV, JSON Lines or JSON file with columns ``prompt``, ``positive`` and ``negative``
-            (``group`` optional), or such rows. Methods that learn from texts or labelled answers learn from both sides.
+            (``group`` optional), or such rows. Methods that learn from texts or labelled answers learn from both sides,
+            those that learn nothing need neither pairs nor a task.
         task: a task's training split instead: ``facts``, or with options as on the command line,
-            ``"facts task.train_size=50"``. A method that learns from nothing needs neither.
+            ``"facts task.train_size=50"``.
         seed: of whatever is drawn in fitting.
         settings: as ``method.NAME`` on the command line: ``tokens="all"``.
 
@@ -192,7 +193,7 @@ def fit(
         ValueError: no such method, a wrong setting, or data that the method cannot learn from.
     """
     if pairs is not None and task is not None:
-        raise ValueError("fit learns from pairs=… or from task=…; give one of them")
+        raise ValueError("fit learns from pairs=… or from task=…; give one of them, not both")
     overrides = [f"method={method}", *(f"method.{name}={written(value)}" for name, value in settings.items())]
     if task is not None:
         overrides += [part if "=" in part else f"task={part}" for part in task.split()]

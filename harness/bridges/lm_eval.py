@@ -16,6 +16,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
@@ -79,6 +80,16 @@ class HarnessLM(TemplateLM):
         """The longest text that the model can read, in tokens."""
         settings = self._model.resolved.settings.get_text_config()
         return int(getattr(settings, "max_position_embeddings", 2048))
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What stands among lm-evaluation-harness's results: which weights ran, and what steered them."""
+        info = {"model": self._model.name, "model_identity": self._model.resolved.identity, "steering": None}
+        if self._steered is None:
+            return info
+        note = self._steered.fitted.bundle.note
+        parameters = dict(self._steered.parameters)
+        steering = {"method": note.label, "version": note.version, "access": note.access, "parameters": parameters}
+        return info | {"steering": steering}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_options: Any) -> list[int]:
         """Token ids of a text; special tokens as the model's tokenizer sets them, unless told."""
@@ -176,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; exit status 0, or 2 if it cannot be done."""
     options = _parser().parse_args(arguments)
     try:
+        _refuse_full_folder(options.log_samples)
         model = load(options.model)
         steer = None if options.source is None else load_vector(options.source)
         results = simple_evaluate(
@@ -183,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks=options.tasks,
             num_fewshot=options.num_fewshot,
             limit=options.limit,
-            task_manager=TaskManager(include_path=options.include_path),
+            task_manager=_task_manager(options.include_path, options.tasks),
             bootstrap_iters=1000,
         )
     except (ValueError, OSError, KeyError) as error:
@@ -197,7 +209,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept = {name: dict(results).get(name, {}) for name in ("results", "samples")}
             draft.write_text(json.dumps(kept, default=str, ensure_ascii=False), encoding="utf-8")
         print(f"wrote {options.out}")
+    if options.log_samples is not None:
+        _log_samples(options.log_samples, dict(results), model.name)
+        print(f"wrote {options.log_samples}: python -m harness.import_samples LABEL={options.log_samples} … out=DIR")
     return 0
+
+
+def _task_manager(own: str | None, tasks: Sequence[str]) -> TaskManager:
+    """Knows one's own tasks; those that lm-evaluation-harness ships, which take long to list, if one of them is due."""
+    if own is not None:
+        manager = TaskManager(include_path=own, include_defaults=False)
+        if set(tasks) <= set(manager.all_tasks):
+            return manager
+    return TaskManager(include_path=own)
+
+
+def _refuse_full_folder(folder: Path | None) -> None:
+    """Raise ValueError where samples lie already: of two files of one task nobody could say which one counts."""
+    if folder is not None and (earlier := sorted(folder.rglob("samples_*.jsonl"))):
+        raise ValueError(f"--log-samples {folder} holds samples already ({earlier[0].name}); give each run its own")
+
+
+def _log_samples(folder: Path, results: dict[str, Any], model: str) -> None:
+    """Results and samples in lm-evaluation-harness's own files, by its own writer."""
+    samples = results.pop("samples")
+    tracker = EvaluationTracker(output_path=str(folder))
+    tracker.general_config_tracker.log_experiment_args(
+        "harness", {"model": model}, system_instruction="", chat_template="", fewshot_as_multiturn=False
+    )
+    tracker.save_results_aggregated(results, samples)
+    for task in results["configs"]:
+        tracker.save_results_samples(task, samples[task])
+    # Its writer turns errors into warnings.
+    if len(list(folder.rglob("samples_*.jsonl"))) != len(samples):
+        raise OSError(f"the samples could not be written into {folder}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,4 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-fewshot", type=int, help="examples before each question (default: the task's)")
     parser.add_argument("--limit", type=int, help="at most so many items of each task")
     parser.add_argument("--out", type=Path, help="a JSON file for results and samples")
+    parser.add_argument(
+        "--log-samples", type=Path, metavar="DIR",
+        help="a folder for lm-evaluation-harness's own files, which python -m harness.import_samples reads",
+    )  # fmt: skip
     return parser

@@ -35,7 +35,8 @@ from harness.scoring import Generation, Record
 from harness.tasks.rows import Row, check_columns, file_rows, plain_text
 
 GRADES_FILE = "grades.jsonl"
-_IMPORTED = "imported"
+IMPORTED = "imported"
+"""Stands where the name of a choice would stand in what other code made."""
 _LOCK_WAIT_SECONDS = 60.0
 _ABOUT = "Make a run that can be scored and compared from texts that other code wrote, one row per question."
 _SHOWN = 60
@@ -122,7 +123,7 @@ def _parser() -> OneLineParser:
         help="these are those of N questions that the un-steered model got wrong",
     )  # fmt: skip
     for axis in ("task", "model"):
-        parser.add_argument(f"--{axis}", default=_IMPORTED, metavar="LABEL", help=f"the {axis}'s name in tables")
+        parser.add_argument(f"--{axis}", default=IMPORTED, metavar="LABEL", help=f"the {axis}'s name in tables")
     parser.add_argument("--control", default="none", metavar="LABEL", help="shuffled, random, best_of_n, …")
     parser.add_argument("--name", metavar="NAME", help="name of the run's folder")
     return parser
@@ -130,7 +131,7 @@ def _parser() -> OneLineParser:
 
 def _imported(options: argparse.Namespace, command: Sequence[str]) -> tuple[Path, int, Path | None]:
     """The run's folder, how many texts it holds, and where the grades lie."""
-    out = _out(options.out)
+    out = folder_of(options.out)
     _check_labels(options)
     layout = _layout(options)
     rows = file_rows(options.file, "FILE")
@@ -154,7 +155,8 @@ def _imported(options: argparse.Namespace, command: Sequence[str]) -> tuple[Path
     return folder, len(records), grades
 
 
-def _out(item: str) -> Path:
+def folder_of(item: str) -> Path:
+    """The folder that ``out=DIR`` names."""
     name, equals, value = item.partition("=")
     if name != "out" or not equals or not value:
         raise ValueError(f"say where to write with out=DIR, got {item}")
@@ -164,8 +166,10 @@ def _out(item: str) -> Path:
 
 def _check_labels(options: argparse.Namespace) -> None:
     """Raise ValueError unless labels can stand in the name of the run's folder, and in tables."""
-    for option in ("method", "task", "model", "control", "name"):
+    for option in ("method", "control", "name"):
         check_folder_name(f"--{option}", getattr(options, option))
+    for option in ("task", "model"):  # OWNER/NAME is usual for both; folders get another sign in its place
+        check_folder_name(f"--{option}", getattr(options, option).replace("/", "-"))
 
 
 def _layout(options: argparse.Namespace) -> Layout:
@@ -285,13 +289,13 @@ def _run(
         protocol="standard" if options.failures_of is None else "baseline_failures",
     )  # fmt: skip
     made_from = {
-        _IMPORTED: {"content": content, "prompt": layout.prompt, "echoed": layout.echoed},
+        IMPORTED: {"content": content, "prompt": layout.prompt, "echoed": layout.echoed},
         "labels": labels.model_dump(),
         "seed": 0,
     }
     subset = _subset(options.failures_of, records)
     keys = Keys.of(made_from, {}, subset.decided_by if subset else ("all", "selected"))
-    access = _access(options.access)
+    access = stated_access(options.access)
     optimises = _listed(options.optimised)
     record = RunRecord(
         key=keys.run,
@@ -299,9 +303,9 @@ def _run(
         name="",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status="done",
-        config=_config(labels),
+        config=imported_config(labels),
         labels=labels,
-        access=(_IMPORTED, *access),
+        access=(IMPORTED, *access),
         oracle="unknown" in access or Access.GOLD in access,
         searched=SearchNote(access=(Access.GOLD,), optimises=optimises) if optimises else None,
         evaluators={},
@@ -319,7 +323,7 @@ def _run(
     return record, made_from
 
 
-def _access(stated: str | None) -> tuple[str, ...]:
+def stated_access(stated: str | None) -> tuple[str, ...]:
     """What the method was shown; "unknown" if nobody says."""
     if stated is None:
         return ("unknown",)
@@ -347,10 +351,10 @@ def _fingerprint(records: Sequence[Record]) -> str:
     return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 
-def _config(labels: Labels) -> dict[str, Any]:
+def imported_config(labels: Labels) -> dict[str, Any]:
     """What scoring starts from; what made the texts is known by its labels alone."""
     chosen = plain_values(composed([f"protocol={labels.protocol}", "tracking=none"])[0])
-    known = {name: {_IMPORTED: getattr(labels, name)} for name in ("method", "control", "task", "model")}
+    known = {name: {IMPORTED: getattr(labels, name)} for name in ("method", "control", "task", "model")}
     scoring = {name: chosen[name] for name in ("judge", "scorer", "protocol", "tracking", "seed")}
     return {**known, **scoring, "evaluator": {}}
 

@@ -60,7 +60,11 @@ def test_a_task_may_give_what_is_learnt_from(model):
     assert fitted.bundle.note.task == "facts"
 
 
-def test_a_method_that_learns_from_nothing_needs_no_data(model, tmp_path):
+def test_a_method_that_learns_nothing_needs_no_data(model, tmp_path):
+    unsteered = harness.fit("baseline", model)
+    texts = model.generate(QUESTIONS, max_new_tokens=8)
+    assert model.generate(QUESTIONS, steer=unsteered, max_new_tokens=8) == texts
+
     fitted = harness.fit("stars", model)
     assert not fitted.artifact
     fitted.save(tmp_path / "stars.safetensors")
@@ -70,8 +74,8 @@ def test_a_method_that_learns_from_nothing_needs_no_data(model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give one of them"),
-        ({"pairs": [], "task": "facts"}, "give one of them"),
+        ({}, "caa learns from pairs=… or from task=…; give one of them"),
+        ({"pairs": [], "task": "facts"}, "give one of them, not both"),
         ({"pairs": []}, "caa learns from pairs, and there are none"),
         ({"pairs": [{"prompt": "p", "positive": "x"}]}, "row 1 has no column negative"),
         ({"pairs": PAIRS, "layer": 99}, "layer must be a whole number from 0 to 3"),

@@ -1,5 +1,6 @@
 """Sweeps on the tiny model: generations are shared, failures are kept apart, finished work is not done again."""
 
+import csv
 import json
 import os
 import subprocess
@@ -42,6 +43,23 @@ def test_a_sweep_shares_generations_and_reports_all_metrics(cli: Cli, tmp_path: 
     again = cli("-m", f"method={','.join(methods)}", "evaluator=token_overlap,perplexity", *overrides)
     assert again.status == 0
     assert stamps(out) == before
+
+
+def test_a_named_sweep_keeps_an_index_of_its_runs(cli: Cli, tmp_path: Path) -> None:
+    common = ("search=fixed", "evaluator=token_overlap", "task.limit=2", "sweep=mine")
+    assert cli("-m", "method=baseline,caa", "task.train_size=4", *common).status == 0
+    assert cli("-m", "method=baseline", "seed=1", *common).status == 0
+
+    lines = list(csv.DictReader((tmp_path / "runs" / "mine" / "index.csv").read_text().splitlines()))
+    assert [(line["method"], line["seed"], line["status"]) for line in lines] == [
+        ("baseline", "0", "done"), ("caa", "0", "done"), ("baseline", "1", "done"),
+    ]  # fmt: skip
+    for line in lines:
+        record = json.loads((tmp_path / "runs" / "mine" / line["folder"] / "run.json").read_text())
+        assert float(line["overlap"]) == record["estimates"]["overlap"]["value"]
+        assert line["created"] == record["created"]
+    assert "method=caa" in lines[1]["overrides"]
+    assert "sweep=mine" not in lines[1]["overrides"], "what all jobs share tells none of them apart"
 
 
 def test_published_values_and_both_protocols_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:

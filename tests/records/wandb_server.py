@@ -24,6 +24,8 @@ class Server:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exit_codes: list[int] = field(default_factory=list)
+    """Of runs that said that they have ended, in turn."""
     refuses: str = ""
     """Part of a query that is answered with an error."""
 
@@ -84,8 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
         content, state = self._content(), self.server_state
         if self.path != "/graphql":
             if self.path.endswith("/file_stream"):
-                stream = json.loads(content).get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+                told = json.loads(content)
+                stream = told.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
                 state.history.update(enumerate(stream["content"], stream["offset"]))
+                state.exit_codes += [told["exitcode"]] if told.get("complete") else []
             return self._reply({})
         asked = json.loads(content)
         if state.refuses and state.refuses in asked["query"]:
