@@ -158,7 +158,7 @@ def _access_of(
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """What each label's method was shown, by label and task: as stated, else as the file says, else unknown."""
     labels = {label for of_task in files.values() for label in of_task}
-    given: dict[str, str] = dict(item.partition("=")[::2] for item in stated)
+    given = {label: access for label, _, access in (item.partition("=") for item in stated)}
     if unknown := given.keys() - labels:
         raise ValueError(f"--access names {min(unknown)}, which is no label here: {', '.join(sorted(labels))}")
 
