@@ -57,7 +57,8 @@ def wilson_interval(successes: float, count: int, level: float = LEVEL) -> Inter
         low = min(low, _rare_limit(successes, count, level))
     if 1 <= count - successes <= min(3, count / 2):
         high = max(high, 1 - _rare_limit(count - successes, count, level))
-    return Interval(max(0.0, low), min(1.0, high))
+    # The formula leaves 3e-18 where it means nothing.
+    return Interval(max(0.0, low) if successes else 0.0, min(1.0, high) if successes < count else 1.0)
 
 
 def _rare_limit(events: float, count: int, level: float) -> float:
