@@ -220,8 +220,8 @@ class DevSplit(Search):
         return run_each(bench, examples, chosen, setting)
 
     def _has_groups(self, prepared: Prepared) -> bool:
-        # Without anything to search, there is one set for all groups.
-        return self.per_group and all(isinstance(value, dict) for value in prepared.values())
+        # Without anything to search, there is one set for all groups: an empty one for the un-steered model.
+        return self.per_group and bool(prepared) and all(isinstance(value, dict) for value in prepared.values())
 
 
 def _tuned_by(example: Example) -> str:

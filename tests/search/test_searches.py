@@ -20,7 +20,9 @@ from harness.search.proposals import Proposer, grid
 from harness.search.search import Setting
 from harness.subject.sizes import EngineConfig
 from harness.tasks.facts import Facts
-from harness.types import Access, Range, Record, Score, Tools
+from harness.types import Access, Method, Range, Record, Score, Tools
+from methods.baseline import Baseline
+from methods.single_vector import SingleVector
 
 PER_PROMPT = PerPrompt(num_trials=6, trials_per_round=2, sampler="tpe", startup_trials=2)
 DEV_SPLIT = DevSplit(num_trials=4, trials_per_round=2, sampler="random", startup_trials=2, dev_examples=3)
@@ -249,6 +251,19 @@ def test_every_group_gets_a_set_of_its_own(divided: Callable, setting: Callable)
     selected = PER_GROUP.select(subject, examples, chosen, place)
     for example, selection in zip(examples, selected, strict=True):
         assert selection.generation.parameters == chosen[example.group]
+
+
+@pytest.mark.parametrize("method", [Baseline(), SingleVector(layer=1, strength=0.3)], ids=["un-steered", "fixed"])
+def test_a_search_per_group_without_anything_to_search_runs_every_item_once(
+    method: Method, bench: Callable, setting: Callable
+) -> None:
+    place = setting(MarkedByGroup())
+    subject = bench(method, task=Divided(limit=3, dev_size=5, train_size=8, max_new_tokens=3))
+    examples = subject.task.examples("test")
+    prepared = PER_GROUP.prepare(subject, subject.task.examples("dev"), place)
+    selected = PER_GROUP.select(subject, examples, prepared, place)
+    assert [selection.generation.parameters for selection in selected] == [prepared] * len(examples)
+    assert rows_of(place) == []
 
 
 @pytest.mark.parametrize("kept", [3, 10, 13, 20])
