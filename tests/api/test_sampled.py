@@ -146,7 +146,7 @@ def test_what_cannot_be_paired_is_refused(logged: Written, capsys: pytest.Captur
         return capsys.readouterr().err
 
     assert "answered different items, 4 of 9 are shared" in error(f"baseline={plain}", f"caa={fewer}")
-    assert "written by a steered model, caa: no baseline" in error(f"baseline={fewer}")
+    assert "was written by a steered model (caa): not a baseline" in error(f"baseline={fewer}")
     assert "--access names cba, which is no label here" in error(f"baseline={plain}", "--access=cba=none")
     assert "LABEL=PATH" in error(str(plain))
     assert "holds no samples_*.jsonl" in error("baseline=tasks")

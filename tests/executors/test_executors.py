@@ -142,8 +142,8 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(al
 
 
 def test_an_error_in_a_worker_is_the_jobs_own(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="more than the model's context") as failed:
-        run(job_of(tmp_path, "method=caa", "search=fixed", "task.max_new_tokens=100000", *TWO))
+    with pytest.raises(ValueError, match="no gate tells source from control texts") as failed:
+        run(job_of(tmp_path, "method=dsas", "search=fixed", "task=sentiment", *TWO))
     assert "in a worker on" in "".join(failed.value.__notes__)
 
 

@@ -66,16 +66,17 @@ def test_a_job_killed_online_leaves_settings_and_curve_and_is_replaced_when_it_g
 
         config = json.loads(server.runs[0]["config"])
         assert config["method"]["value"]["_target_"] == "methods.fusion.FusionSteering"
-        assert config["run"]["value"]["status"] == "running"
         reached = curve(server)
-        time.sleep(5)  # its client outlives it for a moment
+        time.sleep(5)  # W&B's own process outlives it for a moment, and may call the run finished
         assert curve(server)[: len(reached)] == reached, "what had arrived stays"
-        assert 0 not in server.exit_codes, "a job that was killed did not end well"
+        config = json.loads(server.runs[-1]["config"])
+        assert config["run"]["value"]["status"] == "running", "which is how a job that was killed is told from others"
 
         server.history.clear()
         child = started(tmp_path, server)
         assert child.wait(SECONDS) == 0, (tmp_path / "output.txt").read_text()
         assert server.exit_codes[-1] == 0
         assert len({run["name"] for run in server.runs}) == 1, "the same run goes on"
+        assert json.loads(server.runs[-1]["config"])["run"]["value"]["status"] == "done"
         assert json.loads(server.files["wandb-summary.json"])["overlap/num_scored"] == 8
         assert sorted(server.history)[0] == 0, "its curve begins at the first line"
