@@ -131,8 +131,8 @@ class AUSteer(Method):
     def _moved(self, subject: Subject, pairs: Sequence[Pair], stream: UnitStream) -> Float[Tensor, "N L D"]:
         """From the unwanted to the wanted completion's last token, every unit of every layer."""
         prompts = [pair.prompt for pair in pairs]
-        wanted = self._extract(subject, prompts, [pair.positive for pair in pairs], stream)
-        return wanted - self._extract(subject, prompts, [pair.negative for pair in pairs], stream)
+        positive = self._extract(subject, prompts, [pair.positive for pair in pairs], stream)
+        return positive - self._extract(subject, prompts, [pair.negative for pair in pairs], stream)
 
     def _extract(
         self, subject: Subject, prompts: Sequence[str], completions: Sequence[str], stream: UnitStream

@@ -89,6 +89,7 @@ def _read_all(items: Sequence[str]) -> dict[str, dict[str, Sampled]]:
         label, equals, path = item.partition("=")
         if not equals or not label or not path:
             raise ValueError(f"say which files belong to which method with LABEL=PATH, got {item}")
+
         for sampled in _read(Path(path)):
             of_task = files.setdefault(sampled.task, {})
             if label in of_task:
@@ -96,11 +97,13 @@ def _read_all(items: Sequence[str]) -> dict[str, dict[str, Sampled]]:
                     f"{label} has two files of task {sampled.task}: {of_task[label].origin} and {sampled.origin}; name "
                     "the one that counts, or give each a label of its own"
                 )
+            # Pairs against it would say nothing about steering.
             if label == _BASELINE and sampled.steering:
                 raise ValueError(
                     f"{sampled.origin} was written by a steered model ({sampled.steering}): not a baseline"
                 )
             of_task[label] = sampled
+
     if not files:
         raise ValueError("give at least one LABEL=PATH, such as baseline=logs/plain caa=logs/caa")
     return files

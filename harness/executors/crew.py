@@ -111,6 +111,8 @@ class Crew:
         self._key = secrets.token_bytes(32)
         self._listener = Listener(("" if executor.any_machine else "127.0.0.1", 0), backlog=64, authkey=self._key)
         threading.Thread(target=self._accept, daemon=True).start()
+
+        # Those that did start must end if a later one cannot.
         self._started: dict[int, Started] = {}
         try:
             self.address = Address(executor.host, self._listener.address[1], self._key)
@@ -292,6 +294,7 @@ class _Round:
                 self._shift.hand(member, self._name, self._each[index])
 
     def _take(self, member: Member, message: Message) -> None:
+        """Act on what a worker says; what it writes waits until its piece of work is done, unless told otherwise."""
         match message:
             case ("lost",):
                 self._do_again(member)
