@@ -23,6 +23,8 @@ WRONG_JOBS = "jobs must be a list of lists of overrides, e.g. jobs=[[method=base
 _UNSTEERED = ("baseline", "prompting")
 _NOTHING_TO_SHUFFLE = ("actadd",)
 """Methods that are fed neither data nor answers."""
+_STEERED_CONTROLS = ("shuffled", "random")
+"""Controls that run the method itself, on other data or in another direction."""
 _PER_ITEM_CONTROLS = ("gold_in_prompt", "best_of_n")
 """Controls that are about the answers of the task's own items."""
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -142,9 +144,8 @@ def _with_side_effects(job: list[str]) -> list[list[str]]:
 def _with_controls_and_jobs(
     config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]
 ) -> list[list[str]]:
-    """The jobs of ``jobs`` and the controls that ``controls=auto`` adds."""
-    if config.controls not in ("none", "auto"):
-        raise ValueError(f"controls must be none or auto, got {config.controls}")
+    """The jobs of ``jobs`` and the controls that ``controls`` adds."""
+    steered_controls = _steered_controls(config.controls)
     jobs = OmegaConf.to_container(config.jobs, resolve=True) if OmegaConf.is_config(config.jobs) else config.jobs
     if not isinstance(jobs, list) or not all(isinstance(job, list) for job in jobs):
         raise ValueError(WRONG_JOBS.format(jobs))
@@ -158,8 +159,11 @@ def _with_controls_and_jobs(
     if _value(given, "experiment"):
         listed = [[*job, "controls=none"] for job in listed]
     steering = [job for job in listed if _steers(job, choices)]
-    own = [job for item in listed for job in (item, *(_with_controls(item, choices) if item in steering else ()))]
-    unsteered = [job for item in steering for job in _unsteered_controls(item)]
+    own = []
+    for job in listed:
+        own += [job, *(_with_controls(job, choices, steered_controls) if job in steering else ())]
+    # Controls that do not steer belong to the automatic choice; a list names what it wants.
+    unsteered = [job for item in steering for job in _unsteered_controls(item)] if config.controls == "auto" else []
     return _unique([*(job for item in steering for job in _baselines(item)), *own, *unsteered])
 
 
@@ -183,9 +187,24 @@ def _steers(job: Sequence[str], choices: Mapping[str, Any]) -> bool:
     return method not in _UNSTEERED and _value(job, "control") in (None, "none")
 
 
-def _with_controls(job: list[str], choices: Mapping[str, Any]) -> list[list[str]]:
+def _steered_controls(controls: Any) -> tuple[str, ...]:
+    """Names of the controls that each method is to get, of those that run the method itself.
+
+    Raises:
+        ValueError: ``controls`` is none of the choices.
+    """
+    if controls in ("none", "auto"):
+        return _STEERED_CONTROLS
+    names = OmegaConf.to_container(controls) if OmegaConf.is_list(controls) else controls
+    if not isinstance(names, list) or not names or not set(map(str, names)) <= set(_STEERED_CONTROLS):
+        choices = ", ".join(_STEERED_CONTROLS)
+        raise ValueError(f"controls must be none or auto, or a list of {choices}, got {controls}")
+    return tuple(names)
+
+
+def _with_controls(job: list[str], choices: Mapping[str, Any], controls: Sequence[str]) -> list[list[str]]:
     method = _value(job, "method") or str(choices.get("method"))
-    fitting = ("random",) if method in _NOTHING_TO_SHUFFLE else ("shuffled", "random")
+    fitting = [each for each in controls if each != "shuffled" or method not in _NOTHING_TO_SHUFFLE]
     return [[*job, f"control={control}"] for control in fitting]
 
 

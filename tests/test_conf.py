@@ -146,6 +146,21 @@ class TestControls:
         added = [job[-1] for job in self.jobs("jobs=[['method=actadd','search=dev_split']]")]
         assert added == ["search=fixed", "search=dev_split", "control=random", "control=gold_in_prompt"]
 
+    def test_a_list_names_those_that_are_wanted(self) -> None:
+        config, choices = composed(["jobs=[['method=baseline'],['method=caa'],['method=actadd']]"])
+        config.controls = ["shuffled"]
+        expanded = expand(config, choices, ["jobs=[['method=baseline'],['method=caa'],['method=actadd']]"])
+        chosen = [(job[0], "control=shuffled" in job, "control=gold_in_prompt" in job) for job in expanded]
+        steered = [("method=caa", False, False), ("method=caa", True, False), ("method=actadd", False, False)]
+        assert [item for item in chosen if item[0] != "method=baseline"] == steered
+        assert not any(choice[2] for choice in chosen)
+
+    @pytest.mark.parametrize("controls", ["[]", "[best_of_n]", "shuffled", "{shuffled: 1}"])
+    def test_what_is_no_choice_names_the_choices(self, controls: str) -> None:
+        config, choices = composed([f"controls={controls}"])
+        with pytest.raises(ValueError, match=r"controls must be none or auto, or a list of shuffled, random, got"):
+            expand(config, choices, [])
+
     def test_a_job_says_nothing_of_the_sweep_that_it_was_expanded_from(self) -> None:
         expanded = self.jobs("jobs=[['method=caa']]")
         assert not [item for job in expanded for item in job if item.startswith(("jobs=", "controls="))]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.data import Example, Pair, Split
+from harness.tasks.facts import Facts
 from harness.tasks.questions import HubQuestions
 from harness.tasks.rows import Row, text_of
-from harness.tasks.task import Kind
+from harness.tasks.task import Kind, Offer, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,10 @@ class TruthfulQA(HubQuestions):
     each: ``mc1`` (one is true: ``target``), ``mc2`` (several may be) and which are ``true``. Options are completions of
     the bare question, scored by their summed log-likelihood, un-normalised, as in the paper.
 
-    Pairs are (question, the true MC1 option, the first false one); labelled completions are all options of MC2.
+    Pairs are (question, the true MC1 option, the first false one); labelled completions are all options of MC2. Texts
+    are questions with an option of MC2 behind them: a true one is *target*, a false one *source*, as activation
+    transport was fitted on this data set (Rodriguez et al. 2024, arXiv:2410.23054); *control* texts are questions and
+    answers of the task ``facts`` (its training split), as many as there are source texts, at most.
     A file is the official ``mc_task.json``, or JSON Lines of the same records.
     """
 
@@ -65,6 +69,18 @@ class TruthfulQA(HubQuestions):
         if not isinstance(value, Mapping) or not set(value.values()) <= {0, 1}:
             raise ValueError(f"{self.origin}: row {index + 1}: {column} must map options to 0 or 1")
         return {option.strip(): bool(label) for option, label in value.items()}
+
+    def offers(self) -> frozenset[Offer]:
+        """Texts, too."""
+        return super().offers() | {"texts"}
+
+    def texts(self, role: Role) -> list[str]:
+        """Questions with a true or a false option; questions and answers on plain facts as control."""
+        if role == "control":
+            neutral = [f"{item.question}\n{item.answer}" for item in Facts(seed=self.seed).examples("train")]
+            return neutral[: len(self.texts("source"))]
+        wanted = role == "target"
+        return [f"{question}\n{option}" for question, option, is_true in self.labelled() if is_true is wanted]
 
     def pairs(self) -> list[Pair]:
         """The true option of MC1 against the first false one."""

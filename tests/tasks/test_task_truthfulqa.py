@@ -48,6 +48,17 @@ def test_pairs_and_labels_come_from_training_rows(task):
     ]
 
 
+def test_texts_are_training_questions_with_an_option_behind_them(task):
+    rows = [{**OFFICIAL, "split": "train"}, {**OFFICIAL, "question": "And 3+1?", "split": "test"}]
+    made = task(*rows)
+    assert made.texts("target") == ["What is 2+2?\nIt is 4.", "What is 2+2?\nFour."]
+    assert made.texts("source") == ["What is 2+2?\nFive.", "What is 2+2?\nNine."]
+    neutral = made.texts("control")
+    assert len(neutral) == 2
+    assert not any("2+2" in text for text in neutral)
+    assert "texts" in made.offers()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
