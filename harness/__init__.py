@@ -5,8 +5,16 @@ From Python, the verbs are ``load``, ``fit``, ``compare`` and ``load_vector``; n
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Threads of OpenMP wait for one another by spinning for milliseconds. Where other work shares the cores they spin
+# while the thread that they wait for gets no core, and a run takes several times as long. So they go to sleep after a
+# few microseconds. OpenMP reads this when torch is loaded; whoever sets either variable decides. Measured in
+# BENCHMARKS.md, "Busy neighbours".
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from harness.api.comparing import Result, compare
