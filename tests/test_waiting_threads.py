@@ -17,7 +17,7 @@ NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
         ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": "active"}),
     ],
 )
-@pytest.mark.parametrize("module", ["harness.subject.load", "harness.api.model", "methods.token_vector"])
+@pytest.mark.parametrize("module", ["harness.subject.load", "harness.api.model", "harness.job"])
 def test_threads_sleep_soon_unless_the_user_decides(
     module: str, given: dict[str, str], expected: dict[str, str | None]
 ):
