@@ -91,7 +91,7 @@ def build(
         values["model"] = {"_target_": target, **dataclasses.asdict(model.config)}
 
     parts = {name: built(values[name], kind, name) for name, kind in PARTS.items()}
-    parts["executor"].check(_searching_judge(parts))
+    parts["executor"].check(_searching_judge(parts), parts["model"].tensor_parallel)
     resolved = model or parts["executor"].resolved(parts["model"])
 
     labels = {axis: str(choices.get(axis, "")) for axis in LABELLED} | {"seed": str(values["seed"])}

@@ -241,6 +241,8 @@ class Job:
                 "quantization": config.quantization,
                 "chat_template": config.chat_template,
                 "prompt_template": config.prompt_template,
+                # Sums over several processes are rounded in another order.
+                **({"tensor_parallel": config.tensor_parallel} if config.tensor_parallel > 1 else {}),
             },
             "method": self._method_described() if self.steers else {"instruction": self.method.instruction},
             "control": described(self.control),

@@ -62,7 +62,8 @@ def forget_subjects() -> None:
 def _weights_key(model: ResolvedModel) -> str:
     """What must be loaded anew for: other weights, another dtype or device, but not another prompt."""
     config = model.config
-    return repr((model.identity, config.dtype, str(model.device), config.quantization, config.blocks_path))
+    ways = (config.dtype, str(model.device), config.quantization, config.tensor_parallel, config.blocks_path)
+    return repr((model.identity, *ways))
 
 
 def bench_for(job: Job, subject: LocalSubject) -> Workbench:

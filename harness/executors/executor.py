@@ -71,17 +71,28 @@ class Executor:
         """Whether workers get GPUs that this process need not have."""
         return False
 
-    def check(self, searching_judge: Judge | None = None) -> None:
+    def check(self, searching_judge: Judge | None = None, ranks: int = 1) -> None:
         """Raise for what cannot work, before anything is loaded.
 
         Args:
             searching_judge: the judge that the job's search calls on.
+            ranks: processes that share the model's weights.
 
         Raises:
-            ValueError: a package is missing, or a limit cannot be kept.
+            ValueError: a package is missing, a limit cannot be kept, or there are no workers to share a model.
         """
         if self.needs and importlib.util.find_spec(self.needs[0]) is None:
             raise ValueError(f"executor={self.name} is not installed: pip install 'steering-harness[{self.needs[1]}]'")
+        if ranks > 1 and self.is_here:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} needs workers, each of them {ranks} processes: add executor=processes, "
+                "ray or submitit"
+            )
+        if ranks > 1 and searching_judge is not None:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} cannot be combined with an objective that asks a judge: every process "
+                "would ask it anew"
+            )
         for limit in ("max_calls", "max_cost"):
             if searching_judge is not None and not self.is_here and getattr(searching_judge, limit, None) is not None:
                 raise ValueError(

@@ -17,10 +17,11 @@ _PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Processes(Executor):
-    """Processes of this machine, each with a GPU of its own where there are enough.
+    """Processes of this machine, each with GPUs of its own where there are enough.
 
     Args:
-        workers: how many; None is one for each GPU that is visible here, or two without any.
+        workers: how many; None is as many as GPUs suffice for, or two without any.
+        gpus_per_worker: GPUs of each; more than one for ``model.tensor_parallel``.
         threads: threads of each on a CPU; None shares the cores among them, unless OMP_NUM_THREADS is set.
     """
 
@@ -28,17 +29,18 @@ class Processes(Executor):
     name: ClassVar[str] = "processes"
     workers: int | None
     threads: int | None
+    gpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
-        for field in ("workers", "threads"):
+        for field in ("workers", "threads", "gpus_per_worker"):
             if (value := getattr(self, field)) is not None:
                 check_count(field, value)
 
     @property
     def count(self) -> int:
         """How many workers there are."""
-        return self.workers or gpus.one_per_gpu(without=2)
+        return self.workers or max(1, gpus.one_per_gpu(without=2 * self.gpus_per_worker) // self.gpus_per_worker)
 
     @property
     def host(self) -> str:
@@ -46,13 +48,15 @@ class Processes(Executor):
         return "127.0.0.1"
 
     def start(self, number: int, address: Address) -> Process:
-        """Start a process that works on one GPU, if there is one."""
+        """Start a process that sees its own GPUs alone, if there are any."""
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.count)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if self.threads or "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(threads)
         if visible := gpus.visible_gpus():
-            environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+            first = number * self.gpus_per_worker
+            own = [visible[place % len(visible)] for place in range(first, first + self.gpus_per_worker)]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(own))
         environment.pop(gpus.PLACES, None)  # its place is decided here
 
         command = [sys.executable, "-m", "harness.executors.worker", address.host, str(address.port), str(number)]

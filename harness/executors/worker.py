@@ -12,12 +12,14 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
 from harness import progress
 from harness.executors.executor import Address
+from harness.executors.ranks import NOWHERE, Followers
 from harness.executors.remote_store import RemoteStore
 from harness.executors.usage import spent, usages
 from harness.executors.wire import Message, Wire, unpacked
@@ -50,6 +52,8 @@ class Worker:
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._judge = Judge()
+        self._followers: Followers | None = None
+        self._sharing: Followers | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
     def run(self) -> None:
@@ -73,12 +77,30 @@ class Worker:
             os.chdir(cwd)
         job = unpacked(content)
         self._judge = job.scoring.judge
-        store = RemoteStore(folder, self._ask, lambda *write: self._wire.send("write", *write))
-        return Steps(job, store, None, tests_of(job, counted))
+        ranks = job.model.config.tensor_parallel
+        store = RemoteStore(
+            folder if ranks == 1 else NOWHERE, self._ask, lambda *write: self._wire.send("write", *write)
+        )
+        self._sharing = self._share(ranks) if ranks > 1 else None
+        with self._together("open", content, cwd, counted):
+            return Steps(job, store, None, tests_of(job, counted))
+
+    def _together(self, *order: Any) -> AbstractContextManager[None]:
+        """Inside the block, those who hold the model with this process do the same."""
+        return self._sharing.doing(*order) if self._sharing is not None else nullcontext()
+
+    def _share(self, ranks: int) -> Followers:
+        """The processes that hold the model together with this one."""
+        if self._followers is None:
+            self._followers = Followers(ranks)
+        if self._followers.ranks != ranks:  # torch cannot let processes meet anew: another worker begins with these
+            os._exit(1)
+        return self._followers
 
     def _carry_out(self, steps: Steps, name: str, arguments: tuple[Any, ...]) -> None:
         before = usages(self._judge)
-        result = steps.carry_out(name, arguments, lambda count: self._wire.send("advance", count))
+        with self._together("step", name, arguments):
+            result = steps.carry_out(name, arguments, lambda count: self._wire.send("advance", count))
         self._wire.send("done", result, spent(before, usages(self._judge)))
 
     def _report(self, error: Exception) -> None:
@@ -92,7 +114,10 @@ class Worker:
 
     def _ask(self, *question: Any) -> Any:
         self._wire.send("ask", *question)
-        return self._answers.get()
+        answer = self._answers.get()
+        if self._sharing is not None:
+            self._sharing.answer(answer)
+        return answer
 
     def _listen(self) -> None:
         """Receive while the model computes, so that a lost connection ends this process at once."""

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from harness.steering import Layout
-from harness.subject import gguf, hub, tiny
+from harness.subject import gguf, hub, sharding, tiny
 from harness.subject.amx import avoid_trapped_amx
 from harness.subject.sites import family_of
 from harness.subject.tokenizer import folder_tokenizer, gguf_tokenizer, quiet_transformers
@@ -69,6 +69,8 @@ class ModelConfig:
         chat_template: wrap each prompt in the tokenizer's chat template.
         prompt_template: text with ``{question}``.
         trust_remote_code: let a model from the hub run its own Python code.
+        tensor_parallel: processes, each with a GPU where there are any, that share the weights of every layer between
+            them (tensor parallelism): for models that one GPU cannot hold. Needs an executor with workers.
         blocks_path: dotted path of the list of decoder blocks, for architectures that the harness does not know.
         ranges: strength ranges of methods that depend on the model, ``{full: [low, high], early: …}``.
     """
@@ -87,6 +89,7 @@ class ModelConfig:
     chat_template: bool = True
     prompt_template: str = "{question}"
     trust_remote_code: bool = False
+    tensor_parallel: int = 1
     blocks_path: str | None = None
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -111,6 +114,10 @@ class ModelConfig:
                 "right answer but that of control=gold_in_prompt"
             )
 
+        if self.tensor_parallel < 1:
+            raise ValueError(f"model.tensor_parallel must be at least 1, got {self.tensor_parallel}")
+        if self.tensor_parallel > 1 and self.quantization != "none":
+            raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.tensor_parallel")
         if self.quantization != "none" and self.dtype == "float64":
             raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.dtype=float64")
         for name, bounds in self.ranges.items():
@@ -226,7 +233,7 @@ def resolve(config: ModelConfig) -> ResolvedModel:
             case "hub":
                 folder, identity, weights = _hub_model(config)
                 settings, tokenizer = _settings(folder, config), partial(folder_tokenizer, folder, config)
-    layout = layout_of(settings, config.blocks_path)
+    layout = sharding.layout_of_shares(layout_of(settings, config.blocks_path), settings, config.tensor_parallel)
     return ResolvedModel(config, settings, layout, identity, device, weights, tokenizer)
 
 
@@ -351,6 +358,9 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
         )
         options["device_map"] = {"": device}
 
+    if config.tensor_parallel > 1:
+        options["distributed_config"] = sharding.plan_for(config.tensor_parallel)
+
     # Only safetensors: the model's identity covers them and no other file of weights.
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -360,7 +370,8 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
         raise ValueError(f"the weights of {config.label} in {folder} cannot be read: {error}") from error
     model, report = loaded
     _check_weights(config.label, folder, model, report)
-    return model if config.quantization != "none" else model.to(device)
+    is_placed = config.quantization != "none" or config.tensor_parallel > 1
+    return model if is_placed else model.to(device)
 
 
 def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
@@ -379,10 +390,11 @@ def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Map
     if problems:
         raise ValueError(f"the files of {label} in {folder} do not fit the model: they {'; they '.join(problems)}")
     for name, weight in model.named_parameters():
-        if not weight.is_floating_point() or bool(torch.isfinite(weight.sum(dtype=torch.float32))):
+        own = sharding.own_share(weight)
+        if not own.is_floating_point() or bool(torch.isfinite(own.sum(dtype=torch.float32))):
             continue
         # The sum of large finite weights may overflow: look closely before saying so.
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(torch.isfinite(own).all()):
             raise ValueError(f"the files of {label} in {folder} hold numbers that are none, in {name}")
 
 

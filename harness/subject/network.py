@@ -15,6 +15,7 @@ from harness.subject import attention
 from harness.subject.attention import Plan
 from harness.subject.head import keep_logits_exact
 from harness.subject.packing import pack_linears
+from harness.subject.sharding import is_sharded
 from harness.subject.sites import Blocks
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Network:
         # Its advice on padding, which plans know of, reads token ids back from the device before each pass.
         model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
         keep_logits_exact(model)
-        pack_linears(model)
+        if not is_sharded(model):  # a packed layer would forget that its product is a part of a sum
+            pack_linears(model)
         return cls(model, Blocks.of(model, blocks_path), layout, device, stop_ids)
 
     @property
@@ -125,4 +127,5 @@ class Network:
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or self.layout.num_heads
         width = getattr(config, "head_dim", None) or self.layout.head_width
-        return 2 * self.layout.num_layers * heads * width * self.dtype.itemsize
+        ranks = getattr(self.model, "tp_size", None) or 1
+        return 2 * self.layout.num_layers * heads // ranks * width * self.dtype.itemsize

@@ -8,6 +8,7 @@ import torch
 
 from harness.subject.memory import available_memory
 from harness.subject.network import Network
+from harness.subject.sharding import is_sharded, least
 
 CPU_ROWS, ACCELERATOR_ROWS = 64, 1024
 """Rows at once, at most, where nothing is set: more do not decode faster."""
@@ -52,7 +53,8 @@ def rows_that_fit(network: Network, engine: EngineConfig, tokens_per_row: int, b
     if engine.token_budget is not None:
         return max(1, min(limit, engine.token_budget // tokens_per_row))
     per_row = bytes_per_row(network, tokens_per_row, bytes_per_token)
-    return max(1, min(limit, int(_free_bytes(network.device) * MEMORY_SHARE) // per_row))
+    rows = max(1, min(limit, int(_free_bytes(network.device) * MEMORY_SHARE) // per_row))
+    return least(rows, network.device) if is_sharded(network.model) else rows
 
 
 def bytes_per_row(network: Network, tokens_per_row: int, bytes_per_token: int = 0) -> int:

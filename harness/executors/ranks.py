@@ -1,0 +1,178 @@
+"""The processes of one worker that share a model (``model.tensor_parallel``), see `harness.subject.sharding`.
+
+The worker itself is the first of them. It alone talks to whoever hands out work, and passes on what it is ordered and
+told; the others do the same pieces at the same time, and what they would write is dropped. They end together.
+
+``python -m harness.executors.ranks PORT MEETING_PORT RANK RANKS`` starts one of the others, with the key of the
+connection on stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed
+
+from harness import progress
+from harness.executors.remote_store import RemoteStore
+from harness.executors.wire import Wire, unpacked
+from harness.steps import Steps, tests_of
+from harness.subject import sharding
+
+NOWHERE = Path(os.devnull) / "nowhere"
+"""Folder of a store that keeps no checkpoints: the first process would go on from them, and the others from nothing."""
+_GRACE_SECONDS = 60.0
+"""So long the first process may take to fail as another one did, before both are taken to wait for ever."""
+
+
+class Followers:
+    """The other processes, as the first one sees them.
+
+    Args:
+        ranks: processes that share a model, this one included.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        self._piece, self._is_at_work = 0, False
+        key, meeting_port = secrets.token_bytes(32), _free_port()
+        listener = Listener(("127.0.0.1", 0), backlog=ranks, authkey=key)
+        for rank in range(1, ranks):
+            places = (listener.address[1], meeting_port, rank, ranks)
+            command = [sys.executable, "-m", "harness.executors.ranks", *map(str, places)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE)
+            assert process.stdin is not None
+            with process.stdin as keyhole:
+                keyhole.write(key.hex().encode() + b"\n")
+        self._wires = [Wire(listener.accept()) for _ in range(1, ranks)]
+        listener.close()
+
+        for wire in self._wires:
+            threading.Thread(target=self._watch, args=(wire,), daemon=True).start()
+        sharding.join(0, ranks, meeting_port)
+
+    def answer(self, answer: Any) -> None:
+        """Pass on what this process was told in answer to a question."""
+        self._tell("answer", answer)
+
+    @contextmanager
+    def doing(self, *order: Any) -> Iterator[None]:
+        """Have them do what this process does inside the block: ``("open", job, …)`` or ``("step", name, …)``."""
+        self._piece, self._is_at_work = self._piece + 1, True
+        self._tell("order", self._piece, order)
+        try:
+            yield
+        finally:
+            self._is_at_work = False
+
+    def _tell(self, *message: Any) -> None:
+        for wire in self._wires:
+            wire.send(*message)
+
+    def _watch(self, wire: Wire) -> None:
+        """End this process when another one ended, or failed alone: it would wait for it until somebody kills it."""
+        try:
+            while True:
+                piece, reason = wire.receive()
+                threading.Timer(_GRACE_SECONDS, self._end_if_still_at, (piece, reason)).start()
+        except (EOFError, OSError):
+            _end("a process that shares the model with this one is gone")
+
+    def _end_if_still_at(self, piece: int, reason: str) -> None:
+        if self._is_at_work and self._piece == piece:
+            _end(f"a process that shares the model with this one failed alone:\n{reason}")
+
+
+def _end(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Follower:
+    """One of the others.
+
+    Args:
+        wire: to the first process.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._steps: Steps | None = None
+
+    def run(self) -> None:
+        """Do what the first process does, until it is gone."""
+        while True:
+            message = self._receive()
+            if message[0] == "answer":  # to a question that this process did not come to
+                continue
+            _order, piece, order = message
+            try:
+                self._obey(*order)
+            except Exception:  # the first process fails likewise, and reports it; if not, it is told
+                self._wire.send(piece, traceback.format_exc())
+
+    def _obey(self, what: str, *details: Any) -> None:
+        if what == "open":
+            self._steps = None
+            self._steps = self._opened(*details)
+        else:
+            assert self._steps is not None, "a job is opened before its first piece"
+            self._steps.carry_out(*details)
+
+    def _opened(self, content: bytes, cwd: Path, counted: frozenset[str] | None) -> Steps:
+        if cwd.is_dir():
+            os.chdir(cwd)
+        job = unpacked(content)
+        return Steps(job, RemoteStore(NOWHERE, self._answer, _drop), None, tests_of(job, counted))
+
+    def _answer(self, *_question: Any) -> Any:
+        """What the first process was told: it asks the same questions in the same order."""
+        return self._receive()[1]
+
+    def _receive(self) -> tuple[Any, ...]:
+        try:
+            return self._wire.receive()
+        except (EOFError, OSError):  # the first process is gone, and what this one computes is for nobody
+            os._exit(0)
+
+
+def _drop(*_write: Any) -> None:
+    pass
+
+
+def follow(port: int, meeting_port: int, rank: int, ranks: int, key: bytes) -> None:
+    """Work as one of the others.
+
+    Args:
+        port: where the first process passes on what it is told.
+        meeting_port: where all of them find each other.
+        rank: number of this process, from 1.
+        ranks: how many there are.
+        key: what both sides prove to each other that they know.
+    """
+    progress.console.quiet = True
+    wire = Wire(Client(("127.0.0.1", port), authkey=key))
+    sharding.join(rank, ranks, meeting_port)
+    Follower(wire).run()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    follow(*map(int, sys.argv[1:5]), bytes.fromhex(sys.stdin.readline()))
