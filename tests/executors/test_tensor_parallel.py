@@ -18,7 +18,10 @@ from harness.executors import crew
 from harness.run import run
 
 SHARED = ("executor=processes", "executor.workers=1", "executor.threads=1", "model.tensor_parallel=2")
-FEW = ("task.limit=4", "search=dev_split", "search.num_trials=2", "search.trials_per_round=2", "search.startup_trials=1")
+FEW = (
+    *("task.limit=4", "search=dev_split"),
+    *("search.num_trials=2", "search.trials_per_round=2", "search.startup_trials=1"),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
