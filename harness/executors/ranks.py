@@ -175,4 +175,5 @@ def follow(port: int, meeting_port: int, rank: int, ranks: int, key: bytes) -> N
 
 
 if __name__ == "__main__":
-    follow(*map(int, sys.argv[1:5]), bytes.fromhex(sys.stdin.readline()))
+    PORT, MEETING_PORT, RANK, RANKS = map(int, sys.argv[1:5])
+    follow(PORT, MEETING_PORT, RANK, RANKS, bytes.fromhex(sys.stdin.readline()))

@@ -219,6 +219,7 @@ def resolve(config: ModelConfig) -> ResolvedModel:
         ConnectionError: the hub cannot be reached.
     """
     device = device_of(config)
+    sharding.check_device(device, config.tensor_parallel)
     with quiet_transformers():
         match config.kind:
             case "package" | "gguf":

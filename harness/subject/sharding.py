@@ -40,6 +40,21 @@ def layout_of_shares(layout: Layout, settings: PretrainedConfig, ranks: int) -> 
     return dataclasses.replace(layout, absent=layout.absent | SHARED_OUT)
 
 
+def check_device(device: torch.device, ranks: int) -> None:
+    """Refuse devices that processes with shares of a model cannot have.
+
+    Raises:
+        ValueError: it is one GPU, or the CPU of a machine with GPUs, which transformers would use.
+    """
+    if ranks == 1 or (device.type == "cuda" and device.index is None):
+        return
+    if device.type != "cpu" or torch.cuda.is_available():
+        raise ValueError(
+            f"model.tensor_parallel={ranks} uses one GPU for each process: model.device must be auto or cuda, got "
+            f"{device} (for the CPU of a machine with GPUs, set CUDA_VISIBLE_DEVICES= as well)"
+        )
+
+
 def plan_for(ranks: int) -> Any:
     """What transformers needs to know to load a share of the weights into each process.
 

@@ -156,6 +156,7 @@ def test_each_process_holds_half_and_computes_the_whole() -> None:
         ((*SHARED, "model.tensor_parallel=4"), "model.tensor_parallel=4 must divide the model's 2 key heads"),
         ((*SHARED, "model.family=gpt2"), "transformers has no plan for models of type 'gpt2'"),
         ((*SHARED, "model.dtype=float32", "model.quantization=int8"), "cannot be combined with model.tensor_parallel"),
+        ((*SHARED, "model.device=mps"), "model.device"),
         ((*SHARED, "method=iti"), "stream"),
         ((*SHARED, "method=kv_cache"), "stream"),
     ],
