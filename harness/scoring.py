@@ -207,6 +207,8 @@ class Evaluator:
     which records of choice tasks do not have."""
     gold: ClassVar[bool] = False
     """Compares with the right answer, which items of some tasks do not have."""
+    compares_samples: ClassVar[bool] = False
+    """Scores a sample by the other samples of its item, which must be scored with it."""
     reads: ClassVar[RecordKind] = "generations"
     """Which records it is given: those of test items, or one per concept with what the method read in its texts."""
     max_unscored: float = 1.0

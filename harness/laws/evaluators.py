@@ -103,10 +103,12 @@ def record(index: int, text: str, logprobs: tuple[float, ...] | None = None) -> 
 
 
 def of_kind(evaluator: Evaluator, item: Record) -> Record:
-    """The record with what the evaluator reads in it: latents of texts of all categories, for one that reads these."""
+    """The record with what the evaluator reads in it: latents of texts of all categories, or siblings to compare."""
+    place = int(item.example.id.split("-")[1])
+    if evaluator.compares_samples:
+        return dataclasses.replace(item, example=dataclasses.replace(item.example, cluster=f"item-of-{place % 5}"))
     if evaluator.reads == "generations":
         return item
-    place = int(item.example.id.split("-")[1])
     categories = [("positive", "negative", "hard negative")[number % 3] for number in range(9)]
     example = dataclasses.replace(item.example, metadata={"categories": categories})
     latents = tuple(math.sin(place + number) for number in range(9))
@@ -151,11 +153,17 @@ def one_score_per_record_and_metric(evaluator: Evaluator) -> None:
 
 
 def order_does_not_matter(evaluator: Evaluator) -> None:
-    """A record's scores are the same in any order, and alone."""
+    """A record's scores are the same in any order, and alone, or with the samples that it is compared with."""
     items = records(evaluator)
     together = values(evaluator, items)
     assert values(evaluator, items[::-1]) == together
-    assert {key: score for item in items for key, score in values(evaluator, [item]).items()} == together
+
+    units = sorted({item.example.unit for item in items}) if evaluator.compares_samples else []
+    parts = [[item for item in items if item.example.unit == unit] for unit in units] or [[item] for item in items]
+    apart: dict[Key, Score] = {}
+    for part in parts:
+        apart |= values(evaluator, part)
+    assert apart == together
 
 
 def values_stay_in_range(evaluator: Evaluator) -> None:
