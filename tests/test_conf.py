@@ -190,6 +190,8 @@ class TestBuild:
         task = task_for(name)
         if class_of("evaluator", name).reads == "latents":
             task = ["task=axbench", f"task.path={write_folder(tmp_path)}"]
+        if class_of("evaluator", name).compares_samples:
+            task = [*task, "task.num_samples=2", "task.temperature=1"]
         job = job_of([*TINY, f"evaluator=[{name}]", *task, *judge])
         assert list(job.scoring.evaluators) == [name]
         assert isinstance(job.scoring.evaluators[name], Evaluator)
