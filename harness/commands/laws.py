@@ -92,13 +92,23 @@ def _method_checks(name: str, family: str, overrides: Sequence[str]) -> Iterator
         yield *_named(law), partial(law, lab)
     saved = methods.artifact_survives_save_and_load
     yield *_named(saved), partial(saved, lab, Path(tempfile.mkdtemp(prefix="harness-laws-")))
+    if hasattr(lab.job.method, "training"):
+        trained = methods.interrupted_training_ends_the_same
+        yield *_named(trained), partial(trained, lab, Path(tempfile.mkdtemp(prefix="harness-laws-")))
 
 
 def _evaluator_checks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str, str, Check]]:
+    from harness.config import composed
     from harness.laws import evaluators
     from harness.laws.lab import job_of
+    from harness.nodes import class_of
+    from harness.scoring import Evaluator
 
-    job = job_of(["model=tiny", "tracking=none", "task=facts", *overrides, f"evaluator=[{name.strip('[]')}]"])
+    name = name.strip("[]")
+    chosen = f"evaluator=[{name}]"
+    compares = class_of(composed([chosen])[0].evaluator[name]["_target_"], Evaluator, "evaluator").compares_samples
+    samples = ["task.num_samples=2", "task.temperature=1"] if compares else []
+    job = job_of(["model=tiny", "tracking=none", "task=facts", *samples, *overrides, chosen])
     (evaluator,) = job.scoring.evaluators.values()
     laws = [
         *evaluators.LAWS,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +20,7 @@ from harness.subject.passes import Text, loglikelihood, next_token_logprobs
 from harness.subject.tally import Tally
 from harness.types import Intervention
 from harness.workbench import Request
+from harness.workspace import Workspace
 
 
 def is_frozen_data(lab: Lab) -> None:
@@ -64,6 +69,34 @@ def artifact_survives_save_and_load(lab: Lab, folder: Path) -> None:
     again = workbench_of(lab.job)
     again.adopt(loaded)
     assert torch.equal(logprobs_of(lab, again.intervention(lab.requests)), logprobs_of(lab, lab.intervention()))
+
+
+def interrupted_training_ends_the_same(lab: Lab, folder: Path) -> None:
+    """A fit that is cut off five times, and begun again, goes on from its checkpoints and ends with equal tensors."""
+    method: Any = lab.job.method
+    longer = dataclasses.replace(method, training=dataclasses.replace(method.training, epochs=8))
+    job = dataclasses.replace(lab.job, method=longer)
+    whole = workbench_of(job).fit()
+    for _ in range(5):
+        with expected(_CutOffError):
+            workbench_of(job).fit(Workspace(folder, save_every=0.0, progress=_cut_off_in_the_second_step))
+    assert same(workbench_of(job).fit(Workspace(folder, save_every=0.0)), whole)
+
+
+class _CutOffError(Exception):
+    """Ends a training as a kill would, but for the process."""
+
+
+@contextmanager
+def _cut_off_in_the_second_step(_title: str, _total: int) -> Iterator[Callable[[int], None]]:
+    calls = itertools.count(1)
+
+    def advance(_steps: int) -> None:
+        # The first call tells what was done before. After the third a checkpoint would be written: that step is lost.
+        if next(calls) == 3:
+            raise _CutOffError
+
+    yield advance
 
 
 def conditions_are_each_examples_own(lab: Lab) -> None:

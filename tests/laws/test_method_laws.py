@@ -1,6 +1,7 @@
 """Every method of ``conf/method`` keeps the laws; a new YAML is tried without a change here."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from laws.yamls import class_of, names_of
 METHODS = names_of("method")
 STEERING = [name for name in METHODS if class_of("method", name).steers]
 ONE_PER_CLASS = sorted({class_of("method", name): name for name in reversed(STEERING)}.values())
+LEARNT = [name for name in METHODS if "training" in {field.name for field in fields(class_of("method", name))}]
 OF_LLAMAS_KIND = ("flas",)
 """Methods whose networks are built like the model's blocks, which GPT-2's parts do not fit."""
 ELSEWHERE = [
@@ -41,6 +43,11 @@ def test_steering(method: str, law: Law) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_artifact_survives_save_and_load(method: str, tmp_path: Path) -> None:
     method_laws.artifact_survives_save_and_load(lab_for(method), tmp_path)
+
+
+@pytest.mark.parametrize("method", LEARNT)
+def test_training(method: str, tmp_path: Path) -> None:
+    method_laws.interrupted_training_ends_the_same(lab_for(method), tmp_path)
 
 
 @pytest.mark.parametrize(
