@@ -50,6 +50,10 @@ class Diversity(Evaluator):
 
     def score(self, records: Sequence[Record], tools: Tools) -> list[Score]:
         """Two scores per record."""
+        if len({record.example.id for record in records}) < len(records):
+            raise ValueError(
+                "diversity compares samples: each record must be a sample of its own, some are there twice"
+            )
         by_item: dict[Item, list[Record]] = {}
         for record in records:
             by_item.setdefault(item_of(record.example), []).append(record)

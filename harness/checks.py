@@ -100,6 +100,11 @@ def _check_evaluators(job: Job) -> None:
     for name, evaluator in evaluators.items():
         if evaluator.reads != "generations":
             continue
+        if evaluator.compares_samples and (name.startswith("objective ") or job.protocol != Protocol()):
+            raise ValueError(
+                f"{name} compares the samples of an item, which a search and other protocols than standard do not "
+                "hold together: take another objective, and protocol=standard"
+            )
         examples = job.task.examples("test")
         if evaluator.choices and job.task.kind == "generate":
             raise ValueError(f"{name} scores options; task {job.task.name} has none")

@@ -124,7 +124,9 @@ def examine(overrides: Sequence[str]) -> Iterator[Finding]:
     yield _judge(jobs)
     yield _disk(first.out)
     yield _tracking(first.tracking)
-    if not broken:
+    if any(job.model.config.tensor_parallel > 1 for job in jobs):
+        yield Finding("time", "note", "not measured: with model.tensor_parallel no process holds the model by itself")
+    elif not broken:
         yield from _effort(jobs)
 
 
@@ -141,7 +143,7 @@ def _model(resolved: ResolvedModel) -> Iterator[Finding]:
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(resolved.settings, trust_remote_code=model.trust_remote_code)
     weights = sum(weight.numel() for weight in empty.parameters())
-    size = weights * _QUANTIZED.get(model.quantization, _BYTES[model.dtype])
+    size = weights * _QUANTIZED.get(model.quantization, _BYTES[model.dtype]) / model.tensor_parallel
     summary = f"{model.label}: {weights / 1e6:,.1f} million weights, {layout.num_layers} layers"
     yield Finding("model", "ok", f"{summary}, {size / _GIB:.2f} GiB as {model.quantization} {model.dtype}")
 

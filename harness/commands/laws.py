@@ -106,7 +106,9 @@ def _evaluator_checks(name: str, overrides: Sequence[str]) -> Iterator[tuple[str
 
     name = name.strip("[]")
     chosen = f"evaluator=[{name}]"
-    compares = class_of(composed([chosen])[0].evaluator[name]["_target_"], Evaluator, "evaluator").compares_samples
+    compares = class_of(
+        composed([*overrides, chosen])[0].evaluator[name]["_target_"], Evaluator, "evaluator"
+    ).compares_samples
     samples = ["task.num_samples=2", "task.temperature=1"] if compares else []
     job = job_of(["model=tiny", "tracking=none", "task=facts", *samples, *overrides, chosen])
     (evaluator,) = job.scoring.evaluators.values()

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from harness.scoring import Judge
+from harness.subject import sharding
 from harness.subject.load import ModelConfig, ResolvedModel, resolve
 
 
@@ -71,6 +72,11 @@ class Executor:
         """Whether workers get GPUs that this process need not have."""
         return False
 
+    @property
+    def gpus_of_each(self) -> float | None:
+        """GPUs of each worker; None where they get none."""
+        return getattr(self, "gpus_per_worker", 0) or None
+
     def check(self, searching_judge: Judge | None = None, ranks: int = 1) -> None:
         """Raise for what cannot work, before anything is loaded.
 
@@ -87,6 +93,10 @@ class Executor:
             raise ValueError(
                 f"model.tensor_parallel={ranks} needs workers, each of them {ranks} processes: add executor=processes, "
                 "ray or submitit"
+            )
+        if ranks > 1 and self.gpus_of_each is not None and self.gpus_of_each < ranks:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} needs executor.gpus_per_worker={ranks}, got {self.gpus_of_each:g}"
             )
         if ranks > 1 and searching_judge is not None:
             raise ValueError(
@@ -105,9 +115,12 @@ class Executor:
         if not self.gives_gpus or config.device == "cpu":
             return resolve(config)
         # This machine may have no GPU: it looks the model up as for its CPU, and never loads it.
-        on_cpu = resolve(dataclasses.replace(config, device="cpu"))
+        ranks = config.tensor_parallel
+        on_cpu = resolve(dataclasses.replace(config, device="cpu", tensor_parallel=1))
         device = torch.device("cuda" if config.device == "auto" else config.device)
-        return dataclasses.replace(on_cpu, config=config, device=device)
+        sharding.check_device(device, ranks)
+        layout = sharding.layout_of_shares(on_cpu.layout, on_cpu.settings, ranks)
+        return dataclasses.replace(on_cpu, config=config, device=device, layout=layout)
 
     def start(self, number: int, address: Address) -> Started:
         """Start a worker; `harness.executors.worker.work` is what it runs.

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from harness import workers as gpus
 from harness.executors.executor import Address, Executor, check_count
+from harness.scoring import Judge
 
 _PATIENCE_SECONDS = 10.0
 
@@ -41,6 +42,20 @@ class Processes(Executor):
     def count(self) -> int:
         """How many workers there are."""
         return self.workers or max(1, gpus.one_per_gpu(without=2 * self.gpus_per_worker) // self.gpus_per_worker)
+
+    @property
+    def gpus_of_each(self) -> float | None:
+        """GPUs of each worker; None on a machine without any."""
+        return self.gpus_per_worker if gpus.visible_gpus() else None
+
+    def check(self, searching_judge: Judge | None = None, ranks: int = 1) -> None:
+        """Refuse also more GPUs for a worker than this machine has. See `Executor.check`."""
+        super().check(searching_judge, ranks)
+        visible = gpus.visible_gpus()
+        if visible and self.gpus_per_worker > len(visible):
+            raise ValueError(
+                f"executor.gpus_per_worker must be at most {len(visible)}, the GPUs here, got {self.gpus_per_worker}"
+            )
 
     @property
     def host(self) -> str:

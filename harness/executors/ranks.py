@@ -10,6 +10,7 @@ connection on stdin.
 from __future__ import annotations
 
 import os
+import queue
 import secrets
 import socket
 import subprocess
@@ -17,12 +18,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any, NoReturn
-
-import torch.distributed
 
 from harness import progress
 from harness.executors.remote_store import RemoteStore
@@ -32,12 +31,15 @@ from harness.subject import sharding
 
 NOWHERE = Path(os.devnull) / "nowhere"
 """Folder of a store that keeps no checkpoints: the first process would go on from them, and the others from nothing."""
-_GRACE_SECONDS = 60.0
-"""So long the first process may take to fail as another one did, before both are taken to wait for ever."""
+_GRACE_SECONDS = 300.0
+"""So long processes may differ in ending an order, before they are taken to wait for one another for ever."""
 
 
 class Followers:
     """The other processes, as the first one sees them.
+
+    After every order each of them says whether it could carry it out. Unless all ended it alike, the first process
+    ends, and with it the others: they would wait for one another, or add up what does not belong together.
 
     Args:
         ranks: processes that share a model, this one included.
@@ -45,21 +47,24 @@ class Followers:
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
-        self._piece, self._is_at_work = 0, False
+        self._order, self._is_at_work = 0, False
+        self._endings: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         key, meeting_port = secrets.token_bytes(32), _free_port()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         listener = Listener(("127.0.0.1", 0), backlog=ranks, authkey=key)
         for rank in range(1, ranks):
             places = (listener.address[1], meeting_port, rank, ranks)
             command = [sys.executable, "-m", "harness.executors.ranks", *map(str, places)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+            threading.Thread(target=_outlive, args=(process,), daemon=True).start()
             assert process.stdin is not None
-            with process.stdin as keyhole:
+            with suppress(BrokenPipeError), process.stdin as keyhole:  # it may have ended at once
                 keyhole.write(key.hex().encode() + b"\n")
         self._wires = [Wire(listener.accept()) for _ in range(1, ranks)]
         listener.close()
 
         for wire in self._wires:
-            threading.Thread(target=self._watch, args=(wire,), daemon=True).start()
+            threading.Thread(target=self._listen, args=(wire,), daemon=True).start()
         sharding.join(0, ranks, meeting_port)
 
     def answer(self, answer: Any) -> None:
@@ -69,29 +74,50 @@ class Followers:
     @contextmanager
     def doing(self, *order: Any) -> Iterator[None]:
         """Have them do what this process does inside the block: ``("open", job, …)`` or ``("step", name, …)``."""
-        self._piece, self._is_at_work = self._piece + 1, True
-        self._tell("order", self._piece, order)
+        self._order, self._is_at_work = self._order + 1, True
+        self._tell("order", self._order, order)
+        failed = True
         try:
             yield
+            failed = False
         finally:
             self._is_at_work = False
+            self._demand_that_all_ended_alike(failed)
+
+    def _demand_that_all_ended_alike(self, failed: bool) -> None:
+        for _ in self._wires:
+            try:
+                reason = self._endings.get(timeout=_GRACE_SECONDS)
+            except queue.Empty:
+                _end("a process that shares the model did not end what this one has ended")
+            if (reason is not None) != failed:
+                _end(reason or f"this process failed, and one that shares the model did not:\n{traceback.format_exc()}")
 
     def _tell(self, *message: Any) -> None:
         for wire in self._wires:
             wire.send(*message)
 
-    def _watch(self, wire: Wire) -> None:
-        """End this process when another one ended, or failed alone: it would wait for it until somebody kills it."""
+    def _listen(self, wire: Wire) -> None:
+        """Take how orders ended; a failure that this process does not share leaves it waiting, and must end it."""
         try:
             while True:
-                piece, reason = wire.receive()
-                threading.Timer(_GRACE_SECONDS, self._end_if_still_at, (piece, reason)).start()
+                order, reason = wire.receive()
+                self._endings.put(reason)
+                if reason is not None:
+                    waited_for = threading.Timer(_GRACE_SECONDS, self._end_if_still_at, (order, reason))
+                    waited_for.daemon = True
+                    waited_for.start()
         except (EOFError, OSError):
             _end("a process that shares the model with this one is gone")
 
-    def _end_if_still_at(self, piece: int, reason: str) -> None:
-        if self._is_at_work and self._piece == piece:
+    def _end_if_still_at(self, order: int, reason: str) -> None:
+        if self._is_at_work and self._order == order:
             _end(f"a process that shares the model with this one failed alone:\n{reason}")
+
+
+def _outlive(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of another process, and do not outlive it: it may not even have begun."""
+    _end(f"a process that shares the model with this one ended with status {process.wait()}")
 
 
 def _end(reason: str) -> NoReturn:
@@ -115,18 +141,22 @@ class Follower:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._steps: Steps | None = None
+        self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def run(self) -> None:
+    def run(self) -> NoReturn:
         """Do what the first process does, until it is gone."""
         while True:
-            message = self._receive()
+            message = self._inbox.get()
             if message[0] == "answer":  # to a question that this process did not come to
                 continue
-            _order, piece, order = message
+            _kind, number, order = message
+            reason = None
             try:
                 self._obey(*order)
-            except Exception:  # the first process fails likewise, and reports it; if not, it is told
-                self._wire.send(piece, traceback.format_exc())
+            except Exception:  # whatever failed here fails in the first process, too, or ends all of them
+                reason = traceback.format_exc()
+            self._wire.send(number, reason)
 
     def _obey(self, what: str, *details: Any) -> None:
         if what == "open":
@@ -142,14 +172,19 @@ class Follower:
         job = unpacked(content)
         return Steps(job, RemoteStore(NOWHERE, self._answer, _drop), None, tests_of(job, counted))
 
-    def _answer(self, *_question: Any) -> Any:
+    def _answer(self, *question: Any) -> Any:
         """What the first process was told: it asks the same questions in the same order."""
-        return self._receive()[1]
+        kind, *content = self._inbox.get()
+        if kind != "answer":
+            raise RuntimeError(f"asked {question[0]}, which the first process did not ask")
+        return content[0]
 
-    def _receive(self) -> tuple[Any, ...]:
+    def _listen(self) -> None:
+        """Receive while the model computes, so that the end of the first process ends this one at once."""
         try:
-            return self._wire.receive()
-        except (EOFError, OSError):  # the first process is gone, and what this one computes is for nobody
+            while True:
+                self._inbox.put(self._wire.receive())
+        except (EOFError, OSError):
             os._exit(0)
 
 
@@ -171,7 +206,6 @@ def follow(port: int, meeting_port: int, rank: int, ranks: int, key: bytes) -> N
     wire = Wire(Client(("127.0.0.1", port), authkey=key))
     sharding.join(rank, ranks, meeting_port)
     Follower(wire).run()
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

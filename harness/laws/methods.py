@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,12 @@ def interrupted_training_ends_the_same(lab: Lab, folder: Path) -> None:
     longer = dataclasses.replace(method, training=dataclasses.replace(method.training, epochs=8))
     job = dataclasses.replace(lab.job, method=longer)
     whole = workbench_of(job).fit()
+    done_before: list[int] = []
     for _ in range(5):
         with expected(_CutOffError):
-            workbench_of(job).fit(Workspace(folder, save_every=0.0, progress=_cut_off_in_the_second_step))
+            cut_off = partial(_cut_off_in_the_second_step, done_before)
+            workbench_of(job).fit(Workspace(folder, save_every=0.0, progress=cut_off))
+    assert done_before == [0, 1, 2, 3, 4], "it begins anew in place of going on"
     assert same(workbench_of(job).fit(Workspace(folder, save_every=0.0)), whole)
 
 
@@ -88,12 +92,15 @@ class _CutOffError(Exception):
 
 
 @contextmanager
-def _cut_off_in_the_second_step(_title: str, _total: int) -> Iterator[Callable[[int], None]]:
+def _cut_off_in_the_second_step(done_before: list[int], _title: str, _total: int) -> Iterator[Callable[[int], None]]:
     calls = itertools.count(1)
 
-    def advance(_steps: int) -> None:
+    def advance(steps: int) -> None:
         # The first call tells what was done before. After the third a checkpoint would be written: that step is lost.
-        if next(calls) == 3:
+        call = next(calls)
+        if call == 1:
+            done_before.append(steps)
+        if call == 3:
             raise _CutOffError
 
     yield advance

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from harness.model_view import Architecture
 from harness.subject.network import Network
@@ -67,5 +68,6 @@ def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
                 continue
             if not value.is_floating_point():
                 raise ValueError(f"the weights of {part} are quantised ({value.dtype}); load the model without it")
-            weights[".".join(filter(None, (part, path, name)))] = value.detach().float().clone()
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            weights[".".join(filter(None, (part, path, name)))] = whole.detach().float().clone()
     return weights

@@ -17,6 +17,7 @@ from harness.subject.batch import Batch, Decoded, Pool, Row
 from harness.subject.hooks import Observer, Steering
 from harness.subject.network import Network
 from harness.subject.sampling import Sampling, uniform_draws
+from harness.subject.sharding import is_sharded
 from harness.subject.sizes import EngineConfig, Shapes, rows_that_fit
 from harness.subject.tally import Tally
 
@@ -160,7 +161,9 @@ class Decoder:
                 raise RuntimeError("an edit takes gradients: build its Intervention with gradients=True") from error
             # Rows that have ended cannot come back, and those that were steered with them would become others.
             coupled = any(row.pool.intervention.groups is not None for row in batch.rows.values())
-            if not _is_out_of_memory(error) or batch.shapes.slots == 1 or coupled:
+            # Processes that share a model must run the same rows, and only this one lacks memory.
+            shared = is_sharded(self.network.model)
+            if not _is_out_of_memory(error) or batch.shapes.slots == 1 or coupled or shared:
                 raise
             self._most_slots = batch.shapes.slots // 2
             self.tally.batch_shrinks += 1

@@ -360,7 +360,9 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
         options["device_map"] = {"": device}
 
     if config.tensor_parallel > 1:
-        options["distributed_config"] = sharding.plan_for(config.tensor_parallel)
+        settings = _settings(folder, config)
+        blocks = family_of(settings.model_type, config.blocks_path).blocks
+        options["distributed_config"] = sharding.plan_for(config.tensor_parallel, settings, blocks)
 
     # Only safetensors: the model's identity covers them and no other file of weights.
     try:

@@ -8,6 +8,7 @@ shards the weights by its own plan for the model's family; `harness.executors.ra
 from __future__ import annotations
 
 import dataclasses
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,8 @@ from harness.steering import STORED_STREAMS, Layout, Stream
 SHARED_OUT: frozenset[Stream] = frozenset({"heads", "neurons", *STORED_STREAMS})
 """Streams of which each process holds a part only, so that no edit can see them whole."""
 _PATIENCE = timedelta(hours=2)
+_WHOLE = "replicated_with_grad_allreduce"
+"""transformers' name for weights that every process holds."""
 
 
 def layout_of_shares(layout: Layout, settings: PretrainedConfig, ranks: int) -> Layout:
@@ -55,19 +58,32 @@ def check_device(device: torch.device, ranks: int) -> None:
         )
 
 
-def plan_for(ranks: int) -> Any:
+def plan_for(ranks: int, settings: PretrainedConfig, blocks: str) -> Any:
     """What transformers needs to know to load a share of the weights into each process.
 
+    Args:
+        ranks: how many processes there are.
+        settings: the model's own configuration.
+        blocks: dotted path of the model's list of decoder blocks.
+
     Raises:
-        RuntimeError: these processes do not know each other.
+        ValueError: this process does not work together with as many.
     """
     from transformers.distributed import DistributedConfig  # slow to import, and rarely needed
 
     together = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if together != ranks:
-        raise RuntimeError(f"model.tensor_parallel={ranks} needs as many processes, but {together} work together")
-    # The head stays whole: its logits then need no exchange at every step, and are the same in all processes.
-    return DistributedConfig(tp_size=ranks, tp_plan={"lm_head": "replicated_with_grad_allreduce"})
+        raise ValueError(
+            f"model.tensor_parallel={ranks} needs workers of {ranks} processes each, as executor=processes starts them "
+            "for a job; a model that one process holds by itself (from Python, to score again, as a judge or a scorer "
+            "of its own) must have tensor_parallel=1"
+        )
+    # The head stays whole: its logits then need no exchange at every step, and are the same in all processes. Where it
+    # is the embedding as well, that stays whole too.
+    whole = {"lm_head": _WHOLE}
+    if getattr(settings.get_text_config(), "tie_word_embeddings", False):
+        whole[f"{blocks.rpartition('.')[0]}.embed_tokens"] = _WHOLE
+    return DistributedConfig(tp_size=ranks, tp_plan=whole)
 
 
 def join(rank: int, ranks: int, port: int) -> None:
@@ -78,11 +94,19 @@ def join(rank: int, ranks: int, port: int) -> None:
         ranks: how many there are.
         port: where they find each other on this machine.
     """
+    os.environ["LOCAL_RANK"] = str(rank)  # by which transformers chooses the GPU
+    device = None
     if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group(backend, address, timeout=_PATIENCE, rank=rank, world_size=ranks)
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(
+        "gloo" if device is None else "nccl",
+        f"tcp://127.0.0.1:{port}",
+        timeout=_PATIENCE,
+        rank=rank,
+        world_size=ranks,
+        device_id=device,
+    )
 
 
 def own_share(weight: Tensor) -> Tensor:

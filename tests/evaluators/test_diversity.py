@@ -3,6 +3,8 @@
 import pytest
 
 from evaluators.diversity import Diversity, distance, distinct_pairs
+from harness.build import build
+from harness.config import composed
 from harness.types import Example, Generation, Record, Tools
 
 
@@ -48,3 +50,27 @@ def test_a_task_with_one_sample_of_each_is_refused() -> None:
     ):
         Diversity().check([Example("1", "A?"), Example("2", "B?")])
     Diversity().check([Example("1~0", "A?", cluster="1"), Example("1~1", "A?", cluster="1")])
+
+
+def test_records_that_are_no_samples_of_their_own_are_refused() -> None:
+    with pytest.raises(ValueError, match="some are there twice"):
+        scores(record("1", "red"), record("1", "blue"))
+
+
+TERM = (
+    "{_target_: harness.search.objective.Term, metric: diversity, weight: 1.0, cap: null, unscored: worst, "
+    "evaluator: {_target_: evaluators.diversity.Diversity, max_unscored: 1.0}}"
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=caa", "search=dev_split", f"objective.terms=[{TERM}]"],
+        ["method=baseline", "protocol=baseline_failures", "evaluator=[simpleqa_rubric,diversity]"],
+    ],
+)
+def test_a_search_and_a_subset_do_not_hold_samples_together(overrides: list[str]) -> None:
+    given = ["model=tiny", "task.limit=4", "task.num_samples=2", "task.temperature=1", "tracking=none", *overrides]
+    with pytest.raises(ValueError, match="which a search and other protocols than standard do not hold together"):
+        build(*composed(given), given)
