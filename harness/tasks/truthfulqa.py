@@ -72,7 +72,8 @@ class TruthfulQA(HubQuestions):
 
     def offers(self) -> frozenset[Offer]:
         """Texts, too."""
-        return super().offers() | {"texts"}
+        further: frozenset[Offer] = frozenset({"texts"})
+        return super().offers() | further
 
     def texts(self, role: Role) -> list[str]:
         """Questions with a true or a false option; questions and answers on plain facts as control."""
