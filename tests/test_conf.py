@@ -1,7 +1,7 @@
 """Every YAML composes with the root, builds, and states all that its class can be told; a new one is tried as it is."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -57,7 +57,7 @@ def filled(config: DictConfig) -> DictConfig:
 
 
 @cache
-def choosing(group: str, name: str) -> tuple[DictConfig, dict[str, Any]]:
+def choosing(group: str, name: str) -> tuple[DictConfig, Mapping[str, Any]]:
     """The root with one YAML chosen. Shared between tests, so nobody may change it."""
     files = {("model", "gguf"): "model.path=given-by-the-user", ("method", "vector"): f"method.path={vector_file()}"}
     given = [files[group, name]] if (group, name) in files else []
