@@ -77,6 +77,7 @@ class ITI(Method):
     def check(self, layout: Layout) -> None:
         """Refuse unknown settings and more heads than the model has."""
         super().check(layout)
+        layout.check_stream("stream", "heads")
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}")
         directions.check_count("heads", self.heads, layout.num_layers * layout.num_heads)

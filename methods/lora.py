@@ -76,6 +76,7 @@ class LoRA(ConceptMethod):
     def check(self, layout: Layout) -> None:
         """Refuse layers that the model lacks and a rank that is none."""
         super().check(layout)
+        layout.check_stream("stream", "heads")  # what enters the projection that it updates
         directions.chosen_layers(layout, self.layers)
         if not 1 <= self.rank <= layout.width:
             raise ValueError(f"rank must be from 1 to {layout.width}, got {self.rank}")

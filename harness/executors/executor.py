@@ -89,26 +89,35 @@ class Executor:
         """
         if self.needs and importlib.util.find_spec(self.needs[0]) is None:
             raise ValueError(f"executor={self.name} is not installed: pip install 'steering-harness[{self.needs[1]}]'")
-        if ranks > 1 and self.is_here:
-            raise ValueError(
-                f"model.tensor_parallel={ranks} needs workers, each of them {ranks} processes: add executor=processes, "
-                "ray or submitit"
-            )
-        if ranks > 1 and self.gpus_of_each is not None and self.gpus_of_each < ranks:
-            raise ValueError(
-                f"model.tensor_parallel={ranks} needs executor.gpus_per_worker={ranks}, got {self.gpus_of_each:g}"
-            )
-        if ranks > 1 and searching_judge is not None:
-            raise ValueError(
-                f"model.tensor_parallel={ranks} cannot be combined with an objective that asks a judge: every process "
-                "would ask it anew"
-            )
+        if ranks > 1:
+            self._check_sharing(ranks, searching_judge)
+
+        # A judge in another process counts for itself, so a limit would hold once for each worker.
         for limit in ("max_calls", "max_cost"):
             if searching_judge is not None and not self.is_here and getattr(searching_judge, limit, None) is not None:
                 raise ValueError(
                     f"judge.{limit} is counted in one process, and executor={self.name} would have the search call "
                     f"the judge from {self.count}: take executor=here, or judge.{limit}=null"
                 )
+
+    def _check_sharing(self, ranks: int, searching_judge: Judge | None) -> None:
+        """Raise where several processes cannot share a model."""
+        if self.is_here:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} needs workers, each of them {ranks} processes: add executor=processes, "
+                "ray or submitit"
+            )
+
+        if self.gpus_of_each is not None and self.gpus_of_each < ranks:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} needs executor.gpus_per_worker={ranks}, got {self.gpus_of_each:g}"
+            )
+
+        if searching_judge is not None:
+            raise ValueError(
+                f"model.tensor_parallel={ranks} cannot be combined with an objective that asks a judge: every process "
+                "would ask it anew"
+            )
 
     def resolved(self, config: ModelConfig) -> ResolvedModel:
         """The model that a configuration stands for, on the device that it will live on."""

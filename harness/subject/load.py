@@ -26,6 +26,7 @@ from harness.subject import gguf, hub, sharding, tiny
 from harness.subject.amx import avoid_trapped_amx
 from harness.subject.sites import family_of
 from harness.subject.tokenizer import folder_tokenizer, gguf_tokenizer, quiet_transformers
+from harness.subject.weights import check_weights
 
 Kind = Literal["package", "hub", "gguf", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -372,33 +373,9 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
     except SafetensorError as error:
         raise ValueError(f"the weights of {config.label} in {folder} cannot be read: {error}") from error
     model, report = loaded
-    _check_weights(config.label, folder, model, report)
+    check_weights(config.label, folder, model, report)
     is_placed = config.quantization != "none" or config.tensor_parallel > 1
     return model if is_placed else model.to(device)
-
-
-def _check_weights(label: str, folder: Path, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
-    """Refuse files that transformers would complete with random numbers, or of which it would leave something out."""
-    mismatched = [key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ())]
-    kinds = {
-        "lack": sorted(report.get("missing_keys", ())),
-        "hold unknown": sorted(report.get("unexpected_keys", ())),
-        "hold wrong shapes of": sorted(mismatched),
-    }
-    problems = [
-        f"{kind} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for kind, names in kinds.items()
-        if names
-    ]
-    if problems:
-        raise ValueError(f"the files of {label} in {folder} do not fit the model: they {'; they '.join(problems)}")
-    for name, weight in model.named_parameters():
-        own = sharding.own_share(weight)
-        if not own.is_floating_point() or bool(torch.isfinite(own.sum(dtype=torch.float32))):
-            continue
-        # The sum of large finite weights may overflow: look closely before saying so.
-        if not bool(torch.isfinite(own).all()):
-            raise ValueError(f"the files of {label} in {folder} hold numbers that are none, in {name}")
 
 
 def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

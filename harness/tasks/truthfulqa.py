@@ -80,8 +80,8 @@ class TruthfulQA(HubQuestions):
         if role == "control":
             neutral = [f"{item.question}\n{item.answer}" for item in Facts(seed=self.seed).examples("train")]
             return neutral[: len(self.texts("source"))]
-        wanted = role == "target"
-        return [f"{question}\n{option}" for question, option, is_true in self.labelled() if is_true is wanted]
+        of_role = role == "target"
+        return [f"{question}\n{option}" for question, option, is_true in self.labelled() if is_true is of_role]
 
     def pairs(self) -> list[Pair]:
         """The true option of MC1 against the first false one."""

@@ -206,6 +206,9 @@ def test_each_process_holds_half_and_computes_the_whole(
         ((*SHARED, "model.family=gpt2"), "transformers has no plan for models of type 'gpt2'"),
         ((*SHARED, "model.dtype=float32", "model.quantization=int8"), "cannot be combined with model.tensor_parallel"),
         ((*SHARED, "method=iti"), "stream must be one that this model has"),
+        ((*SHARED, "method=lora"), "stream must be one that this model has"),
+        ((*SHARED, "method=austeer", "method.stream=heads"), "stream must be one that this model has"),
+        ((*SHARED, "method=stars"), "stream must be one that this model has"),
         ((*SHARED, "method=kv_cache"), "stream must be one that this model has"),
     ],
 )
