@@ -90,10 +90,12 @@ class Decoder:
             refill: called when slots are free, no row waits, and rows have finished since the last call; their results
                 are there. It may `offer` more rows.
         """
+        # One batch takes all rows; only where memory ran out is there another, with half the slots.
         while self._waiting:
             with Steering(self.network.blocks, Intervention(), observer=observer) as steering:
                 batch = self._batch(engine, steering)
                 finished = 0
+
                 while self._pass(batch):
                     with batch.mode():
                         left = batch.leave()
@@ -101,6 +103,7 @@ class Decoder:
                     for row in left:
                         if on_finish is not None:
                             on_finish(row.number)
+
                     if refill is not None and finished and not self._waiting and batch.has_room:
                         self.results.update(batch.results())
                         finished = 0
