@@ -35,8 +35,9 @@ class AxBench(Evaluator):
 
     # Raise it whenever the wording of a rubric changes: the judges' identities do not tell.
     version: ClassVar[int] = 1
-    metrics: ClassVar[tuple[Metric, ...]] = tuple(
-        Metric(name, higher_is_better=True, low=0, high=2) for name in ("axbench", *_PARTS)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("axbench", higher_is_better=True, low=0, high=2, rubrics=tuple(_PARTS.values())),
+        *(Metric(name, higher_is_better=True, low=0, high=2, rubrics=(rubric,)) for name, rubric in _PARTS.items()),
     )
     needs: ClassVar[frozenset[Literal["scorer", "judge"]]] = frozenset({"judge"})
 

@@ -61,6 +61,8 @@ class Metric:
             Wilson's, a ``mean`` a bootstrap. A ``geometric`` mean is for scores above 0 whose ratios matter, as
             perplexities: they are averaged, compared and tested as logarithms, and shown as what they were.
         beside: a metric of the same evaluator that must be read with this one, and stands beside it in every table.
+        rubrics: the judge's rubrics whose ratings make this score; what was measured of the judge on them stands beside
+            it. Empty for scores of labels, and for those without a judge.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Metric:
     high: float
     kind: MetricKind = "mean"
     beside: str = ""
+    rubrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Without ``data=FILE`` on the answers that come with the harness. With it on a file of JSON Lines, each with
 ``question``, ``gold``, ``aliases``, ``answer`` and ``label`` (CORRECT, INCORRECT, NOT_ATTEMPTED) or ``correct`` (true,
-false); rows that carry a ``source`` are measured by source.
+false); rows that carry a ``source`` are measured by source. Rows with ``ratings`` in place of a label, which map
+rubrics to one whole number per reader, measure how the judge rates texts, AxBench's for instance.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from harness.judges.agreement import (
     read_items,
 )
 from harness.judges.prompts import LABELS
+from harness.judges.ratings import RatedText, RatingTable, compare_ratings, holds_ratings, read_rated
 from harness.judges.trust import (
     LARGEST_ERROR_BY_LENGTH,
     LOWEST_KAPPA,
     check_shippable,
     keep,
     measured,
+    rating_figures,
     set_figures,
     ship,
 )
@@ -123,6 +126,64 @@ def items_hash(items: Sequence[Item]) -> str:
     return hashlib.sha256(json.dumps([dataclasses.astuple(item) for item in items]).encode()).hexdigest()
 
 
+def calibrate_ratings(judge: Judge, texts: Sequence[RatedText]) -> list[RatingTable]:
+    """Let a judge rate texts that readers rated, by every rubric that they rated by.
+
+    Raises:
+        ValueError: the judge does not know a rubric, or scored no text by it.
+    """
+    rubrics = sorted(texts[0].ratings)
+    if unknown := [rubric for rubric in rubrics if rubric not in judge.rubrics]:
+        raise ValueError(
+            f"{judge.identity} does not grade the rubric {unknown[0]}; it grades {', '.join(sorted(judge.rubrics))}"
+        )
+    verdicts = judge.grade([text.grading(rubric) for rubric in rubrics for text in texts])
+    count = len(texts)
+    return [
+        compare_ratings(rubric, texts, verdicts[number * count : (number + 1) * count])
+        for number, rubric in enumerate(rubrics)
+    ]
+
+
+def show_ratings(console: Console, name: str, tables: Sequence[RatingTable]) -> None:
+    """Print what a judge's ratings came to, a row per rubric."""
+    first = tables[0]
+    size = f"{first.num_texts} texts to {first.num_questions} questions, {first.num_readers} readers"
+    grid = Grid("rubric", title=f"{name}: {size}; weighted kappa (95 %)", title_justify="left")
+    for column in ("readers with one another", "judge with readers", "ranks", "judge's error", "unscored"):
+        grid.add_column(column, justify="right")
+    for table in tables:
+        between = "one reader" if table.readers is None else _interval(table.readers, ".2f")
+        figures = [between, _interval(table.judge, ".2f"), _interval(table.ranks, ".2f")]
+        grid.add_row(table.rubric, *figures, _interval(table.error, "+.2f"), str(table.num_unscored))
+    console.print(grid)
+
+    for table in tables:
+        given = (f"{rating}: {mean:.2f} of {count} texts" for rating, (mean, count) in table.means.items())
+        console.print(f"{table.rubric}, readers' mean where the judge said " + ", ".join(given), soft_wrap=True)
+
+
+def run_ratings(judge: Judge, console: Console, path: Path, command: str = "") -> dict[str, dict[str, Any]]:
+    """Measure a judge on a file of rated texts, print, and store.
+
+    Returns:
+        The figures by rubric.
+
+    Raises:
+        ValueError: the file is not as it should be, or the judge cannot rate by its rubrics.
+    """
+    console.print(f"judge: {judge.identity}", soft_wrap=True)
+    tables = calibrate_ratings(judge, read_rated(path))
+    show_ratings(console, path.stem, tables)
+
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    figures = {table.rubric: rating_figures(table, content, command) for table in tables}
+    stored = keep(judge.identity, {}, figures)
+    marks = ", ".join(f"{rubric} {one['mark']}" for rubric, one in figures.items())
+    console.print(f"{marks}: kappa's lower bound must reach {LOWEST_KAPPA}; written to {stored}", soft_wrap=True)
+    return figures
+
+
 def show(console: Console, name: str, table: Table) -> None:
     """Print one set's figures."""
     size = f"{table.num_items} answers to {table.num_questions} questions, {table.num_unscored} unscored"
@@ -204,17 +265,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.into:
             check_shippable(options.into)
         judge = built_judge(overrides)
-        sets = (
-            [one for path in files for one in sets_of_file(path, options.part, options.name)]
-            if files
-            else shipped_sets()
-        )
+        rated = [path for path in files if holds_ratings(path)]
+        labelled = [path for path in files if path not in rated]
+        for path in rated:
+            read_rated(path)  # a mistake in the file shows before a model is loaded
+        sets = [one for path in labelled for one in sets_of_file(path, options.part, options.name)]
+        if not files:
+            sets = shipped_sets()
+
         judge.preflight()
+        console = Console(highlight=False)
         shown = [f"data={Path(text).name}" if text.startswith("data=") else text for text in given]
         command = " ".join(["python -m harness.calibrate", *_without(shown, "--into")])
-        decisive = run(judge, Console(highlight=False), sets, command)
+        decisive = run(judge, console, sets, command) if sets else {}
+        by_rubric = [run_ratings(judge, console, path, command) for path in rated]
+        ratings = {rubric: figures for one in by_rubric for rubric, figures in one.items()}
         if options.into:
-            ship(judge.identity, decisive, options.into)
+            ship(judge.identity, decisive, options.into, ratings)
     except (ValueError, LookupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -234,15 +234,15 @@ def _kappa_interval(
 ) -> Interval:
     tables_QLL = np.zeros((int(questions.max()) + 1, size, size))
     np.add.at(tables_QLL, (questions, people, judge), 1)
-    return _over_questions(lambda drawn: _kappa(tables_QLL[drawn].sum(0)), len(tables_QLL), seed)
+    return over_questions(lambda drawn: _kappa(tables_QLL[drawn].sum(0)), len(tables_QLL), seed)
 
 
 def _mean_interval(values: Float[np.ndarray, "N"], questions: Int[np.ndarray, "N"], seed: int) -> Interval:
     sums, counts = np.bincount(questions, values), np.bincount(questions)
-    return _over_questions(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums), seed)
+    return over_questions(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums), seed)
 
 
-def _over_questions(statistic: Callable[[Int[np.ndarray, "Q"]], float], num_questions: int, seed: int) -> Interval:
+def over_questions(statistic: Callable[[Int[np.ndarray, "Q"]], float], num_questions: int, seed: int) -> Interval:
     """A figure and its percentile interval where whole questions are drawn again: answers to one question are alike."""
     all_questions = np.arange(num_questions)
     value = statistic(all_questions)
@@ -279,4 +279,4 @@ def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
         constant = np.ptp(people[index]) == 0 or np.ptp(judge[index]) == 0
         return float("nan") if constant else np.asarray(spearmanr(people[index], judge[index])[0]).item()
 
-    return _over_questions(correlation, len(rows), seed)
+    return over_questions(correlation, len(rows), seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from harness.subject.digest import cache_root
 
 if TYPE_CHECKING:
     from harness.judges.agreement import Table
+    from harness.judges.ratings import RatingTable
 
 LOWEST_KAPPA = 0.6
 """A judge whose interval of Cohen's kappa (correct or not) reaches below this is not trustworthy."""
@@ -78,15 +79,65 @@ def _path(identity: str) -> Path:
     return cache_root() / "calibrations" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
-def keep(identity: str, sets: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Store sets that a version of a judge was measured on in the user's cache, beside those that are known already."""
-    known = calibration_of(identity).get("sets", {})
+def rating_figures(table: RatingTable, data: str, command: str) -> dict[str, Any]:
+    """What is stored of a judge's ratings by one rubric, under the keys that reports read.
+
+    Trusted is a judge whose agreement with readers has a lower bound of `LOWEST_KAPPA`, as with labels.
+    """
+    low = table.judge.low
+    figures = {
+        "mark": "trustworthy" if low is not None and low >= LOWEST_KAPPA else "not trustworthy",
+        "kappa": table.judge.value,
+        "low": low,
+        "high": table.judge.high,
+        "measured_on": f"{table.num_texts} texts rated by {table.num_readers}",
+    }
+    return json.loads(json.dumps(figures | dataclasses.asdict(table) | {"data": data, "command": command}))
+
+
+def of_rubrics(calibration: Mapping[str, Any], rubrics: Sequence[str]) -> dict[str, Any]:
+    """What is known of a judge as far as it concerns a score made of ratings: its worst rubric, or that there is none.
+
+    How well a judge labels answers says nothing about how it rates texts.
+    """
+    measured_on = calibration.get("ratings", {})
+    judge = {"judge": calibration.get("judge", "unnamed judge")}
+    if any(rubric not in measured_on for rubric in rubrics):
+        return judge | {"mark": "not calibrated"}
+    worst = min((measured_on[rubric] for rubric in rubrics), key=lambda one: -1.0 if one["low"] is None else one["low"])
+    return judge | worst
+
+
+def keep(
+    identity: str, sets: Mapping[str, Mapping[str, Any]], ratings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Path:
+    """Store what a version of a judge was measured on in the user's cache, beside what is known already.
+
+    Args:
+        identity: of the judge.
+        sets: figures of labelled answers by the name of their set.
+        ratings: figures of rated texts by rubric.
+    """
+    known = calibration_of(identity)
     path = _path(identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(measured(identity, {**known, **sets}), indent=1, ensure_ascii=False), "utf-8")
+    draft.write_text(json.dumps(_joined(identity, known, sets, ratings), indent=1, ensure_ascii=False), "utf-8")
     draft.replace(path)
     return path
+
+
+def _joined(
+    identity: str,
+    known: Mapping[str, Any],
+    sets: Mapping[str, Mapping[str, Any]],
+    ratings: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """What was known of a judge and what has been measured since."""
+    all_sets = {**known.get("sets", {}), **sets}
+    all_ratings = {**known.get("ratings", {}), **(ratings or {})}
+    joined = measured(identity, all_sets) if all_sets else {"judge": identity, "mark": "not calibrated"}
+    return joined | ({"ratings": all_ratings} if all_ratings else {})
 
 
 def check_shippable(path: Path) -> None:
@@ -102,11 +153,15 @@ def check_shippable(path: Path) -> None:
     parsed_object(path.read_text("utf-8"), f"--into {path}")
 
 
-def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHIPPED) -> None:
-    """Put sets into a JSON file of judges; this is how the shipped one is made."""
+def ship(
+    identity: str,
+    sets: Mapping[str, Mapping[str, Any]],
+    path: Path = _SHIPPED,
+    ratings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Put figures into a JSON file of judges; this is how the shipped one is made."""
     judges = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    known = judges.get(identity, {}).get("sets", {})
-    judges[identity] = measured(identity, {**known, **sets})
+    judges[identity] = _joined(identity, judges.get(identity, {}), sets, ratings)
     with replaced(path) as draft:
         draft.write_text(json.dumps(judges, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
@@ -114,11 +169,12 @@ def ship(identity: str, sets: Mapping[str, Mapping[str, Any]], path: Path = _SHI
 def calibration_of(identity: str) -> dict[str, Any]:
     """What is known about a judge: its calibration in the user's cache, else the shipped one, else that there is none.
 
-    Always holds ``judge`` and ``mark``: "trustworthy", "not trustworthy" or "not calibrated"; the rest as `measured`.
+    Always holds ``judge`` and ``mark``: "trustworthy", "not trustworthy" or "not calibrated", which speak of labels of
+    answers; the rest as `measured`. ``ratings`` holds what `rating_figures` gives, by rubric.
     """
     path = _path(identity)
     stored = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if "sets" in stored:
+    if "sets" in stored or "ratings" in stored:
         return stored
     shipped = json.loads(_SHIPPED.read_text("utf-8")) if _SHIPPED.exists() else {}
     return shipped.get(identity, {"judge": identity, "mark": "not calibrated"})

@@ -57,6 +57,7 @@ class MetricNote(_Part):
     high: float | None
     kind: MetricKind = "mean"
     beside: str = ""
+    rubrics: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, metric: Metric) -> Self:
@@ -68,13 +69,14 @@ class MetricNote(_Part):
             high=metric.high if math.isfinite(metric.high) else None,
             kind=metric.kind,
             beside=metric.beside,
+            rubrics=metric.rubrics,
         )
 
     def metric(self) -> Metric:
         """The metric."""
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
-        return Metric(self.name, self.higher_is_better, low, high, self.kind, self.beside)
+        return Metric(self.name, self.higher_is_better, low, high, self.kind, self.beside, self.rubrics)
 
 
 class EvaluatorNote(_Part):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.data import Example
+from harness.judges.trust import of_rubrics
 from harness.records.stored import StoredRun, read_run
 from harness.report.audit import Corrected, corrections
 from harness.report.claims import Claim, Pairs, claims_of, tested_pairs
@@ -89,8 +90,10 @@ class Comparison:
         records = [run.record for entry in self.entries for run in entry.runs if metric in run.record.judged_metrics]
         if not records:
             return None
-        calibration = next((record.judge_calibration for record in records if record.judge_calibration), {})
-        return {"judge": records[0].judge or "unnamed judge", "mark": "not calibrated"} | dict(calibration)
+        stored = next((record.judge_calibration for record in records if record.judge_calibration), {})
+        known = {"judge": records[0].judge or "unnamed judge", "mark": "not calibrated"} | dict(stored)
+        rubrics = self.metrics[metric].rubrics
+        return of_rubrics(known, rubrics) if rubrics else known
 
     def correction(self, entry: Entry, metric: str) -> Corrected | None:
         """A metric's mean as a second judge's scores of a random part move it; None where it scored too few."""

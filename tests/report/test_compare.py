@@ -455,6 +455,24 @@ def test_a_judged_metric_is_marked_whatever_the_judge_writes_into_its_scores(pai
     assert compare(pair).calibration("overlap") is None
 
 
+def test_beside_a_score_of_ratings_stands_what_was_measured_of_ratings(pair: list[Path]) -> None:
+    """A judge that labels answers well may rate texts badly."""
+    known = {"judge": "somebody", "kappa": 0.9, "low": 0.8, "high": 0.95, "mark": "trustworthy"}
+    for run in pair:
+        evaluators = json.loads((run / "run.json").read_text())["evaluators"]
+        notes = [note for evaluator in evaluators.values() for note in evaluator["metrics"]]
+        next(note for note in notes if note["name"] == "correct")["rubrics"] = ["axbench_fluency"]
+        rewrite(run, judge="somebody", judge_calibration=known, evaluators=evaluators)
+    comparison = compare(pair)
+    assert comparison.calibration("correct") == {"judge": "somebody", "mark": "not calibrated"}
+    assert comparison.calibration("incorrect") == known
+
+    rated = {"mark": "not trustworthy", "kappa": 0.2, "low": 0.1, "high": 0.3}
+    for run in pair:
+        rewrite(run, judge_calibration=known | {"ratings": {"axbench_fluency": rated}})
+    assert compare(pair).calibration("correct") == {"judge": "somebody", **rated}
+
+
 def test_comparing_needs_no_torch() -> None:
     script = "import sys, harness.commands.compare; print({'torch', 'transformers', 'hydra'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
