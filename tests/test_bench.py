@@ -15,7 +15,7 @@ import transformers
 from hydra.utils import instantiate
 from laws.yamls import names_of
 
-from bench import batching, growth, judging, methods, report, search
+from bench import batching, growth, joint, judging, methods, report, search
 from bench.__main__ import TABLES, arguments, asked_tables, main
 from bench.growth import Point
 from bench.jobs import Jobs, questions
@@ -123,6 +123,23 @@ def test_prompts_beyond_the_context_of_a_judge_are_said() -> None:
     figures = judging.measure(ModelConfig(kind="tiny", family="llama", device="cpu"), 2)
     assert figures["unscored"] == 4
     assert "4 were not to be had" in judging.table(figures)
+
+
+def test_joint_products_are_timed_beside_those_apart(models: Models) -> None:
+    groups = joint.same_states(models.plain().model)
+    assert [len(group) for group in groups[:2]] == [3, 2]
+    states = torch.randn(5, 1, groups[0][0].in_features)
+    for layer, plain in zip(joint.joint(groups[0]), groups[0], strict=True):
+        torch.testing.assert_close(layer(states), plain(states))
+
+    figures = joint.measure(models, repeats=1)
+    assert list(figures) == [str(rows) for rows in joint.ROWS]
+    assert max(one["largest_difference_of_norms"] for one in figures.values()) < 1e-5
+    assert "joint/apart" in joint.table(figures)
+
+    decoding = joint.measure_engine(models, [2], new_tokens=3, repeats=1)
+    assert decoding["2"]["rows_that_differ"] == 0
+    assert "rows that differ" in joint.engine_table(decoding)
 
 
 def test_peak_memory_holds_the_weights() -> None:

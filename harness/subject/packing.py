@@ -1,11 +1,14 @@
 """Weights in the layout that the CPU's matrix products like best: oneDNN's, reordered once instead of at every call.
 
-How much faster than in torch's own layout is what (fp) against (f) shows in BENCHMARKS.md.
+Layers that multiply the same states (a block's queries, keys and values; both inputs of its gated network) make one
+product. How much faster all this is than torch's own layout is what (fp) against (f), and "Joint products", show in
+BENCHMARKS.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,8 @@ MEMORY_SHARE = 0.5
 """Share of the free memory that the reordered weights may take, for a moment next to the plain ones."""
 SMALLEST = 2**17
 """Weights of a layer below which the call costs more than the layout saves."""
+SAME_STATES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers that multiply the same states, as transformers' models of Llama's kind call them."""
 
 
 class PackedLinear(nn.Linear):
@@ -41,9 +46,14 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
         """The product, with gradients of the input where they are asked for."""
-        if torch.is_grad_enabled() and input.requires_grad:
-            return _Product.apply(input, self.packed, self.bias)
-        return _product(input, self.packed, self.bias)
+        return multiplied(input, self.packed, self.bias)
+
+
+def multiplied(input: Float[Tensor, "... I"], packed: Tensor, bias: Tensor | None) -> Float[Tensor, "... O"]:
+    """The product with a reordered weight, with gradients of the input where they are asked for."""
+    if torch.is_grad_enabled() and input.requires_grad:
+        return _Product.apply(input, packed, bias)
+    return _product(input, packed, bias)
 
 
 def _product(input: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
@@ -63,6 +73,61 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.packed.to_dense(), None, None
 
 
+class JointProduct:
+    """The product of several layers with the same states, computed when the first of them is called.
+
+    Only the very same tensor counts as the same states: layers that are given different ones stay right, and only lose
+    the gain. What was computed is dropped once every layer has taken its part.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """Reorder the layers' weights, one behind the other."""
+        self.sizes = [layer.out_features for layer in layers]
+        self.bias = torch.cat([layer.bias.detach() for layer in layers]) if layers[0].bias is not None else None
+        weights = torch.cat([layer.weight.detach() for layer in layers])
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weights, BATCH_HINT)
+        self._states: Tensor | None = None
+        self._parts: dict[int, Tensor] = {}
+
+    def part(self, index: int, states: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """One layer's product."""
+        if (
+            torch.compiler.is_compiling()
+        ):  # there equal calls are made one by the compiler, and state would be in its way
+            return multiplied(states, self.packed, self.bias).split(self.sizes, -1)[index]
+
+        if states is not self._states or index not in self._parts:
+            self._states = states
+            self._parts = dict(enumerate(multiplied(states, self.packed, self.bias).split(self.sizes, -1)))
+        product = self._parts.pop(index)
+        if not self._parts:
+            self._states = None
+        return product
+
+    def weight(self, index: int) -> Float[Tensor, "O I"]:
+        """One layer's exact weight, a new tensor at every call."""
+        return self.packed.to_dense().split(self.sizes)[index]
+
+
+class JointLinear(nn.Linear):
+    """A linear layer whose product is part of a joint one."""
+
+    def __init__(self, plain: nn.Linear, product: JointProduct, index: int) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.register_parameter("bias", plain.bias)
+        self.product, self.index = product, index
+
+    @property
+    def weight(self) -> Float[Tensor, "O I"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The exact weight, a new tensor at every call."""
+        return self.product.weight(self.index)
+
+    def forward(self, input: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        """The product, with gradients of the input where they are asked for."""
+        return self.product.part(self.index, input)
+
+
 def pack_linears(model: nn.Module) -> int:
     """Hold the weights of all plain linear layers on the CPU reordered, if memory allows. They must not change later.
 
@@ -72,16 +137,42 @@ def pack_linears(model: nn.Module) -> int:
     Returns:
         How many layers were replaced.
     """
-    linears = [
-        (parent, name) for parent in model.modules() for name, child in parent.named_children() if _packable(child)
-    ]
-    size = sum(getattr(parent, name).weight.nbytes for parent, name in linears)
-    if not linears or size > MEMORY_SHARE * available_memory():
+    groups = _packable_groups(model)
+    size = sum(layer.weight.nbytes for _, group in groups for layer in group.values())
+    if not groups or size > MEMORY_SHARE * available_memory():
         return 0
-    for parent, name in linears:
-        setattr(parent, name, PackedLinear(getattr(parent, name)))
+    for parent, group in groups:
+        for name, layer in _packed(group).items():
+            setattr(parent, name, layer)
     _leave_the_file(model)
-    return len(linears)
+    return sum(len(group) for _, group in groups)
+
+
+def _packable_groups(model: nn.Module) -> list[tuple[nn.Module, dict[str, nn.Linear]]]:
+    """The layers to replace by the module that holds them: those that multiply the same states together."""
+    groups = []
+    for parent in model.modules():
+        left = {name: child for name, child in parent.named_children() if _reorderable(child)}
+        for names in SAME_STATES:
+            group = {name: left[name] for name in names if name in left}
+            if len(group) == len(names) and _can_be_joined(list(group.values())):
+                groups.append((parent, group))
+                left = {name: layer for name, layer in left.items() if name not in group}
+        groups += [(parent, {name: layer}) for name, layer in left.items() if layer.weight.numel() >= SMALLEST]
+    return groups
+
+
+def _packed(group: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
+    layers = list(group.values())
+    if len(layers) == 1:
+        return {name: PackedLinear(layer) for name, layer in group.items()}
+    product = JointProduct(layers)
+    return {name: JointLinear(layer, product, index) for index, (name, layer) in enumerate(group.items())}
+
+
+def _can_be_joined(layers: Sequence[nn.Linear]) -> bool:
+    kinds = {(layer.in_features, layer.weight.dtype, layer.bias is None) for layer in layers}
+    return len(kinds) == 1 and sum(layer.weight.numel() for layer in layers) >= SMALLEST
 
 
 def _leave_the_file(model: nn.Module) -> None:
@@ -91,8 +182,9 @@ def _leave_the_file(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _packable(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.numel() < SMALLEST:
+def _reorderable(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a plain linear layer whose weights oneDNN can hold."""
+    if type(layer) is not nn.Linear or layer.weight.device.type != "cpu":
         return False
     if layer.weight.dtype == torch.bfloat16:
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -79,6 +79,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     )
     tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
     tables.add_argument("--judging", type=_positive, metavar="ANSWERS", help="gradings per second of judge=local")
+    tables.add_argument("--joint", action="store_true", help="products of the same states, apart and joint; norms")
 
     tables.add_argument("--gpu", action="store_true", help="the engine on a GPU, with random weights; see --shapes")
     tables.add_argument("--shapes", nargs="+", choices=tuple(gpu.SHAPES), default=gpu.LARGE, help="models for --gpu")
@@ -211,6 +212,16 @@ def _judging(options: argparse.Namespace, models: Models) -> dict[str, Any]:
     return figures
 
 
+def _joint(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    from bench import joint
+
+    figures = joint.measure(models, options.repeats)
+    _show("Products and norms of one step", joint.table(figures))
+    decoding = joint.measure_engine(models, joint.ENGINE_ROWS, options.new_tokens, options.repeats)
+    _show(f"Un-steered, {options.new_tokens} new tokens", joint.engine_table(decoding))
+    return {"step": figures, "engine": decoding}
+
+
 def _memory(options: argparse.Namespace, _models: Models) -> dict[str, Any]:
     figures = peak_memory(options.model, options.device, options.dtype, 64, 128, options.threads)
     weights, peak = (figures[name] / 2**30 for name in ("weights_bytes", "peak_bytes"))
@@ -248,6 +259,7 @@ TABLES: Mapping[str, Callable[[argparse.Namespace, Models], Any]] = {
     "search": _search,
     "batching": _batching,
     "judging": _judging,
+    "joint": _joint,
     "gpu": _gpu,
     "memory": _memory,
 }

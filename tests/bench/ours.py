@@ -113,13 +113,14 @@ class Products:
     def _pass(self, inputs: dict[int, Tensor], tokens: int, predictions: int) -> None:
         device = next(iter(inputs.values())).device
         for size in _chunks(tokens, pass_tokens(device)):
+            # the same tensor for all layers of a width, by which joint products know that they may be shared
+            states = {width: rows[:size] for width, rows in inputs.items()}
             for layer in self.blocks:
-                self._multiply(layer, inputs, size)
+                self._multiply(layer, states[_widths(layer)[0]])
         for size in _chunks(predictions, logit_rows(device)):
-            self._multiply(self.head, inputs, size)
+            self._multiply(self.head, inputs[_widths(self.head)[0]][:size])
 
-    def _multiply(self, layer: nn.Module, inputs: dict[int, Tensor], rows: int) -> None:
-        x = inputs[_widths(layer)[0]][:rows]
+    def _multiply(self, layer: nn.Module, x: Tensor) -> None:
         if self.packed:
             layer(x)
         elif isinstance(layer, Conv1D):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from harness.subject import packing
-from harness.subject.packing import PackedLinear, pack_linears
+from harness.subject.packing import JointLinear, PackedLinear, pack_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -72,3 +72,89 @@ def test_little_memory_leaves_all_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     layers = model()
     assert pack_linears(layers) == 0
     assert type(layers[0]) is nn.Linear
+
+
+class GatedNetwork(nn.Module):
+    """Two layers that multiply the same states, under the names that Llama's kind gives them."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate_proj, self.up_proj = (nn.Linear(300, width, bias=bias) for width in (350, 150))
+        self.down_proj = nn.Linear(150, 4)
+        self.to(dtype).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate_proj(x)[..., :150] * self.up_proj(x)
+
+
+class TestJointProducts:
+    """Layers that multiply the same states: one product, and nobody can tell."""
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_products_weights_and_biases_are_the_same(self, dtype: torch.dtype, bias: bool) -> None:
+        plain, joint = GatedNetwork(dtype, bias), GatedNetwork(dtype, bias)
+        assert pack_linears(joint) == 2, "the layer of 600 weights stays"
+        assert [type(layer) for layer in joint.children()] == [JointLinear, JointLinear, nn.Linear]
+        for own, other in zip(joint.children(), plain.children(), strict=True):
+            assert torch.equal(own.weight, other.weight)
+            assert (own.bias is None and other.bias is None) or torch.equal(own.bias, other.bias)
+        x = torch.randn(7, 3, 300).to(dtype)
+        with torch.inference_mode():
+            torch.testing.assert_close(joint(x), plain(x), atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=1e-5)
+
+    def test_one_product_is_made_and_nothing_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = GatedNetwork()
+        pack_linears(network)
+        made, product_of = [], packing._product
+        monkeypatch.setattr(packing, "_product", lambda *given: made.append(given) or product_of(*given))
+        x = torch.randn(2, 300)
+        with torch.inference_mode():
+            network(x)
+            assert len(made) == 1
+            network(x)
+            assert len(made) == 2, "a second pass is computed anew, be it of the same tensor"
+        product = network.gate_proj.product
+        assert product._states is None
+        assert not product._parts
+
+    def test_layers_that_are_given_different_states_stay_right(self) -> None:
+        plain, joint = GatedNetwork(), GatedNetwork()
+        pack_linears(joint)
+        one, other = torch.randn(2, 300), torch.randn(2, 300)
+        with torch.inference_mode():
+            for name, x in (
+                ("gate_proj", one),
+                ("up_proj", other),
+                ("up_proj", one),
+                ("up_proj", one),
+                ("gate_proj", one),
+            ):
+                expected = plain.get_submodule(name)(x)
+                torch.testing.assert_close(joint.get_submodule(name)(x), expected, atol=1e-5, rtol=1e-5)
+
+    def test_gradients_flow(self) -> None:
+        plain, joint = GatedNetwork(), GatedNetwork()
+        pack_linears(joint)
+        gradients = []
+        for network in (plain, joint):
+            x = torch.ones(2, 300, requires_grad=True)
+            network(x).sum().backward()
+            gradients.append(x.grad)
+        torch.testing.assert_close(gradients[0], gradients[1])
+        assert gradients[0].abs().sum() > 0
+
+    def test_compiled_it_is_the_same(self) -> None:
+        joint = GatedNetwork()
+        pack_linears(joint)
+        compiled = torch.compile(joint, backend="eager", fullgraph=True)
+        x = torch.randn(3, 300)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(x), joint(x), atol=1e-6, rtol=1e-6)
+
+    def test_a_part_that_is_quantised_leaves_all_parts_alone(self) -> None:
+        network = GatedNetwork()
+        network.gate_proj = Doubled(300, 350)
+        assert pack_linears(network) == 0
+        assert type(network.up_proj) is nn.Linear
