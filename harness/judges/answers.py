@@ -71,18 +71,29 @@ class AnswerReader:
         return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
     @torch.inference_mode()
-    def prefix(self, tokens: Sequence[Sequence[int]]) -> Prefix | None:
+    def prefix(self, tokens: Sequence[Sequence[int]], known: Prefix | None = None) -> Prefix | None:
         """What all prompts that fit into the context begin with, computed; at least one token is left to each.
 
         None for a single prompt, where nothing is shared, and for models whose prompts cannot be computed in two parts.
+
+        Args:
+            tokens: the prompts, from `tokens`.
+            known: a beginning that was computed for other prompts. If these begin with it too, only what they share
+                beyond it is computed, and a single prompt gets it as it is.
         """
         fitting = [ids for ids in tokens if self._fits(ids)]
         length = _shared_length(fitting)
-        if not length or not _in_parts(self.model.config):
+        if known is not None and all(_begins(ids, known) for ids in fitting):
+            if length <= len(known.ids):
+                return known
+            start, cache = len(known.ids), known.repeated(1)
+        elif length and _in_parts(self.model.config):
+            start, cache = 0, DynamicCache(config=self.model.config)
+        else:
             return None
+
         ids = fitting[0][:length]
-        cache = DynamicCache(config=self.model.config)
-        ids_1P: Int[Tensor, "1 P"] = torch.tensor([ids], device=self.model.device)
+        ids_1P: Int[Tensor, "1 P"] = torch.tensor([ids[start:]], device=self.model.device)
         self.model(input_ids=ids_1P, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(ids, cache)
 
@@ -156,13 +167,18 @@ def _shared_length(tokens: Sequence[Sequence[int]]) -> int:
     return next((at for at in range(shortest) if any(ids[at] != first[at] for ids in tokens)), shortest)
 
 
+def _begins(ids: Sequence[int], prefix: Prefix) -> bool:
+    """Whether a prompt begins with a prefix and has a token left behind it."""
+    length = len(prefix.ids)
+    return len(ids) > length and list(ids[:length]) == list(prefix.ids)
+
+
 def _without(prefix: Prefix | None, tokens: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     if prefix is None:
         return list(tokens)
-    length = len(prefix.ids)
-    if any(len(ids) <= length or list(ids[:length]) != list(prefix.ids) for ids in tokens):
+    if not all(_begins(ids, prefix) for ids in tokens):
         raise ValueError("a prompt does not begin with the prefix that was computed for it")
-    return [ids[length:] for ids in tokens]
+    return [ids[len(prefix.ids) :] for ids in tokens]
 
 
 def _in_parts(config: PretrainedConfig) -> bool:

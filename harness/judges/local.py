@@ -17,7 +17,7 @@ from harness.scoring import Grading, Judge, Verdict
 from harness.subject.load import Loaded, ModelConfig, ResolvedModel, load_model, resolve
 
 if TYPE_CHECKING:
-    from harness.judges.answers import AnswerReader
+    from harness.judges.answers import AnswerReader, Prefix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +40,7 @@ class LocalJudge(Judge):
     usage: Usage = field(default_factory=Usage, init=False)
     _replies: ReplyCache = field(init=False, repr=False)
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _instructions: dict[str, Prefix | None] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -131,7 +132,7 @@ class LocalJudge(Judge):
     def _read(self, rubric: Rubric, calls: list[Call], advance: Advance) -> dict[str, Reply]:
         reader = self._reader()
         tokens = reader.tokens([call.prompt for call in calls])
-        prefix = reader.prefix(tokens)
+        prefix = self._prefix(rubric, tokens)
         order = sorted(range(len(calls)), key=lambda index: -len(tokens[index]))  # like lengths together: less padding
 
         replies: dict[str, Reply] = {}
@@ -145,6 +146,14 @@ class LocalJudge(Judge):
             self.usage.prompt_tokens += sum(len(tokens[index]) for index in batch)
             advance(len(batch))
         return replies
+
+    def _prefix(self, rubric: Rubric, tokens: list[list[int]]) -> Prefix | None:
+        """What the prompts begin with. The rubric's instructions are computed once, as a search asks in many rounds."""
+        reader = self._reader()
+        if rubric.name not in self._instructions:
+            unlike = [rubric.render(Grading(rubric.name, text, text, (), text)) for text in ("1", "2")]
+            self._instructions[rubric.name] = reader.prefix(reader.tokens(unlike))
+        return reader.prefix(tokens, self._instructions[rubric.name])
 
     def _verdict(self, rubric: Rubric, reply: Reply, cached: bool) -> Verdict:
         details = {"judge": self.identity, "prompt_hash": rubric.hash, "cached": cached}

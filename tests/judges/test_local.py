@@ -158,10 +158,39 @@ def test_a_scoring_computes_the_shared_instructions_once(tmp_path: Path) -> None
     expected = whole.grade(gradings())
     judge = judge_at(tmp_path, batch_size=2, cache=str(tmp_path / "other.sqlite"), load=counting)
     verdicts = judge.grade(gradings())
-    shared, *batches = fed
+    instructions, shared, *batches = fed
     assert len(batches) == 3
-    assert shared > 4 * max(batches), "the instructions are fed for one row, and to no batch"
+    assert instructions + shared > 4 * max(batches), "what all share is fed for one row, and to no batch"
     assert [verdict.raw for verdict in verdicts] == [verdict.raw for verdict in expected]
+
+
+def test_rounds_of_a_search_share_the_instructions_of_a_rubric(tmp_path: Path) -> None:
+    """A later round, and a single grading, feed what follows the instructions; verdicts are those of a fresh judge."""
+    fed: list[int] = []
+
+    def counting(chosen: ModelConfig) -> Loaded:
+        loaded = roomy(chosen)
+        loaded.model.register_forward_pre_hook(
+            lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        return loaded
+
+    judge = judge_at(tmp_path, load=counting)
+    judge.grade(gradings()[:2])
+    instructions, first_round = fed[0], sum(fed[1:])
+    assert instructions > 2 * first_round / 3
+    for number, asked in enumerate((gradings()[2:4], gradings()[4:])):
+        fed.clear()
+        verdicts = judge.grade(asked)
+        assert sum(fed) < instructions, "the instructions are not fed again"
+        alone = judge_at(tmp_path, cache=str(tmp_path / f"alone-{number}.sqlite")).grade(asked)
+        for verdict, expected in zip(verdicts, alone, strict=True):
+            assert verdict.value == expected.value
+            assert verdict.details["probabilities"] == pytest.approx(expected.details["probabilities"], abs=1e-9)
+
+    fed.clear()
+    judge.grade([Grading("quality", "Who wrote it?", "Lem", (), answer) for answer in ("Lem.", "She.")])
+    assert sum(fed) > instructions / 2, "another rubric has instructions of its own"
 
 
 def test_a_second_scoring_does_not_even_load_the_model(tmp_path: Path) -> None:
