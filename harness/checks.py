@@ -24,6 +24,7 @@ def check(job: Job) -> None:
 
     _check_samples(job)
     _check_protocol(job)
+    _check_compiled(job)
     check_scoring(job.scoring, job.labels["judge"])
     _check_evaluators(job)
     _check_primary(job)
@@ -71,6 +72,15 @@ def _check_samples(job: Job) -> None:
         raise ValueError(
             f"method={name} steers samples of one prompt apart from each other: set task.num_samples to 2 or more, and "
             f"task.temperature above 0; task {job.task.name} has num_samples={job.task.num_samples}"
+        )
+
+
+def _check_compiled(job: Job) -> None:
+    """Raise where a graph would hold weights that come and go."""
+    offload = job.model.config.offload
+    if job.engine.compile and offload != "none":
+        raise ValueError(
+            f"engine.compile=true needs the weights in place: it cannot be combined with model.offload={offload}"
         )
 
 

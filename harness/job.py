@@ -243,6 +243,7 @@ class Job:
                 "prompt_template": config.prompt_template,
                 # Sums over several processes are rounded in another order.
                 **({"tensor_parallel": config.tensor_parallel} if config.tensor_parallel > 1 else {}),
+                **({"offload": config.offload} if config.offload != "none" else {}),
             },
             "method": self._method_described() if self.steers else {"instruction": self.method.instruction},
             "control": described(self.control),

@@ -62,8 +62,8 @@ def forget_subjects() -> None:
 def _weights_key(model: ResolvedModel) -> str:
     """What must be loaded anew for: other weights, another dtype or device, but not another prompt."""
     config = model.config
-    ways = (config.dtype, str(model.device), config.quantization, config.tensor_parallel, config.blocks_path)
-    return repr((model.identity, *ways))
+    ways = (config.dtype, str(model.device), config.quantization, config.tensor_parallel, config.offload)
+    return repr((model.identity, *ways, config.blocks_path))
 
 
 def bench_for(job: Job, subject: LocalSubject) -> Workbench:

@@ -40,7 +40,7 @@ class LocalJudge(Judge):
     usage: Usage = field(default_factory=Usage, init=False)
     _replies: ReplyCache = field(init=False, repr=False)
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _instructions: dict[str, Prefix | None] = field(default_factory=dict, init=False, repr=False)
+    _instructions: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the settings.

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from harness.model_view import Architecture
 from harness.subject.network import Network
+from harness.subject.offload import refuse_absent
 
 KNOWN = ("llama", "mistral", "qwen2", "gemma2")
 """Families of blocks with RMS norms, rotary positions and a gated MLP, and no norms of queries and keys."""
@@ -68,6 +69,7 @@ def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
                 continue
             if not value.is_floating_point():
                 raise ValueError(f"the weights of {part} are quantised ({value.dtype}); load the model without it")
+            refuse_absent(value, f"the weights of {part}")
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             weights[".".join(filter(None, (part, path, name)))] = whole.detach().float().clone()
     return weights

@@ -24,6 +24,7 @@ from transformers import (
 from harness.steering import Layout
 from harness.subject import gguf, hub, sharding, tiny
 from harness.subject.amx import avoid_trapped_amx
+from harness.subject.offload import Offload, check_offload, placement
 from harness.subject.sites import family_of
 from harness.subject.tokenizer import folder_tokenizer, gguf_tokenizer, quiet_transformers
 from harness.subject.weights import check_weights
@@ -72,6 +73,8 @@ class ModelConfig:
         trust_remote_code: let a model from the hub run its own Python code.
         tensor_parallel: processes, each with a GPU where there are any, that share the weights of every layer between
             them (tensor parallelism): for models that one GPU cannot hold. Needs an executor with workers.
+        offload: where the weights of decoder blocks wait for their turn: ``none`` (on the device), ``cpu`` (in main
+            memory, for a GPU that cannot hold them) or ``disk``. Slow; the tokens are the same.
         blocks_path: dotted path of the list of decoder blocks, for architectures that the harness does not know.
         ranges: strength ranges of methods that depend on the model, ``{full: [low, high], early: …}``.
     """
@@ -91,13 +94,19 @@ class ModelConfig:
     prompt_template: str = "{question}"
     trust_remote_code: bool = False
     tensor_parallel: int = 1
+    offload: Offload = "none"
     blocks_path: str | None = None
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse settings that no model could be loaded with."""
         # Values from a YAML are checked by their types; a configuration made in Python is not.
-        for name, allowed in (("kind", Kind), ("dtype", Dtype), ("quantization", Quantization)):
+        for name, allowed in (
+            ("kind", Kind),
+            ("dtype", Dtype),
+            ("quantization", Quantization),
+            ("offload", Offload),
+        ):
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
                 raise ValueError(f"model.{name} must be one of {choices}, got {getattr(self, name)!r}")
@@ -119,6 +128,9 @@ class ModelConfig:
             raise ValueError(f"model.tensor_parallel must be at least 1, got {self.tensor_parallel}")
         if self.tensor_parallel > 1 and self.quantization != "none":
             raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.tensor_parallel")
+        if self.offload != "none" and (self.tensor_parallel > 1 or self.quantization != "none"):
+            other = "tensor_parallel" if self.tensor_parallel > 1 else "quantization"
+            raise ValueError(f"model.offload={self.offload} cannot be combined with model.{other}")
         if self.quantization != "none" and self.dtype == "float64":
             raise ValueError(f"model.quantization={self.quantization} cannot be combined with model.dtype=float64")
         for name, bounds in self.ranges.items():
@@ -221,6 +233,7 @@ def resolve(config: ModelConfig) -> ResolvedModel:
     """
     device = device_of(config)
     sharding.check_device(device, config.tensor_parallel)
+    check_offload(config.offload, device)
     with quiet_transformers():
         match config.kind:
             case "package" | "gguf":
@@ -360,10 +373,13 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
         )
         options["device_map"] = {"": device}
 
-    if config.tensor_parallel > 1:
+    if config.tensor_parallel > 1 or config.offload != "none":
         settings = _settings(folder, config)
         blocks = family_of(settings.model_type, config.blocks_path).blocks
-        options["distributed_config"] = sharding.plan_for(config.tensor_parallel, settings, blocks)
+        if config.tensor_parallel > 1:
+            options["distributed_config"] = sharding.plan_for(config.tensor_parallel, settings, blocks)
+        else:
+            options |= placement(config.offload, device, settings, blocks, config.trust_remote_code)
 
     # Only safetensors: the model's identity covers them and no other file of weights.
     try:
@@ -374,7 +390,7 @@ def _model(folder: Path, config: ModelConfig, device: torch.device) -> PreTraine
         raise ValueError(f"the weights of {config.label} in {folder} cannot be read: {error}") from error
     model, report = loaded
     check_weights(config.label, folder, model, report)
-    is_placed = config.quantization != "none" or config.tensor_parallel > 1
+    is_placed = config.quantization != "none" or config.tensor_parallel > 1 or config.offload != "none"
     return model if is_placed else model.to(device)
 
 
