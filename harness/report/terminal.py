@@ -25,6 +25,7 @@ from harness.report.wording import (
     estimate_text,
     gain_text,
     is_doubtful,
+    joined,
     metric_label,
     number,
     p_text,
@@ -147,12 +148,28 @@ def _score(comparison: Comparison, entry: Entry, name: str, *, interval: bool) -
     return text + (" †" if name in entry.optimised_metrics else "")
 
 
+def _reasons_without_tests(comparison: Comparison) -> Iterator[str]:
+    """Why methods were not tested, where the answer's sentence does not say it: it does where none of a side was."""
+    for oracle in (False, True):
+        claims = [claim for claim in comparison.claims if claim.oracle == oracle]
+        if all(claim.untested for claim in claims):
+            continue
+        methods_by_reason: dict[str, list[str]] = {}
+        for claim in claims:
+            if claim.untested:
+                methods_by_reason.setdefault(claim.untested, []).append(claim.method)
+        for reason, methods in methods_by_reason.items():
+            yield f"not tested: {joined(methods)}: {reason}"
+
+
 def _verdict_cells(comparison: Comparison, row: Row | None, layout: Sequence[str], rows: Sequence[Row]) -> list[str]:
     if row is None:
         return []
     is_ratio = comparison.metrics[comparison.primary].kind == "geometric"
     style = _COLOURS.get(row.verdict, "default")
-    verdict = f"[{style}]{escape(row.text)}[/]"
+    # why a method was not tested is a sentence: it stands below the table, where it pushes nothing off the screen
+    words = row.verdict if row.verdict == "not tested" else row.text
+    verdict = f"[{style}]{escape(words)}[/]"
     if row.gain is None:
         return ["—", "—", verdict]
     gain = gain_text(row.gain, is_ratio)
@@ -195,6 +212,7 @@ def _footnotes(comparison: Comparison, shown: Sequence[str]) -> Iterator[str]:
 
     if marks:
         yield "; ".join(marks)
+    yield from _reasons_without_tests(comparison)
 
     settings = [f"{e.name}: {e.setting}" for e in comparison.entries if e.setting and not e.control]
     if settings:

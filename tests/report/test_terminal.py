@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from sample_runs import write_run
+from sample_runs import rewrite, write_run
 
 from harness.report.compare import Comparison, compare
 from harness.report.files import write_report
@@ -77,3 +77,20 @@ def test_the_configured_layer_stands_beside_the_strength(tmp_path: Path) -> None
     runs = [write_run(tmp_path, "baseline"), write_run(tmp_path, "caa", strength=0.15, config=config)]
     settings = [entry.setting for entry in compare(runs).entries if entry.name.startswith("caa")]
     assert settings == ["layer 18, strength 0.15"]
+
+
+def test_why_a_method_was_not_tested_pushes_nothing_off_the_screen(tmp_path: Path) -> None:
+    options = {"search": "per_prompt", "trials": 3, "oracle": True, "count": 30}
+    runs = [write_run(tmp_path, "baseline", count=30), write_run(tmp_path, "caa", strength=0.1, count=30)]
+    runs.append(write_run(tmp_path, "segmented", **options))
+    for run in runs[2:]:
+        rewrite(run, optimised_metrics=["correct"])
+    lines = printed(compare(runs, primary="correct"), 80)
+    (row,) = [line for line in lines if line.startswith(" segmented")]
+    assert row.rstrip().endswith("not tested")
+    assert any("gain" in line and "over" in line for line in lines), "the columns are there"
+    assert "none could be tested (correct was optimised against these answers" in " ".join(lines)
+
+    runs.append(write_run(tmp_path, "full_layer", **options))
+    text = " ".join(" ".join(printed(compare(runs, primary="correct"), 80)).split())
+    assert "not tested: segmented: correct was optimised against these answers, and no control did the same" in text
