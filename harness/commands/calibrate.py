@@ -149,13 +149,15 @@ def show_ratings(console: Console, name: str, tables: Sequence[RatingTable]) -> 
     """Print what a judge's ratings came to, a row per rubric."""
     first = tables[0]
     size = f"{first.num_texts} texts to {first.num_questions} questions, {first.num_readers} readers"
-    grid = Grid("rubric", title=f"{name}: {size}; weighted kappa (95 %)", title_justify="left")
-    for column in ("readers with one another", "judge with readers", "ranks", "judge's error", "unscored"):
+    title = f"{name}: {size}; weighted kappa, rank correlation and error, 95 %"
+    grid = Grid(title=title, title_justify="left")
+    grid.add_column("rubric", no_wrap=True)
+    for column in ("readers", "judge", "ranks", "error", "unscored"):
         grid.add_column(column, justify="right")
     for table in tables:
-        between = "one reader" if table.readers is None else _interval(table.readers, ".2f")
-        figures = [between, _interval(table.judge, ".2f"), _interval(table.ranks, ".2f")]
-        grid.add_row(table.rubric, *figures, _interval(table.error, "+.2f"), str(table.num_unscored))
+        between = "one reader" if table.readers is None else _short(table.readers)
+        figures = [between, _short(table.judge), _short(table.ranks), _short(table.error, "+.2f")]
+        grid.add_row(table.rubric, *figures, str(table.num_unscored))
     console.print(grid)
 
     for table in tables:
@@ -216,6 +218,13 @@ def _interval(interval: Interval, form: str = ".3f") -> str:
     if interval.value is None:
         return "cannot be computed"
     limits = "" if interval.low is None else f" (95 %: {interval.low:{form}} to {interval.high:{form}})"
+    return f"{interval.value:{form}}{limits}"
+
+
+def _short(interval: Interval, form: str = ".2f") -> str:
+    if interval.value is None:
+        return "—"
+    limits = "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
     return f"{interval.value:{form}}{limits}"
 
 

@@ -30,9 +30,14 @@ def detectable_effect(gaps: Sequence[float] | np.ndarray, binary: bool, alpha: f
     data = np.asarray(gaps, dtype=float)
     if binary:
         return detectable_share(data.size, max(float((data != 0).mean()), 1 / data.size), alpha)
-    if data.size < 2 or data.std(ddof=1) == 0:
+    if data.size < fewest_pairs(alpha) or data.std(ddof=1) == 0:
         return None
     return float(data.std(ddof=1) * standard_effect(data.size, alpha))
+
+
+def fewest_pairs(alpha: float) -> int:
+    """Pairs below which no difference reaches this level, however large: all signs are alike in 2 of 2^n cases."""
+    return math.ceil(1 - math.log2(alpha))
 
 
 def standard_effect(count: int, alpha: float) -> float:
@@ -72,7 +77,7 @@ def units_needed(effect: float, spread: float, binary: bool, alpha: float = 0.05
         rough = (sum(tails) * spread / effect) ** 2
     if rough > MOST:
         return None
-    needed = math.ceil(rough)
+    needed = math.ceil(rough) if binary else max(math.ceil(rough), fewest_pairs(alpha))
     if binary and needed <= _EXACT_UP_TO:
         # The exact test asks for some more than the textbook's approximation says.
         while mcnemar_power(needed, spread, effect, alpha) < POWER:

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
+import harness
 from harness.commands import calibrate as program
 from harness.commands.calibrate import calibrate_ratings
 from harness.judges.match import MatchJudge
@@ -132,6 +133,19 @@ class TestFiles:
 def test_a_judge_that_does_not_know_the_rubric_is_refused() -> None:
     with pytest.raises(ValueError, match="does not grade the rubric axbench_fluency; it grades"):
         calibrate_ratings(MatchJudge(), rated([[0, 1]]))
+
+
+def test_the_shipped_texts_are_rated_by_two_readers_who_agree() -> None:
+    texts = read_rated(Path(harness.__file__).parent / "judges" / "data" / "steered_texts.jsonl")
+    assert len(texts) == 120
+    for rubric in ("axbench_concept", "axbench_instruct", "axbench_fluency"):
+        first = [Verdict(str(text.ratings[rubric][0])) for text in texts]
+        table = compare_ratings(rubric, texts, first)
+        assert table.num_readers == 2
+        assert table.readers is not None
+        assert table.readers.value is not None
+        assert table.readers.value > 0.8
+        assert {text.ratings[rubric][0] for text in texts} == {0, 1, 2}
 
 
 class TestStored:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.report.paired import mcnemar_p
-from harness.report.power import MOST, detectable_effect, mcnemar_power, units_needed
+from harness.report.power import MOST, detectable_effect, fewest_pairs, mcnemar_power, units_needed
 
 
 def test_detectable_pass_rate_is_found_four_times_in_five() -> None:
@@ -39,6 +39,15 @@ def test_so_many_pairs_find_the_difference_four_times_in_five(effect: float, cha
     assert count is not None
     assert mcnemar_power(count, changed, effect) >= 0.8
     assert mcnemar_power(round(0.85 * count), changed, effect) < 0.8, "that many were not needed"
+
+
+def test_too_few_pairs_find_nothing_however_large() -> None:
+    """All signs alike happen by chance in 2 of 2^5 cases, which is more than one in twenty; 2 of 2^6 is less."""
+    assert fewest_pairs(0.05) == 6
+    assert units_needed(5.0, 0.1, binary=False) == 6
+    assert units_needed(5.0, 0.1, binary=False, alpha=0.0125) == 8
+    assert detectable_effect([0.1, 0.2, 0.3, 0.2, 0.1], binary=False) is None
+    assert detectable_effect([0.1, 0.2, 0.3, 0.2, 0.1, 0.2], binary=False) is not None
 
 
 def test_pairs_needed_for_a_mean_by_the_textbook() -> None:
