@@ -143,19 +143,14 @@ def compare_ratings(rubric: str, texts: Sequence[RatedText], verdicts: Sequence[
     Raises:
         ValueError: the judge scored none of the texts.
     """
-    scored = [(text, verdict) for text, verdict in zip(texts, verdicts, strict=True) if verdict.value is not None]
-    if not scored:
+    pairs = [(text, verdict) for text, verdict in zip(texts, verdicts, strict=True) if verdict.value is not None]
+    if not pairs:
         reasons = sorted({verdict.reason for verdict in verdicts})
         raise ValueError(f"the judge gave no text a rating for {rubric}: {'; '.join(reasons)}")
 
-    size = 1 + max(int(value) for value in rubric_named(rubric).answers.values())
-    readers_RN = np.array([text.ratings[rubric] for text, _ in scored]).T
-    judge_N = np.array([int(verdict.value or 0) for _, verdict in scored])
-    expected_N = np.array([_expected(verdict) for _, verdict in scored])
-    questions_N = np.unique([text.question for text, _ in scored], return_inverse=True)[1]
-    people_N = readers_RN.mean(0)
-
-    rows_of_question = [np.flatnonzero(questions_N == question) for question in range(questions_N.max() + 1)]
+    scored = _Scored.of(rubric, [text for text, _ in pairs], [verdict for _, verdict in pairs])
+    questions = np.unique([text.question for text, _ in pairs], return_inverse=True)[1]
+    rows_of_question = [np.flatnonzero(questions == question) for question in range(questions.max() + 1)]
 
     def interval(statistic: Callable[[Int[np.ndarray, "M"]], float]) -> Interval:
         def of_questions(drawn: Int[np.ndarray, "Q"]) -> float:
@@ -163,28 +158,61 @@ def compare_ratings(rubric: str, texts: Sequence[RatedText], verdicts: Sequence[
 
         return over_questions(of_questions, len(rows_of_question), seed)
 
-    def between_readers(rows: Int[np.ndarray, "M"]) -> float:
-        pairs = combinations(readers_RN[:, rows], 2)
-        return float(np.mean([_weighted_kappa(one, other, size) for one, other in pairs]))
-
-    def with_judge(rows: Int[np.ndarray, "M"]) -> float:
-        return float(np.mean([_weighted_kappa(reader, judge_N[rows], size) for reader in readers_RN[:, rows]]))
-
+    num_readers = len(scored.readers)
     return RatingTable(
         rubric=rubric,
         num_texts=len(texts),
         num_questions=len(rows_of_question),
-        num_unscored=len(texts) - len(scored),
-        num_readers=len(readers_RN),
-        readers=interval(between_readers) if len(readers_RN) > 1 else None,
-        judge=interval(with_judge),
-        ranks=interval(lambda rows: _rank_correlation(people_N[rows], expected_N[rows])),
-        error=interval(lambda rows: float((judge_N[rows] - people_N[rows]).mean())),
-        means={
-            str(rating): (float(people_N[judge_N == rating].mean()), int((judge_N == rating).sum()))
-            for rating in sorted(set(judge_N.tolist()))
-        },
+        num_unscored=len(texts) - len(pairs),
+        num_readers=num_readers,
+        readers=interval(scored.kappa_between_readers) if num_readers > 1 else None,
+        judge=interval(scored.kappa_with_judge),
+        ranks=interval(scored.rank_correlation),
+        error=interval(scored.error),
+        means=scored.means_by_rating(),
     )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The ratings of texts that the judge scored, and what they come to on any choice of these texts."""
+
+    readers: Int[np.ndarray, "R N"]
+    judge: Int[np.ndarray, "N"]
+    expected: Float[np.ndarray, "N"]
+    num_ratings: int
+
+    @classmethod
+    def of(cls, rubric: str, texts: Sequence[RatedText], verdicts: Sequence[Verdict]) -> _Scored:
+        return cls(
+            readers=np.array([text.ratings[rubric] for text in texts]).T,
+            judge=np.array([int(verdict.value or 0) for verdict in verdicts]),
+            expected=np.array([_expected(verdict) for verdict in verdicts]),
+            num_ratings=1 + max(int(value) for value in rubric_named(rubric).answers.values()),
+        )
+
+    @property
+    def people(self) -> Float[np.ndarray, "N"]:
+        return self.readers.mean(0)
+
+    def kappa_between_readers(self, rows: Int[np.ndarray, "M"]) -> float:
+        pairs = combinations(self.readers[:, rows], 2)
+        return float(np.mean([_weighted_kappa(one, other, self.num_ratings) for one, other in pairs]))
+
+    def kappa_with_judge(self, rows: Int[np.ndarray, "M"]) -> float:
+        judge = self.judge[rows]
+        return float(np.mean([_weighted_kappa(one, judge, self.num_ratings) for one in self.readers[:, rows]]))
+
+    def rank_correlation(self, rows: Int[np.ndarray, "M"]) -> float:
+        return _rank_correlation(self.people[rows], self.expected[rows])
+
+    def error(self, rows: Int[np.ndarray, "M"]) -> float:
+        return float((self.judge[rows] - self.people[rows]).mean())
+
+    def means_by_rating(self) -> dict[str, tuple[float, int]]:
+        """The readers' mean where the judge gave each rating, and the number of such texts."""
+        given = {rating: self.judge == rating for rating in sorted(set(self.judge.tolist()))}
+        return {str(rating): (float(self.people[rows].mean()), int(rows.sum())) for rating, rows in given.items()}
 
 
 def _expected(verdict: Verdict) -> float:

@@ -101,12 +101,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse settings that no model could be loaded with."""
         # Values from a YAML are checked by their types; a configuration made in Python is not.
-        for name, allowed in (
-            ("kind", Kind),
-            ("dtype", Dtype),
-            ("quantization", Quantization),
-            ("offload", Offload),
-        ):
+        choices_of = {"kind": Kind, "dtype": Dtype, "quantization": Quantization, "offload": Offload}
+        for name, allowed in choices_of.items():
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(get_args(allowed))
                 raise ValueError(f"model.{name} must be one of {choices}, got {getattr(self, name)!r}")
