@@ -165,17 +165,19 @@ def show_ratings(console: Console, name: str, tables: Sequence[RatingTable]) -> 
         console.print(f"{table.rubric}, readers' mean where the judge said " + ", ".join(given), soft_wrap=True)
 
 
-def run_ratings(judge: Judge, console: Console, path: Path, command: str = "") -> dict[str, dict[str, Any]]:
-    """Measure a judge on a file of rated texts, print, and store.
+def run_ratings(
+    judge: Judge, console: Console, path: Path, texts: Sequence[RatedText], command: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Measure a judge on the rated texts of a file, print, and store.
 
     Returns:
         The figures by rubric.
 
     Raises:
-        ValueError: the file is not as it should be, or the judge cannot rate by its rubrics.
+        ValueError: the judge cannot rate by the texts' rubrics.
     """
     console.print(f"judge: {judge.identity}", soft_wrap=True)
-    tables = calibrate_ratings(judge, read_rated(path))
+    tables = calibrate_ratings(judge, texts)
     show_ratings(console, path.stem, tables)
 
     content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -274,10 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.into:
             check_shippable(options.into)
         judge = built_judge(overrides)
-        rated = [path for path in files if holds_ratings(path)]
+        rated = {path: read_rated(path) for path in files if holds_ratings(path)}
         labelled = [path for path in files if path not in rated]
-        for path in rated:
-            read_rated(path)  # a mistake in the file shows before a model is loaded
         sets = [one for path in labelled for one in sets_of_file(path, options.part, options.name)]
         if not files:
             sets = shipped_sets()
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = [f"data={Path(text).name}" if text.startswith("data=") else text for text in given]
         command = " ".join(["python -m harness.calibrate", *_without(shown, "--into")])
         decisive = run(judge, console, sets, command) if sets else {}
-        by_rubric = [run_ratings(judge, console, path, command) for path in rated]
+        by_rubric = [run_ratings(judge, console, path, texts, command) for path, texts in rated.items()]
         ratings = {rubric: figures for one in by_rubric for rubric, figures in one.items()}
         if options.into:
             ship(judge.identity, decisive, options.into, ratings)

@@ -264,19 +264,34 @@ def compare_scores(items: Sequence[Item], verdicts: Sequence[Verdict], seed: int
     The judge's expected score is used where it has one: it breaks the ties of five steps.
     """
     pairs = [
-        (item.quality, verdict.expected if verdict.expected is not None else float(verdict.value), item.question)
+        (item.quality, expected_score(verdict), item.question)
         for item, verdict in zip(items, verdicts, strict=True)
         if item.quality is not None and verdict.value is not None
     ]
     if len(pairs) < 3:
         return None
-    people, judge, names = (np.array(column) for column in zip(*pairs, strict=True))
-    questions = np.unique(names, return_inverse=True)[1]
-    rows = [np.flatnonzero(questions == question) for question in range(questions.max() + 1)]
+    people, judge, questions = zip(*pairs, strict=True)
+    scores = np.array(people), np.array(judge)
+    return over_rows(lambda rows: rank_correlation(scores[0][rows], scores[1][rows]), questions, seed)
 
-    def correlation(drawn: Int[np.ndarray, "Q"]) -> float:
-        index = np.concatenate([rows[question] for question in drawn])
-        constant = np.ptp(people[index]) == 0 or np.ptp(judge[index]) == 0
-        return float("nan") if constant else np.asarray(spearmanr(people[index], judge[index])[0]).item()
 
-    return over_questions(correlation, len(rows), seed)
+def over_rows(statistic: Callable[[Int[np.ndarray, "M"]], float], questions: Sequence[str], seed: int) -> Interval:
+    """A figure of rows, each of which belongs to a question, with the interval of `over_questions`."""
+    numbers = np.unique(questions, return_inverse=True)[1]
+    rows_of_question = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
+
+    def of_questions(drawn: Int[np.ndarray, "Q"]) -> float:
+        return statistic(np.concatenate([rows_of_question[question] for question in drawn]))
+
+    return over_questions(of_questions, len(rows_of_question), seed)
+
+
+def expected_score(verdict: Verdict) -> float:
+    """The expected score of a verdict that has a value, where the judge gives one; else the score itself."""
+    return float(verdict.value or 0) if verdict.expected is None else verdict.expected
+
+
+def rank_correlation(one: Float[np.ndarray, "M"], other: Float[np.ndarray, "M"]) -> float:
+    """Spearman's; not a number where either side is the same everywhere."""
+    constant = np.ptp(one) == 0 or np.ptp(other) == 0
+    return float("nan") if constant else np.asarray(spearmanr(one, other)[0]).item()

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from harness.json_text import parsed_object
-from harness.judges.agreement import Interval, over_questions
+from harness.judges.agreement import Interval, expected_score, over_rows, rank_correlation
 from harness.judges.prompts import RUBRICS, rubric_named
 from harness.scoring import Grading, Verdict
 
@@ -149,20 +148,16 @@ def compare_ratings(rubric: str, texts: Sequence[RatedText], verdicts: Sequence[
         raise ValueError(f"the judge gave no text a rating for {rubric}: {'; '.join(reasons)}")
 
     scored = _Scored.of(rubric, [text for text, _ in pairs], [verdict for _, verdict in pairs])
-    questions = np.unique([text.question for text, _ in pairs], return_inverse=True)[1]
-    rows_of_question = [np.flatnonzero(questions == question) for question in range(questions.max() + 1)]
+    questions = [text.question for text, _ in pairs]
 
     def interval(statistic: Callable[[Int[np.ndarray, "M"]], float]) -> Interval:
-        def of_questions(drawn: Int[np.ndarray, "Q"]) -> float:
-            return statistic(np.concatenate([rows_of_question[question] for question in drawn]))
-
-        return over_questions(of_questions, len(rows_of_question), seed)
+        return over_rows(statistic, questions, seed)
 
     num_readers = len(scored.readers)
     return RatingTable(
         rubric=rubric,
         num_texts=len(texts),
-        num_questions=len(rows_of_question),
+        num_questions=len(set(questions)),
         num_unscored=len(texts) - len(pairs),
         num_readers=num_readers,
         readers=interval(scored.kappa_between_readers) if num_readers > 1 else None,
@@ -187,7 +182,7 @@ class _Scored:
         return cls(
             readers=np.array([text.ratings[rubric] for text in texts]).T,
             judge=np.array([int(verdict.value or 0) for verdict in verdicts]),
-            expected=np.array([_expected(verdict) for verdict in verdicts]),
+            expected=np.array([expected_score(verdict) for verdict in verdicts]),
             num_ratings=1 + max(int(value) for value in rubric_named(rubric).answers.values()),
         )
 
@@ -204,7 +199,7 @@ class _Scored:
         return float(np.mean([_weighted_kappa(one, judge, self.num_ratings) for one in self.readers[:, rows]]))
 
     def rank_correlation(self, rows: Int[np.ndarray, "M"]) -> float:
-        return _rank_correlation(self.people[rows], self.expected[rows])
+        return rank_correlation(self.people[rows], self.expected[rows])
 
     def error(self, rows: Int[np.ndarray, "M"]) -> float:
         return float((self.judge[rows] - self.people[rows]).mean())
@@ -215,18 +210,9 @@ class _Scored:
         return {str(rating): (float(self.people[rows].mean()), int(rows.sum())) for rating, rows in given.items()}
 
 
-def _expected(verdict: Verdict) -> float:
-    return float(verdict.value or 0) if verdict.expected is None else verdict.expected
-
-
 def _weighted_kappa(one: Int[np.ndarray, "M"], other: Int[np.ndarray, "M"], size: int) -> float:
     """Cohen's kappa with squared distances as weights; not a number where all ratings are the same one."""
     counts = np.zeros((size, size))
     np.add.at(counts, (one, other), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(cohens_kappa(counts, wt="quadratic", return_results=False)).item()
-
-
-def _rank_correlation(one: Float[np.ndarray, "M"], other: Float[np.ndarray, "M"]) -> float:
-    constant = np.ptp(one) == 0 or np.ptp(other) == 0
-    return float("nan") if constant else np.asarray(spearmanr(one, other)[0]).item()
