@@ -19,6 +19,7 @@ from harness.laws.lab import Lab, cut, early_stops, expected, ids, workbench_of
 from harness.laws.measure import FILLER, assert_close, hooks_of, logprobs_of, same
 from harness.subject.passes import Text, loglikelihood, next_token_logprobs
 from harness.subject.tally import Tally
+from harness.training import Training
 from harness.types import Intervention
 from harness.workbench import Request
 from harness.workspace import Workspace
@@ -47,8 +48,10 @@ def parameters_and_defaults_fit(lab: Lab) -> None:
 
 
 def fit_is_deterministic(lab: Lab) -> None:
-    """A second fit on a fresh bench gives the same tensors, bit for bit."""
-    assert same(workbench_of(lab.job).fit(), lab.bench.artifact)
+    """A fit on a fresh bench gives the same tensors, bit for bit, whether or not its texts were read before."""
+    lab.bench.subject.forget_captures()
+    assert same(workbench_of(lab.job).fit(), lab.bench.artifact), "when nothing was read before"
+    assert same(workbench_of(lab.job).fit(), lab.bench.artifact), "when everything was read before"
 
 
 def fits_without_test_questions(lab: Lab) -> None:
@@ -72,19 +75,43 @@ def artifact_survives_save_and_load(lab: Lab, folder: Path) -> None:
     assert torch.equal(logprobs_of(lab, again.intervention(lab.requests)), logprobs_of(lab, lab.intervention()))
 
 
+def trains(kind: type) -> bool:
+    """Whether options of this class, or options of one of its options, say how something is trained."""
+    made_by_default = [item.default_factory for item in dataclasses.fields(kind)]
+    options = [made for made in made_by_default if isinstance(made, type) and dataclasses.is_dataclass(made)]
+    return any(option is Training or trains(option) for option in options)
+
+
 def interrupted_training_ends_the_same(lab: Lab, folder: Path) -> None:
-    """A fit that is cut off five times, and begun again, goes on from its checkpoints and ends with equal tensors."""
-    method: Any = lab.job.method
-    longer = dataclasses.replace(method, training=dataclasses.replace(method.training, epochs=8))
-    job = dataclasses.replace(lab.job, method=longer)
-    whole = workbench_of(job).fit()
-    done_before: list[int] = []
-    for _ in range(5):
-        with expected(_CutOffError):
-            cut_off = partial(_cut_off_in_the_second_step, done_before)
-            workbench_of(job).fit(Workspace(folder, save_every=0.0, progress=cut_off))
-    assert done_before == [0, 1, 2, 3, 4], "it begins anew in place of going on"
-    assert same(workbench_of(job).fit(Workspace(folder, save_every=0.0)), whole)
+    """A fit that is cut off five times, and begun again, goes on from its checkpoints and ends with equal tensors.
+
+    A fit may train several things, one after the other: each of them is cut off five times.
+    """
+    job = dataclasses.replace(lab.job, method=_with_longer_training(lab.job.method))
+    titles: list[str] = []
+    whole = workbench_of(job).fit(Workspace(None, progress=partial(_note_the_title, titles)))
+    assert titles, "nothing was trained"
+
+    for number, title in enumerate(titles):
+        checkpoints, done_before = folder / str(number), list[int]()
+        for _ in range(5):
+            with expected(_CutOffError):
+                cut_off = partial(_cut_off_in_the_second_step, title, done_before)
+                workbench_of(job).fit(Workspace(checkpoints, save_every=0.0, progress=cut_off))
+        assert done_before == [0, 1, 2, 3, 4], f"{title} begins anew in place of going on"
+        assert same(workbench_of(job).fit(Workspace(checkpoints, save_every=0.0)), whole)
+
+
+def _with_longer_training(options: Any) -> Any:
+    """The same options with eight epochs wherever something is trained, so that there is time for five cuts."""
+    longer: dict[str, Any] = {}
+    for item in dataclasses.fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, Training):
+            longer[item.name] = dataclasses.replace(value, epochs=8)
+        elif dataclasses.is_dataclass(value) and trains(type(value)):
+            longer[item.name] = _with_longer_training(value)
+    return dataclasses.replace(options, **longer)
 
 
 class _CutOffError(Exception):
@@ -92,15 +119,23 @@ class _CutOffError(Exception):
 
 
 @contextmanager
-def _cut_off_in_the_second_step(done_before: list[int], _title: str, _total: int) -> Iterator[Callable[[int], None]]:
+def _note_the_title(titles: list[str], title: str, _total: int) -> Iterator[Callable[[int], None]]:
+    titles.append(title)
+    yield lambda _steps: None
+
+
+@contextmanager
+def _cut_off_in_the_second_step(
+    chosen: str, done_before: list[int], title: str, _total: int
+) -> Iterator[Callable[[int], None]]:
     calls = itertools.count(1)
 
     def advance(steps: int) -> None:
         # The first call tells what was done before. After the third a checkpoint would be written: that step is lost.
         call = next(calls)
-        if call == 1:
+        if title == chosen and call == 1:
             done_before.append(steps)
-        if call == 3:
+        if title == chosen and call == 3:
             raise _CutOffError
 
     yield advance

@@ -17,6 +17,7 @@ from harness.subject import passes
 from harness.subject.architecture import architecture_of
 from harness.subject.batch import Decoded
 from harness.subject.capture import capture, capture_tokens
+from harness.subject.captured import captures_of
 from harness.subject.decode import Decoder
 from harness.subject.forward import forward
 from harness.subject.network import Network
@@ -165,7 +166,15 @@ class LocalSubject:
     ) -> dict[Site, Float[Tensor, "N D"]]:
         """See `harness.types.Subject.capture`."""
         texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
-        return capture(self.network, texts, sites, tokens=tokens, pool=pool, intervention=steering, tally=self.tally)
+
+        def computed() -> Iterator[dict[Site, Tensor]]:
+            yield capture(self.network, texts, sites, tokens=tokens, pool=pool, intervention=steering, tally=self.tally)
+
+        if _steers(steering):
+            return next(computed())
+        key = ("pooled", tuple(texts), tuple(sites), tokens, pool)
+        (states,) = captures_of(self.network).recalled(key, computed, self.tally, self.device)
+        return states
 
     def capture_tokens(
         self,
@@ -179,7 +188,14 @@ class LocalSubject:
     ) -> Iterator[TokenStates]:
         """See `harness.types.Subject.capture_tokens`."""
         texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
-        return capture_tokens(self.network, texts, sites, tokens=tokens, intervention=steering, tally=self.tally)
+
+        def computed() -> Iterator[TokenStates]:
+            return capture_tokens(self.network, texts, sites, tokens=tokens, intervention=steering, tally=self.tally)
+
+        if _steers(steering):
+            return computed()
+        key = ("tokens", tuple(texts), tuple(sites), tokens)
+        return captures_of(self.network).recalled(key, computed, self.tally, self.device)
 
     def generate(
         self,
@@ -245,9 +261,17 @@ class LocalSubject:
         """
         memory_of(self.network).forget()
 
+    def forget_captures(self) -> None:
+        """Free the states of captures that are kept, so that what follows is computed."""
+        captures_of(self.network).forget()
+
     def decode_text(self, token_ids: Sequence[int]) -> str:
         """Text of a completion."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def _steers(intervention: Intervention) -> bool:
+    return bool(intervention.edits or intervention.probes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,6 +105,7 @@ def side_by_side(
 def _prepared(jobs: Jobs, name: str, learnt_from: Sequence[str], asked: Job, examples: Sequence[Example]) -> Steered:
     job = jobs.job(f"method={name}", "search=fixed", *learnt_from)
     watch, bench = jobs.models.watch, jobs.workbench(job, task=asked.task)
+    bench.subject.forget_captures()  # or a method would be timed without what those before it have read
     start = watch.now()
     bench.adopt(jobs.workbench(job).fit())
     seconds = watch.now() - start
