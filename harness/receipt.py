@@ -124,8 +124,7 @@ def _prompt_end_logprobs(bench: Workbench, requests: Sequence[Request]) -> tuple
     network, tally = bench.subject.network, bench.subject.tally
     prompts = [bench.subject.encode(bench.prompt(request.example)) for request in requests]
     steered = next_token_logprobs(network, prompts, bench.intervention(requests), tally)
-    plain = next_token_logprobs(network, prompts, Intervention(), tally)
-    return steered, plain
+    return steered, bench.subject.next_token_logprobs(prompts)
 
 
 def _divergence(steered: LogProbs, plain: LogProbs) -> Float[Tensor, "N"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -202,17 +201,14 @@ class Workbench:
 
         A method that reads nothing, or has nothing of its own to read under this control, leaves empty records.
         """
-        texts = [tuple(text) for example in examples for text in example.metadata["texts"]]
-        groups = [example.group for example in examples for _ in example.metadata["texts"]]
         reads = self.steers and self.control.detects
-        latents = self.method.latents(self.subject, self.artifact, texts, groups) if reads else None
+        return [self._latents_of(example) if reads else _latents_record(example, ()) for example in examples]
 
-        values = iter([] if latents is None else latents.tolist())
-        return [
-            Record(example, Generation(example.id, {}, "", (), "latents", latents=tuple(own)), "")
-            for example in examples
-            for own in [itertools.islice(values, len(example.metadata["texts"]))]
-        ]
+    def _latents_of(self, example: Example) -> Record:
+        # Concept by concept, as strengths were measured: the states of these texts may still be kept from there.
+        texts = [(prompt, completion) for prompt, completion in example.metadata["texts"]]
+        latents = self.method.latents(self.subject, self.artifact, texts, [example.group] * len(texts))
+        return _latents_record(example, () if latents is None else latents.tolist())
 
     def seed_of(self, request: Request) -> int:
         """The seed of a row's sampling, its own alone."""
@@ -254,3 +250,7 @@ class Workbench:
         for owner, row in zip(owners, rows, strict=True):
             sums[owner].append(float(row.sum()))
         return [tuple(row) for row in sums]
+
+
+def _latents_record(example: Example, latents: Sequence[float]) -> Record:
+    return Record(example, Generation(example.id, {}, "", (), "latents", latents=tuple(latents)), "")

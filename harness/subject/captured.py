@@ -1,21 +1,21 @@
 """States captured once: fits that read the same texts at the same sites share one pass over them.
 
 Concepts of one genre share their plain texts, a control's twin reads what its method reads, and many methods of a
-comparison differ only in what they make of the same states.
+comparison differ only in what they make of the same states. So do the un-steered model's next tokens, which every
+method's proof is held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from harness.model_view import TokenStates
-from harness.steering import Site
 
 if TYPE_CHECKING:
     from harness.subject.network import Network
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 2**30
 """Host memory for states that are kept."""
-_Chunk = TypeVar("_Chunk", dict[Site, Tensor], TokenStates)
+_Chunk = TypeVar("_Chunk", Mapping[Any, Tensor], TokenStates)
 _memories: WeakKeyDictionary[nn.Module, CaptureMemory] = WeakKeyDictionary()
 
 
@@ -36,14 +36,14 @@ def captures_of(network: Network) -> CaptureMemory:
 class _Kept:
     """One chunk of a capture, in host memory, and the tokens that it took."""
 
-    chunk: dict[Site, Tensor] | TokenStates
+    chunk: Mapping[Any, Tensor] | TokenStates
     forward_tokens: int
     padding_tokens: int
 
     @property
     def size(self) -> int:
         """Bytes."""
-        states = self.chunk.states if isinstance(self.chunk, TokenStates) else self.chunk
+        states: Mapping[Any, Tensor] = self.chunk.states if isinstance(self.chunk, TokenStates) else self.chunk
         return sum(h.nbytes for h in states.values())
 
 
@@ -116,4 +116,4 @@ def _copied(chunk: _Chunk, device: torch.device) -> _Chunk:
     if isinstance(chunk, TokenStates):
         states = {site: h.to(device, copy=True) for site, h in chunk.states.items()}
         return TokenStates(states, *(one.to(device, copy=True) for one in (chunk.text, chunk.position, chunk.token)))
-    return {site: h.to(device, copy=True) for site, h in chunk.items()}
+    return {name: h.to(device, copy=True) for name, h in chunk.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,14 +167,14 @@ class LocalSubject:
         """See `harness.types.Subject.capture`."""
         texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
 
-        def computed() -> Iterator[dict[Site, Tensor]]:
+        def computed() -> Iterator[Mapping[Site, Tensor]]:
             yield capture(self.network, texts, sites, tokens=tokens, pool=pool, intervention=steering, tally=self.tally)
 
         if _steers(steering):
-            return next(computed())
+            return dict(next(computed()))
         key = ("pooled", tuple(texts), tuple(sites), tokens, pool)
         (states,) = captures_of(self.network).recalled(key, computed, self.tally, self.device)
-        return states
+        return dict(states)
 
     def capture_tokens(
         self,
@@ -236,6 +236,16 @@ class LocalSubject:
         """See `harness.types.Subject.forward`."""
         texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
         return forward(self.network, texts, sites, intervention=steering, logits=logits, tally=self.tally)
+
+    def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "N V"]:
+        """Log-probabilities of every possible next token after each prompt, un-steered; prompts are token ids."""
+
+        def computed() -> Iterator[Mapping[str, Tensor]]:
+            yield {"logprobs": passes.next_token_logprobs(self.network, prompts, Intervention(), self.tally)}
+
+        key = ("next token", tuple(map(tuple, prompts)))
+        (after_prompts,) = captures_of(self.network).recalled(key, computed, self.tally, self.device)
+        return after_prompts["logprobs"]
 
     def decode(
         self,

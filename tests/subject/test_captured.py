@@ -54,7 +54,11 @@ def by_token(subject: LocalSubject) -> list[torch.Tensor]:
     return [part for c in chunks for part in (*c.states.values(), c.text, c.position, c.token)]
 
 
-@pytest.mark.parametrize("read", [pooled, by_token])
+def next_token(subject: LocalSubject) -> list[torch.Tensor]:
+    return [subject.next_token_logprobs([(5, 9, 13), (7, 7, 3, 8)])]
+
+
+@pytest.mark.parametrize("read", [pooled, by_token, next_token])
 def test_the_second_capture_runs_no_pass_and_gives_the_same(
     read: Callable, subject: LocalSubject, passes_run: list[int]
 ) -> None:
@@ -68,12 +72,13 @@ def test_the_second_capture_runs_no_pass_and_gives_the_same(
     assert subject.tally.forward_tokens == 2 * once.forward_tokens > 0, "what a fit takes is counted each time"
     assert subject.tally.padding_tokens == 2 * once.padding_tokens
 
+    subject.forget_prompts()
     subject.forget_captures()
     read(subject)
     assert passes_run
 
 
-@pytest.mark.parametrize("read", [pooled, by_token])
+@pytest.mark.parametrize("read", [pooled, by_token, next_token])
 def test_who_changes_a_capture_changes_no_other(read: Callable, subject: LocalSubject) -> None:
     before = [part.clone() for part in read(subject)]
     for _ in range(2):
