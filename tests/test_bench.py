@@ -15,7 +15,7 @@ import transformers
 from hydra.utils import instantiate
 from laws.yamls import names_of
 
-from bench import batching, growth, joint, judging, methods, report, search
+from bench import batching, growth, joint, judging, methods, report, search, training
 from bench.__main__ import TABLES, arguments, asked_tables, main
 from bench.growth import Point
 from bench.jobs import Jobs, questions
@@ -26,6 +26,7 @@ from bench.suite import WAYS, Models, side_by_side, way
 from bench.timing import Stopwatch, Timing, median, ratio
 from bench.work import Work, model_config, model_overrides
 from harness.laws.lab import composed
+from harness.laws.tiny_concepts import concepts_folder
 from harness.subject.load import ModelConfig, load_model
 from harness.types import Site
 
@@ -264,6 +265,22 @@ class _Ticks(Stopwatch):
 
     def now(self) -> float:
         return float(next(self.ticks))
+
+
+class TestTraining:
+    def test_every_way_learns_the_same_from_the_same_texts(self, jobs: Jobs) -> None:
+        task = ["task=axbench_likelihood", f"task.path={concepts_folder()}", "task.per_concept=4"]
+        figures = training.measure(jobs, 2, 4, 1, [*task, "method.training.epochs=2"], note=lambda _: None)
+        assert figures["difference"] < 1e-4
+        assert figures["texts"] == 2 * (4 + 4)
+        assert all(len(runs) == 1 for runs in figures["seconds"].values())
+        assert len(training.table(figures).splitlines()) == 2 + len(training.WAYS) + 2
+
+    def test_a_way_that_learns_something_else_is_an_error(self, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training.PlainLearner, "before_step", lambda self: self.w.copy_(-self.w))
+        task = ["task=axbench_likelihood", f"task.path={concepts_folder()}", "task.per_concept=4"]
+        with pytest.raises(AssertionError, match="different directions"):
+            training.measure(jobs, 2, 4, 1, task, note=lambda _: None)
 
 
 class TestReport:

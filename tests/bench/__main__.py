@@ -67,7 +67,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     tables.add_argument(
         "--methods", nargs="*", metavar="NAME", help="cost of steering with these choices of conf/method, all if bare"
     )
-    told = "task for --methods, as overrides, in place of sentiment (learnt from) and facts (decoded)"
+    told = "overrides: for --training; for --methods, in place of sentiment (learnt from) and facts (decoded)"
     tables.add_argument("--task", nargs="+", default=[], metavar="OVERRIDE", help=told)
     tables.add_argument("--growth", action="store_true", help="time against prompts, trials, layers, tokens, strengths")
     tables.add_argument(
@@ -79,6 +79,13 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
     )
     tables.add_argument("--batching", type=_positive, metavar="ROWS", help="rows that differ between batch sizes")
     tables.add_argument("--judging", type=_positive, metavar="ANSWERS", help="gradings per second of judge=local")
+    tables.add_argument(
+        "--training",
+        type=_positive,
+        nargs=2,
+        metavar=("CONCEPTS", "TEXTS"),
+        help="seconds per concept of learning so many, from so many wanted texts each; --task names the data",
+    )
     tables.add_argument("--joint", action="store_true", help="products of the same states, apart and joint; norms")
 
     tables.add_argument("--gpu", action="store_true", help="the engine on a GPU, with random weights; see --shapes")
@@ -212,6 +219,15 @@ def _judging(options: argparse.Namespace, models: Models) -> dict[str, Any]:
     return figures
 
 
+def _training(options: argparse.Namespace, models: Models) -> dict[str, Any]:
+    from bench import training
+
+    jobs = _jobs(options, models)
+    figures = training.measure(jobs, *options.training, options.repeats, options.task, _say)
+    _show(f"Learning {figures['concepts']} concepts from {figures['texts']} texts", training.table(figures))
+    return figures
+
+
 def _joint(options: argparse.Namespace, models: Models) -> dict[str, Any]:
     from bench import joint
 
@@ -259,6 +275,7 @@ TABLES: Mapping[str, Callable[[argparse.Namespace, Models], Any]] = {
     "search": _search,
     "batching": _batching,
     "judging": _judging,
+    "training": _training,
     "joint": _joint,
     "gpu": _gpu,
     "memory": _memory,
