@@ -20,7 +20,17 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from harness import workers
-from harness.config import LAUNCHER_EXTRAS, PLUGIN_LAUNCHERS, composed, expand, explain, fitting, is_own_option, swept
+from harness.config import (
+    LAUNCHER_EXTRAS,
+    PLUGIN_LAUNCHERS,
+    composed,
+    did_you_mean,
+    expand,
+    explain,
+    fitting,
+    is_own_option,
+    swept,
+)
 
 JOBS = "HARNESS_JOBS"
 """Environment variable that tells a job how many there are."""
@@ -152,7 +162,9 @@ class JobSweeper(Sweeper):
             if not any(item in job for job in jobs):
                 option = item.partition("=")[0]
                 group = option.lstrip("+~").partition(".")[0]
-                raise ValueError(f"there is no option {option} in the {group} of any of {len(jobs)} jobs")
+                meant = next(filter(None, (did_you_mean(option.lstrip("+~"), job) for job in jobs)), "")
+                hint = f" (did you mean {meant}?)" if meant else ""
+                raise ValueError(f"there is no option {option} in the {group} of any of {len(jobs)} jobs{hint}")
 
         models = list(dict.fromkeys(_model_of(job) for job in jobs))
         return sorted(jobs, key=lambda job: models.index(_model_of(job)))

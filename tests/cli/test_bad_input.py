@@ -16,6 +16,7 @@ METHODS = ("caa", "full_layer", "segmented", "baseline", "prompting")
         (["evaluator=nosuch"], ["evaluator=nosuch", "token_overlap", "perplexity"]),
         (["evaluator=[token_overlap,nosuch]"], ["evaluator=nosuch", "token_overlap", "perplexity"]),
         (["-m", "task=copa,boolq", "task.nosuch=1"], ["no option task.nosuch in the task of any of 2 jobs"]),
+        (["-m", "task=copa,boolq", "task.limt=1"], ["no option task.limt", "did you mean task.limit?"]),
         (["-m", "method=baseline,nosuch"], ["method=nosuch", *METHODS]),
         (["experiment=nosuch"], ["experiment=nosuch", "demo", "smoke"]),
         (["control=nosuch"], ["control=nosuch", "none", "shuffled", "random"]),
