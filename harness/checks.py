@@ -104,7 +104,7 @@ def _check_latents(job: Job) -> None:
 def _check_evaluators(job: Job) -> None:
     """Raise unless the task has what evaluators and objective look at."""
     evaluators = {f"evaluator {name}": evaluator for name, evaluator in job.scoring.evaluators.items()}
-    if job.search.needs_objective and job.chosen_by is None:
+    if job.generates and job.search.needs_objective and job.chosen_by is None:
         evaluators |= {f"objective {term.metric}": term.evaluator for term in job.objective.terms}
 
     for name, evaluator in evaluators.items():

@@ -78,8 +78,9 @@ def tests_of(job: Job, counted: Collection[str] | None) -> list[Example]:
 
 
 def dev_items(job: Job) -> list[Example]:
-    """The items that the job's own search runs besides those of the test."""
-    return job.task.examples("dev") if job.search.uses_dev and job.chosen_by is None else []
+    """The items that the job's own search runs besides those of the test; none where nothing is generated."""
+    searches = job.generates and job.search.uses_dev and job.chosen_by is None
+    return job.task.examples("dev") if searches else []
 
 
 class Steps:

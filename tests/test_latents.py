@@ -51,6 +51,20 @@ def test_detection_alone_generates_nothing_and_needs_no_receipt(job: Callable[..
     assert ours == stored.scores["auroc"]
 
 
+def test_detection_alone_asks_for_no_instructions(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of ``task.prompts=alpaca_eval`` would come from the hub."""
+
+    def fetched(origin: str) -> list[str]:
+        raise AssertionError(f"{origin} was fetched")
+
+    monkeypatch.setattr("harness.tasks.axbench.read_prompts", fetched)
+    overrides = ("task=axbench", "task.prompts=alpaca_eval", "search=dev_split")
+    _folder, record = run(job(DETECTION, *overrides))
+    assert record.status == "done"
+    with pytest.raises(AssertionError, match="alpaca_eval was fetched"):
+        job(*overrides, "evaluator=[axbench]", "judge=match")
+
+
 def test_latents_are_those_of_each_texts_own_concept_behind_the_prefix(job: Callable[..., Job]) -> None:
     """Recomputed text by text, from a pass of its own."""
     bench = workbench_of(job(DETECTION))
