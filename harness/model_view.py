@@ -38,6 +38,10 @@ class TokenStates:
         return TokenStates(states, self.text[chosen], self.position[chosen], self.token[chosen])
 
 
+class KeptStates:
+    """What a model makes of texts in front of the first edit. Made by `Subject.keep` for `Subject.forward`."""
+
+
 class TokenCount(NamedTuple):
     """Length of a text in tokens."""
 
@@ -257,10 +261,19 @@ class Subject(Protocol):
         intervention: Intervention | None = None,
         raw: bool = False,
         logits: bool = True,
+        kept: KeptStates | None = None,
     ) -> Forward:
         """One pass over these texts, with the graph through the intervention's tensors: what methods train with.
 
         All texts are computed at once, every token of them is fed, the last one too; ``intervention`` has one row per
-        text. With ``logits=False`` the pass ends behind the last of ``sites``.
+        text. With ``logits=False`` the pass ends behind the last of ``sites``. With ``kept`` it begins where those
+        states lie, if they hold all of the texts, and nothing acts or is read before.
         """
+        ...
+
+    def keep(
+        self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention, *, raw: bool = False
+    ) -> KeptStates | None:
+        """States of texts in front of the first site at which the intervention acts, for a training that reads them
+        again and again; None where that would save little or take too much memory."""  # noqa: D205, D209
         ...

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data import Demonstration
-from harness.model_view import Forward, Subject
+from harness.model_view import Forward, KeptStates, Subject
 from harness.steering import Intervention
 from harness.training import History, Learner, Part, Training, train
 
@@ -42,6 +42,8 @@ class TextLearner(Learner):
         numbers = {name: number for number, name in enumerate(self.names)}
         self.group = torch.tensor([numbers[text.group] for text in texts], device=subject.device)
         self.num_predicted = torch.tensor([count.completion for count in self.counts], device=subject.device)
+        self._kept: KeptStates | None = None
+        self._is_kept = False
 
     def learn(self, training: Training, title: str) -> History:
         """Train in place, with checkpoints and progress in the subject's workspace."""
@@ -59,7 +61,19 @@ class TextLearner(Learner):
         """The pass over these texts, steered by one row of the intervention each."""
         chosen = [self.texts[row] for row in part.rows]
         prompts, completions = [text.prompt for text in chosen], [text.completion for text in chosen]
-        return self.subject.forward(prompts, completions, intervention=intervention)
+        return self.steered_pass(prompts, completions, intervention)
+
+    def steered_pass(self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention) -> Forward:
+        """A pass over some of the texts that this training reads: what lies in front of the first edit was computed
+        once for all of them, when the first pass was made."""  # noqa: D205, D209
+        if not self._is_kept:
+            self._kept = self.subject.keep(*self.read_texts(), intervention)
+            self._is_kept = True
+        return self.subject.forward(prompts, completions, intervention=intervention, kept=self._kept)
+
+    def read_texts(self) -> tuple[list[str], list[str]]:
+        """Prompts and completions of all texts that steered passes read."""
+        return [text.prompt for text in self.texts], [text.completion for text in self.texts]
 
     def language_loss(self, part: Part, passed: Forward) -> Float[Tensor, ""]:
         """Negative log-likelihood in nats, averaged over the completion tokens of each group's batch, summed over

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.data import Split as Split
     from harness.model_view import Architecture as Architecture
     from harness.model_view import Forward as Forward
+    from harness.model_view import KeptStates as KeptStates
     from harness.model_view import Subject as Subject
     from harness.model_view import TokenCount as TokenCount
     from harness.model_view import TokenStates as TokenStates
@@ -74,7 +75,7 @@ _PAGES: dict[str, tuple[str, ...]] = {
         *("Artifact", "Carry", "Edit", "Gate", "Gated", "Intervention", "Layout", "Method", "Probe", "Range"),
         *("RowData", "Site", "Stream", "Tokens", "Where", "shared"),
     ),
-    "harness.model_view": ("Architecture", "Forward", "Subject", "TokenCount", "TokenStates"),
+    "harness.model_view": ("Architecture", "Forward", "KeptStates", "Subject", "TokenCount", "TokenStates"),
     "harness.control": ("Control",),
     "harness.search.search": ("Search",),
     "harness.tasks.task": ("Task",),

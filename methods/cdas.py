@@ -20,7 +20,6 @@ from harness.types import (
     Demonstration,
     Edit,
     FitData,
-    Forward,
     Intervention,
     Layout,
     Range,
@@ -176,9 +175,11 @@ class InterchangeLearner(TextLearner):
         edit = Clamp(w, (sources.to(w) * w).sum(-1), self.subject.prefix_length)
 
         replies = [text.completion for text in having + lacking]
-        steered = self._pass(lacking + having, replies, Intervention({self.site: edit}))
+        steered = self.steered_pass(
+            [text.prompt for text in lacking + having], replies, Intervention({self.site: edit})
+        )
         with torch.no_grad():
-            natural = self._pass(having + lacking, replies, Intervention())
+            natural = self.subject.forward([text.prompt for text in having + lacking], replies)
             expected = natural.logits(natural.predicting)
         divergence = jensen_shannon(steered.logits(steered.predicting), expected)
 
@@ -186,8 +187,10 @@ class InterchangeLearner(TextLearner):
         tokens = self.summed(self.num_predicted[batch], self.group[batch])
         return (divergence / tokens[owner]).sum()
 
-    def _pass(self, texts: Sequence[Demonstration], replies: Sequence[str], steering: Intervention) -> Forward:
-        return self.subject.forward([text.prompt for text in texts], replies, intervention=steering)
+    def read_texts(self) -> tuple[list[str], list[str]]:
+        """Each prompt with the reply of its counterpart."""
+        prompts = [text.prompt for text in (*self.plain, *self.texts)]
+        return prompts, [text.completion for text in (*self.texts, *self.plain)]
 
     def after_step(self) -> None:
         """Back to length 1."""

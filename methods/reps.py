@@ -231,7 +231,12 @@ class PreferenceLearner(TextLearner):
         factors = self.factors(part).flatten()
         edit = self.edit(self.groups_of(part).repeat(4), torch.cat([factors, torch.zeros_like(factors)]))
         prompts = [text.prompt for text in texts] * 4
-        return self.subject.forward(prompts, completions * 2, intervention=Intervention({self.site: edit}))
+        return self.steered_pass(prompts, completions * 2, Intervention({self.site: edit}))
+
+    def read_texts(self) -> tuple[list[str], list[str]]:
+        """Each prompt with its wanted and with its plain reply."""
+        prompts, replies = super().read_texts()
+        return prompts * 2, replies + self.plain
 
 
 class VectorLearner(PreferenceLearner):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness.model_view import Forward
 from harness.steering import Intervention, Site, Where
+from harness.subject.kept import TextStates
 from harness.subject.logprobs import token_logprobs
 from harness.subject.network import Network, logit_rows
 from harness.subject.passes import Text, run_pass
@@ -23,6 +24,7 @@ def forward(
     intervention: Intervention,
     logits: bool,
     tally: Tally,
+    kept: TextStates | None = None,
 ) -> Forward:
     """See `harness.types.Subject.forward`."""
     states: dict[Site, Tensor] = {}
@@ -30,6 +32,12 @@ def forward(
     def keep(site: Site, h: Tensor, _where: Where) -> None:
         states[site] = h
 
-    passed = run_pass(network, texts, intervention, tally, sites, keep, stop=not logits)
+    read_on = partial(run_pass, network, texts, intervention, tally, sites, keep, stop=not logits)
+    blocks = network.blocks.modules
+    if kept is not None and kept.serve(texts, intervention, sites, len(blocks)):
+        with kept.skipping(blocks, texts):
+            passed = read_on(share=1 - kept.depth / len(blocks))
+    else:
+        passed = read_on()
     logprobs_of = partial(token_logprobs, network.logits, logit_rows(network.device))
     return Forward(passed.ids, passed.where, states, passed.carry, passed.final, logprobs_of, network.logits)

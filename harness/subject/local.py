@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from harness.model_view import Architecture, Forward, TokenCount, TokenStates
+from harness.model_view import Architecture, Forward, KeptStates, TokenCount, TokenStates
 from harness.steering import Intervention, Layout, Site, Tokens
 from harness.subject import passes
 from harness.subject.architecture import architecture_of
@@ -20,6 +20,7 @@ from harness.subject.capture import capture, capture_tokens
 from harness.subject.captured import captures_of
 from harness.subject.decode import Decoder
 from harness.subject.forward import forward
+from harness.subject.kept import TextStates, keep
 from harness.subject.network import Network
 from harness.subject.passes import Text
 from harness.subject.prefix import memory_of
@@ -232,10 +233,18 @@ class LocalSubject:
         intervention: Intervention | None = None,
         raw: bool = False,
         logits: bool = True,
+        kept: KeptStates | None = None,
     ) -> Forward:
         """See `harness.types.Subject.forward`."""
         texts, steering = self._texts(prompts, completions, raw), intervention or Intervention()
-        return forward(self.network, texts, sites, intervention=steering, logits=logits, tally=self.tally)
+        assert kept is None or isinstance(kept, TextStates)
+        return forward(self.network, texts, sites, intervention=steering, logits=logits, tally=self.tally, kept=kept)
+
+    def keep(
+        self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention, *, raw: bool = False
+    ) -> TextStates | None:
+        """See `harness.types.Subject.keep`."""
+        return keep(self.network, self._texts(prompts, completions, raw), intervention, self.tally)
 
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "N V"]:
         """Log-probabilities of every possible next token after each prompt, un-steered; prompts are token ids."""

@@ -91,6 +91,7 @@ def run_pass(
     read: Read | None = None,
     *,
     stop: bool = False,
+    share: float = 1.0,
 ) -> Passed:
     """One pass over whole texts, padded on the right, with one row of the intervention for each.
 
@@ -102,6 +103,7 @@ def run_pass(
         sites: where `read` looks on, once each.
         read: sees their states.
         stop: compute nothing behind the last of the sites.
+        share: of the model that the pass goes through, for the tally.
 
     Raises:
         ValueError: the model never comes through a site.
@@ -109,8 +111,7 @@ def run_pass(
     padded = Padded.of([text.ids for text in texts], network.device)
     prompt_lengths = torch.tensor([len(text.prompt) for text in texts], device=network.device)
     where = padded.where(prompt_lengths, intervention.groups)
-    tally.forward_tokens += padded.ids.numel()
-    tally.padding_tokens += padded.ids.numel() - int(padded.lengths.sum())
+    tally.count(padded.ids.numel(), int(padded.lengths.sum()), share)
     missing = set(sites)
 
     def observe(site: Site, _before: Tensor, after: Tensor, seen_from: Where) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from harness.steering import Intervention
+from harness.steering import Intervention, Site
 from harness.subject.attention import Plan
 from harness.subject.hooks import stopped_behind
 from harness.subject.network import Network, Padded, pass_tokens
@@ -36,9 +36,15 @@ _MOST_BYTES = {"cpu": 2**28, "other": 2**32}
 """Memory for prompts' states. It does not depend on what is free, so that a restart finds the same ones kept."""
 
 
-def shared_depth(intervention: Intervention, num_layers: int) -> int:
-    """How many blocks, from the first, compute the same for every row of a prompt; 0 if they are too few."""
-    sites = {*intervention.edits, *intervention.probes}
+def shared_depth(intervention: Intervention, num_layers: int, read: Sequence[Site] = ()) -> int:
+    """How many blocks, from the first, compute the same for every row of a prompt; 0 if they are too few.
+
+    Args:
+        intervention: what acts on the rows.
+        num_layers: blocks of the model.
+        read: further sites, whose states are asked for.
+    """
+    sites = {*intervention.edits, *intervention.probes, *read}
     if not sites:
         return num_layers
     # Never all of them: the final norm belongs to the states of prompts that were computed to the end.
