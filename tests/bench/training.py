@@ -18,6 +18,7 @@ from bench.jobs import Jobs
 from bench.report import grid
 from harness.data import Demonstration
 from harness.subject.load import Loaded
+from harness.subject.local import LocalSubject
 from harness.subject.sites import Blocks
 from harness.training import Part
 from methods.reft_r1 import LatentLearner, ReFTr1
@@ -48,7 +49,9 @@ class PlainLearner(LatentLearner):
         return total
 
     def _of_text(self, text: Demonstration, w: Tensor) -> tuple[Tensor, Tensor]:
-        prompt, completion = (self.subject.encode(part) for part in (self.subject.render(text.prompt), text.completion))
+        subject = self.subject
+        assert isinstance(subject, LocalSubject)
+        prompt, completion = subject.encode(subject.render(text.prompt)), subject.encode(text.completion)
         ids = torch.tensor([prompt + completion], device=w.device)
         with self._steered(w) as others:
             logits = self.loaded.model(input_ids=ids, use_cache=False).logits[0]
