@@ -61,18 +61,21 @@ class TextLearner(Learner):
         """The pass over these texts, steered by one row of the intervention each."""
         chosen = [self.texts[row] for row in part.rows]
         prompts, completions = [text.prompt for text in chosen], [text.completion for text in chosen]
-        return self.steered_pass(prompts, completions, intervention)
+        return self.pass_of(prompts, completions, intervention)
 
-    def steered_pass(self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention) -> Forward:
-        """A pass over some of the texts that this training reads: what lies in front of the first edit was computed
-        once for all of them, when the first pass was made."""  # noqa: D205, D209
+    def pass_of(self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention) -> Forward:
+        """A pass over some of the texts that this training reads.
+
+        What lies in front of the first edit is computed once for all of them, when the first pass is made; so that one
+        must be steered.
+        """
         if not self._is_kept:
             self._kept = self.subject.keep(*self.read_texts(), intervention)
             self._is_kept = True
         return self.subject.forward(prompts, completions, intervention=intervention, kept=self._kept)
 
     def read_texts(self) -> tuple[list[str], list[str]]:
-        """Prompts and completions of all texts that steered passes read."""
+        """Prompts and completions of all texts that passes read."""
         return [text.prompt for text in self.texts], [text.completion for text in self.texts]
 
     def language_loss(self, part: Part, passed: Forward) -> Float[Tensor, ""]:

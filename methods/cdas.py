@@ -175,11 +175,9 @@ class InterchangeLearner(TextLearner):
         edit = Clamp(w, (sources.to(w) * w).sum(-1), self.subject.prefix_length)
 
         replies = [text.completion for text in having + lacking]
-        steered = self.steered_pass(
-            [text.prompt for text in lacking + having], replies, Intervention({self.site: edit})
-        )
+        steered = self.pass_of([text.prompt for text in lacking + having], replies, Intervention({self.site: edit}))
         with torch.no_grad():
-            natural = self.subject.forward([text.prompt for text in having + lacking], replies)
+            natural = self.pass_of([text.prompt for text in having + lacking], replies, Intervention())
             expected = natural.logits(natural.predicting)
         divergence = jensen_shannon(steered.logits(steered.predicting), expected)
 
@@ -188,9 +186,10 @@ class InterchangeLearner(TextLearner):
         return (divergence / tokens[owner]).sum()
 
     def read_texts(self) -> tuple[list[str], list[str]]:
-        """Each prompt with the reply of its counterpart."""
-        prompts = [text.prompt for text in (*self.plain, *self.texts)]
-        return prompts, [text.completion for text in (*self.texts, *self.plain)]
+        """Each prompt with its own reply and with its counterpart's."""
+        own, others = [*self.texts, *self.plain], [*self.plain, *self.texts]
+        prompts = [text.prompt for text in own + others]
+        return prompts, [text.completion for text in own] * 2
 
     def after_step(self) -> None:
         """Back to length 1."""

@@ -231,7 +231,7 @@ class PreferenceLearner(TextLearner):
         factors = self.factors(part).flatten()
         edit = self.edit(self.groups_of(part).repeat(4), torch.cat([factors, torch.zeros_like(factors)]))
         prompts = [text.prompt for text in texts] * 4
-        return self.steered_pass(prompts, completions * 2, Intervention({self.site: edit}))
+        return self.pass_of(prompts, completions * 2, Intervention({self.site: edit}))
 
     def read_texts(self) -> tuple[list[str], list[str]]:
         """Each prompt with its wanted and with its plain reply."""
