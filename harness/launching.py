@@ -162,7 +162,8 @@ class JobSweeper(Sweeper):
             if not any(item in job for job in jobs):
                 option = item.partition("=")[0]
                 group = option.lstrip("+~").partition(".")[0]
-                meant = next(filter(None, (did_you_mean(option.lstrip("+~"), job) for job in jobs)), "")
+                # A few jobs are asked: each is composed anew for it.
+                meant = next(filter(None, (did_you_mean(option.lstrip("+~"), job) for job in jobs[:10])), "")
                 hint = f" (did you mean {meant}?)" if meant else ""
                 raise ValueError(f"there is no option {option} in the {group} of any of {len(jobs)} jobs{hint}")
 

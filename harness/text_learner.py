@@ -43,7 +43,7 @@ class TextLearner(Learner):
         self.group = torch.tensor([numbers[text.group] for text in texts], device=subject.device)
         self.num_predicted = torch.tensor([count.completion for count in self.counts], device=subject.device)
         self._kept: KeptStates | None = None
-        self._is_kept = False
+        self._has_asked = True
 
     def learn(self, training: Training, title: str) -> History:
         """Train in place, with checkpoints and progress in the subject's workspace."""
@@ -51,7 +51,11 @@ class TextLearner(Learner):
         # A CPU computes padding as slowly as tokens, and few texts keep it busy; an accelerator wants full passes.
         padding = CPU_PADDING if self.subject.device.type == "cpu" else 1.0
         plan = training.plan(lengths, [text.group for text in self.texts], padding)
-        return train(self, plan, training, self.subject.workspace, lengths, title)
+        self._has_asked = training.epochs == 1  # a single reading has nothing to gain
+        try:
+            return train(self, plan, training, self.subject.workspace, lengths, title)
+        finally:
+            self._kept, self._has_asked = None, True
 
     def groups_of(self, part: Part) -> Int[Tensor, "B"]:
         """The group of each text of a pass."""
@@ -66,12 +70,13 @@ class TextLearner(Learner):
     def pass_of(self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention) -> Forward:
         """A pass over some of the texts that this training reads.
 
-        What lies in front of the first edit is computed once for all of them, when the first pass is made; so that one
-        must be steered.
+        In a training of several epochs, what lies in front of the first edit is computed once for all of them, when
+        the first pass is made. So that one must be steered, and no later one at an earlier site: it would be computed
+        from the start.
         """
-        if not self._is_kept:
+        if not self._has_asked:
             self._kept = self.subject.keep(*self.read_texts(), intervention)
-            self._is_kept = True
+            self._has_asked = True
         return self.subject.forward(prompts, completions, intervention=intervention, kept=self._kept)
 
     def read_texts(self) -> tuple[list[str], list[str]]:

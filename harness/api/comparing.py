@@ -87,6 +87,7 @@ def compare(
     own = [_of_entry(entry, Path(out), model) for entry in entries]
     jobs = _jobs([[*common, *entry, *overrides] for entry in own], model, controls)
 
+    model.forget()
     keep_loaded(model.resolved, model.subject)
     folders = [run(job)[0] for job in jobs]
     comparisons = compare_groups(folders, strict=False)

@@ -212,6 +212,7 @@ def fit(
         data = FitData()
 
     workspace = Workspace(progress=lambda title, total: phase(title, total, "steps"))
+    model.forget()
     subject = dataclasses.replace(model.subject, instruction=built_method.instruction, workspace=workspace)
     artifact = built_method.fit(subject, data)
     note = _note(method, values["method"], built_method, model, task)

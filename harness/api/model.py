@@ -100,12 +100,18 @@ class Model:
             applied.fitted.check(self)
             method, artifact, parameters = applied.fitted.method, applied.fitted.artifact, applied.parameters
 
+        self.forget()
         task = Prompts(max_new_tokens=max_new_tokens)
         bench = Workbench(self.subject, task, method, Control(), seed)
         bench.adopt(artifact)
         rows = [Request(example, dict(parameters), temperature=temperature) for example in examples]
         texts = [generation.text for generation in bench.run(rows)]
         return texts[0] if one else texts
+
+    def forget(self) -> None:
+        """Give up what was computed before: who handed a model over may have trained it since."""
+        self.subject.forget_prompts()
+        self.subject.forget_captures()
 
 
 def load(model: Any = "smollm2", *, tokenizer: Any = None, **settings: Any) -> Model:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-Check = Callable[[], None]
+Check = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _method_checks(name: str, family: str, overrides: Sequence[str]) -> Iterator
         yield *_named(law), partial(law, lab)
     saved = methods.artifact_survives_save_and_load
     yield *_named(saved), partial(saved, lab, Path(tempfile.mkdtemp(prefix="harness-laws-")))
-    if methods.trains(type(lab.job.method)):
+    if methods.trains(lab.job.method):
         trained = methods.interrupted_training_ends_the_same
         yield *_named(trained), partial(trained, lab, Path(tempfile.mkdtemp(prefix="harness-laws-")))
 

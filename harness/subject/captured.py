@@ -7,7 +7,8 @@ method's proof is held against.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from harness.subject.tally import Tally
 
 _MOST_BYTES = 2**30
-"""Host memory for states that are kept."""
+"""Host memory for states that are kept, and again as much while a capture is read."""
 _Chunk = TypeVar("_Chunk", Mapping[Any, Tensor], TokenStates)
 _memories: WeakKeyDictionary[nn.Module, CaptureMemory] = WeakKeyDictionary()
 
@@ -40,12 +41,6 @@ class _Kept:
     forward_tokens: int
     padding_tokens: int
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        states: Mapping[Any, Tensor] = self.chunk.states if isinstance(self.chunk, TokenStates) else self.chunk
-        return sum(h.nbytes for h in states.values())
-
 
 class CaptureMemory:
     """Results of whole captures of the un-steered model, the least recently used given up first.
@@ -57,23 +52,27 @@ class CaptureMemory:
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self.most_bytes = most_bytes
-        self._captures: dict[Hashable, list[_Kept]] = {}
+        self._captures: dict[str, list[_Kept]] = {}
+        self._sizes: dict[str, int] = {}
+        self._size = 0
 
     def forget(self) -> None:
         """Give up all."""
-        self._captures.clear()
+        for key in list(self._captures):
+            self._give_up(key)
 
     def recalled(
-        self, key: Hashable, compute: Callable[[], Iterator[_Chunk]], tally: Tally, device: torch.device
+        self, asked: tuple[Any, ...], compute: Callable[[], Iterator[_Chunk]], tally: Tally, device: torch.device
     ) -> Iterator[_Chunk]:
-        """The chunks of a capture: those that are kept under the key, else computed, and kept once all are there.
+        """The chunks of a capture: those that are kept, else computed, and kept once all are there.
 
         Args:
-            key: texts, sites and everything else that the result depends on.
+            asked: texts, sites and everything else that the result depends on, of types that ``repr`` tells apart.
             compute: begins the capture.
             tally: where work is counted.
             device: where chunks are wanted.
         """
+        key = hashlib.sha256(repr(asked).encode()).hexdigest()
         if key in self._captures:
             self._captures[key] = self._captures.pop(key)  # to the end: it is the last one used now
             for kept in list(self._captures[key]):
@@ -83,32 +82,40 @@ class CaptureMemory:
             return
 
         chunks: list[_Kept] = []
-        too_large = False
+        size = 0
         capture = compute()
         while True:
             fed, padding = tally.forward_tokens, tally.padding_tokens
             chunk = next(capture, None)
             if chunk is None:
                 break
-            if not too_large:
+            size += sum(part.nbytes for part in _tensors(chunk))
+            if size <= self.most_bytes:
                 own = _copied(chunk, torch.device("cpu"))
                 chunks.append(_Kept(own, tally.forward_tokens - fed, tally.padding_tokens - padding))
-                too_large = sum(kept.size for kept in chunks) > self.most_bytes
-            if too_large:
+            else:
                 chunks.clear()
             yield chunk
-        if not too_large:
-            self._keep(key, chunks)
+        if size <= self.most_bytes:
+            self._keep(key, chunks, size)
 
-    def _keep(self, key: Hashable, chunks: list[_Kept]) -> None:
-        self._captures[key] = chunks
-        sizes = {other: sum(kept.size for kept in of_other) for other, of_other in self._captures.items()}
-        in_all = sum(sizes.values())
-        for other, size in sizes.items():
-            if in_all <= self.most_bytes:
-                break
-            del self._captures[other]
-            in_all -= size
+    def _keep(self, key: str, chunks: list[_Kept], size: int) -> None:
+        if key in self._captures:  # read twice at the same time
+            return
+        while self._size + size > self.most_bytes:
+            self._give_up(next(iter(self._captures)))
+        self._captures[key], self._sizes[key] = chunks, size
+        self._size += size
+
+    def _give_up(self, key: str) -> None:
+        del self._captures[key]
+        self._size -= self._sizes.pop(key)
+
+
+def _tensors(chunk: Mapping[Any, Tensor] | TokenStates) -> list[Tensor]:
+    if isinstance(chunk, TokenStates):
+        return [*chunk.states.values(), chunk.text, chunk.position, chunk.token]
+    return list(chunk.values())
 
 
 def _copied(chunk: _Chunk, device: torch.device) -> _Chunk:

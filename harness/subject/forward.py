@@ -35,7 +35,7 @@ def forward(
     read_on = partial(run_pass, network, texts, intervention, tally, sites, keep, stop=not logits)
     blocks = network.blocks.modules
     if kept is not None and kept.serve(texts, intervention, sites, len(blocks)):
-        with kept.skipping(blocks, texts):
+        with kept.skipping(blocks, texts, network.device):
             passed = read_on(share=1 - kept.depth / len(blocks))
     else:
         passed = read_on()

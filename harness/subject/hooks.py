@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -177,3 +177,25 @@ def stopped_behind(block: nn.Module) -> Iterator[list[Any]]:
             yield outputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def skipped(blocks: Sequence[nn.Module], states: Tensor, *, in_tuple: bool) -> Iterator[None]:
+    """Let these blocks compute nothing inside the context: each gives out the states, as if it had made them.
+
+    Args:
+        blocks: from the model's first one on.
+        states: what the last of them is to give out; hooks at its output see them.
+        in_tuple: the model's blocks give out their states in a tuple.
+    """
+    # A block may have a forward of its own already, as where weights are offloaded.
+    own = {block: vars(block)["forward"] for block in blocks if "forward" in vars(block)}
+    for block in blocks:
+        block.forward = lambda *_args, **_options: (states,) if in_tuple else states
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+            if block in own:
+                block.forward = own[block]

@@ -5,19 +5,18 @@ An edit at a deep layer changes nothing before it, and a training reads the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from harness.model_view import KeptStates
 from harness.steering import Intervention, Site
 from harness.subject.attention import Plan
-from harness.subject.hooks import stopped_behind
+from harness.subject.hooks import skipped, stopped_behind
 from harness.subject.network import Network, Padded, pass_tokens
 from harness.subject.passes import Text, batches
 from harness.subject.prefix import shared_depth
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
     from harness.subject.tally import Tally
 
-_MOST_BYTES = {"cpu": 2**30, "other": 2**32}
-"""Memory, on the model's device, for the states of one training. It does not depend on what is free, so that a restart
-keeps them too or does without again."""
+_MOST_BYTES = 2**31
+"""Host memory for the states of one training. It does not depend on what is free, so that a restart keeps them too, or
+does without again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class TextStates(KeptStates):
 
     Args:
         depth: how many blocks.
-        states: T x D of each text, in the model's dtype.
+        states: T x D of each text, in the model's dtype, in the host's memory.
         in_tuple: the model's blocks give out their states in a tuple.
     """
 
@@ -51,24 +50,17 @@ class TextStates(KeptStates):
         deepest = shared_depth(intervention, num_layers, sites)
         return deepest >= self.depth and all(text in self.states for text in texts)
 
-    @contextmanager
-    def skipping(self, blocks: Sequence[nn.Module], texts: Sequence[Text]) -> Iterator[None]:
-        """Let the pass inside the context begin behind the blocks: these compute nothing, hooks see their output."""
+    def skipping(
+        self, blocks: Sequence[nn.Module], texts: Sequence[Text], device: torch.device
+    ) -> AbstractContextManager[None]:
+        """Let the pass over these texts begin behind the blocks: these compute nothing."""
         longest = max(len(text.ids) for text in texts)
         padded = []
         for text in texts:
             own = self.states[text]
             # Padding repeats the last token, for an edit's gradient may not exist at a state of zeros.
             padded.append(torch.cat([own, own[-1:].expand(longest - len(own), -1)]))
-        states = pad_sequence(padded, batch_first=True)
-
-        for block in blocks[: self.depth]:
-            block.forward = lambda *_args, **_options: (states,) if self.in_tuple else states
-        try:
-            yield
-        finally:
-            for block in blocks[: self.depth]:
-                del block.forward
+        return skipped(blocks[: self.depth], torch.stack(padded).to(device), in_tuple=self.in_tuple)
 
 
 @torch.inference_mode(False)  # or a training could take no gradients through what it begins with
@@ -83,7 +75,7 @@ def keep(network: Network, texts: Sequence[Text], intervention: Intervention, ta
     num_tokens = sum(len(text.ids) for text in distinct)
     size = num_tokens * network.layout.width * network.dtype.itemsize
     acts = bool(intervention.edits or intervention.probes)
-    if not acts or not depth or size > _MOST_BYTES["cpu" if network.device.type == "cpu" else "other"]:
+    if not acts or not depth or size > _MOST_BYTES:
         return None
 
     blocks, states, in_tuple = network.blocks.modules, dict[Text, Tensor](), False
@@ -97,5 +89,5 @@ def keep(network: Network, texts: Sequence[Text], intervention: Intervention, ta
         in_tuple = isinstance(output, tuple)
         h = output[0] if in_tuple else output
         for row, text in enumerate(chosen):
-            states[text] = h[row, : len(text.ids)].clone()
+            states[text] = h[row, : len(text.ids)].to("cpu", copy=True)
     return TextStates(depth, states, in_tuple)

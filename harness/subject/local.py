@@ -281,7 +281,7 @@ class LocalSubject:
         memory_of(self.network).forget()
 
     def forget_captures(self) -> None:
-        """Free the states of captures that are kept, so that what follows is computed."""
+        """Free the states of captures that are kept, so that what follows is computed: weights may have changed."""
         captures_of(self.network).forget()
 
     def decode_text(self, token_ids: Sequence[int]) -> str:
@@ -290,7 +290,7 @@ class LocalSubject:
 
 
 def _steers(intervention: Intervention) -> bool:
-    return bool(intervention.edits or intervention.probes)
+    return bool(intervention.edits or intervention.probes or intervention.groups is not None)
 
 
 @dataclass(frozen=True, eq=False)

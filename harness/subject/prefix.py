@@ -7,7 +7,7 @@ scores. The states are kept over rounds, until they would take too much memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from harness.steering import Intervention, Site
 from harness.subject.attention import Plan
-from harness.subject.hooks import stopped_behind
+from harness.subject.hooks import skipped, stopped_behind
 from harness.subject.network import Network, Padded, pass_tokens
 from harness.subject.slots import SlotCache
 
@@ -140,21 +140,9 @@ class Part:
         for index, (keys, values) in enumerate(self.group.cache.keys_and_values(self.group.depth)):
             cache.update(keys[self.rows, :, :longest], values[self.rows, :, :longest], index)
 
-    @contextmanager
-    def skipping(self, blocks: Sequence[nn.Module], longest: int) -> Iterator[None]:
-        """Let the pass inside the context begin behind the shared blocks: these compute nothing.
-
-        Hooks at the output of the last of them see these prompts' states, as if the block had made them.
-        """
-        states = self.states(longest)
-        shared = blocks[: self.group.depth]
-        for block in shared:
-            block.forward = lambda *_args, **_options: (states,) if self.group.in_tuple else states
-        try:
-            yield
-        finally:
-            for block in shared:
-                del block.forward
+    def skipping(self, blocks: Sequence[nn.Module], longest: int) -> AbstractContextManager[None]:
+        """Let the pass inside the context begin behind the shared blocks: these compute nothing."""
+        return skipped(blocks[: self.group.depth], self.states(longest), in_tuple=self.group.in_tuple)
 
 
 _memories: WeakKeyDictionary[nn.Module, PromptMemory] = WeakKeyDictionary()

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from steering_parts import QUESTIONS, generated
+from steering_parts import PAIRS, QUESTIONS, generated
 
 import harness
 
@@ -34,6 +34,19 @@ def test_a_model_in_hand_is_named_by_its_weights(plain, tokenizer):
     with torch.no_grad():
         plain.lm_head.weight[0, 0] += 1
     assert harness.load(plain, tokenizer=tokenizer).resolved.identity != first
+
+
+def test_weights_that_changed_since_are_read_anew(plain, tokenizer):
+    """In float64 weights are shared and not reordered, so that training the model at hand is seen here."""
+    taken = harness.load(plain, tokenizer=tokenizer, chat_template=True)
+    fitted = harness.fit("caa", taken, pairs=PAIRS)
+    written = taken.generate(QUESTIONS, max_new_tokens=8)
+    with torch.no_grad():
+        for weight in plain.parameters():
+            weight.mul_(1.1)
+    again = harness.fit("caa", taken, pairs=PAIRS)
+    assert any(not torch.equal(value, again.artifact[name]) for name, value in fitted.artifact.items())
+    assert taken.generate(QUESTIONS, max_new_tokens=8) == generated(plain, taken, QUESTIONS, 8) != written
 
 
 @pytest.mark.parametrize(

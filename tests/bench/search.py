@@ -179,6 +179,7 @@ def measure(jobs: Jobs, prompts: int, trials: int, new_tokens: int) -> dict[str,
     ledger = Ledger(jobs.models.watch)
     plain, tally = jobs.models.subject(), Tally(clock=ledger.watch.seconds)
     subject = TimedSubject(plain.network, plain.tokenizer, plain.template, plain.name, job.engine, tally, ledger=ledger)
+    subject.forget_captures()
     bench = jobs.workbench(job, subject=subject)
     ours.decoded(plain.network, encoded(bench, examples[:2]), Intervention(), 2, ledger.watch)
 

@@ -8,12 +8,12 @@ import pytest
 from harness.laws import edits as edit_laws
 from harness.laws import methods as method_laws
 from harness.laws.lab import Lab, lab_for
-from laws.yamls import class_of, names_of
+from laws.yamls import class_of, names_of, trained
 
 METHODS = names_of("method")
 STEERING = [name for name in METHODS if class_of("method", name).steers]
 ONE_PER_CLASS = sorted({class_of("method", name): name for name in reversed(STEERING)}.values())
-LEARNT = [name for name in METHODS if method_laws.trains(class_of("method", name))]
+LEARNT = [name for name in METHODS if trained(name)]
 OF_LLAMAS_KIND = ("flas",)
 """Methods whose networks are built like the model's blocks, which GPT-2's parts do not fit."""
 ELSEWHERE = [
@@ -46,7 +46,9 @@ def test_artifact_survives_save_and_load(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", LEARNT)
 def test_training(method: str, tmp_path: Path) -> None:
-    method_laws.interrupted_training_ends_the_same(lab_for(method), tmp_path)
+    lab = lab_for(method)
+    assert method_laws.trains(lab.job.method)
+    assert method_laws.interrupted_training_ends_the_same(lab, tmp_path), "nothing was trained"
 
 
 @pytest.mark.parametrize(

@@ -19,3 +19,12 @@ def class_of(group: str, name: str) -> type:
     """The class that a YAML names, or the YAML that it starts from."""
     node = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
     return get_class(node["_target_"]) if "_target_" in node else class_of(group, node["defaults"][0])
+
+
+def trained(name: str) -> bool:
+    """Whether the method of a YAML, or of the YAML that it starts from, has a training among its options."""
+    text = (CONF / "method" / f"{name}.yaml").read_text()
+    node = yaml.safe_load(text)
+    if "_target_" not in node:
+        return trained(node["defaults"][0])
+    return "_target_: harness.training.Training" in text

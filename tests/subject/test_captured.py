@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -119,12 +119,13 @@ def test_the_least_recently_used_are_given_up_first() -> None:
     memory, tally, cpu = CaptureMemory(most_bytes=3 * 40), Tally(), torch.device("cpu")
     computed: list[str] = []
 
-    def read(key: str, length: int = 10) -> None:
-        def compute():
+    def read(key: str, *lengths: int) -> None:
+        def compute() -> Iterator[dict[Site, torch.Tensor]]:
             computed.append(key)
-            yield {Site(0): torch.zeros(length)}
+            for length in lengths or (10,):
+                yield {Site(0): torch.zeros(length)}
 
-        list(memory.recalled(key, compute, tally, cpu))
+        assert [len(chunk[Site(0)]) for chunk in memory.recalled((key,), compute, tally, cpu)] == [*(lengths or (10,))]
 
     for key in ("a", "b", "c", "a", "d"):  # with "d" it is one too many: "b" was used least recently
         read(key)
@@ -133,11 +134,19 @@ def test_the_least_recently_used_are_given_up_first() -> None:
         read(key)
     assert computed == ["b"]
 
-    read("larger than all", 31)
-    read("larger than all", 31)
+    for _ in range(2):
+        read("larger than all", 20, 11, 1)
     assert computed == ["b", "larger than all", "larger than all"]
     read("d")
     assert computed[-1] != "d", "what is not kept displaces nothing"
+
+    read("as large as all", 20, 10)
+    read("as large as all", 20, 10)
+    read("d")
+    assert computed[3:] == ["as large as all", "d"]
+    memory.forget()
+    read("d")
+    assert computed[-2:] == ["d", "d"]
 
 
 def test_a_capture_that_was_not_read_to_its_end_is_not_kept(subject: LocalSubject, passes_run: list[int]) -> None:

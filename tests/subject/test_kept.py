@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.directions import AddVector
 from harness.laws.lab import lab_for, workbench_of
 from harness.subject import kept as kept_states
+from harness.subject.hooks import skipped
 from harness.subject.kept import TextStates
 from harness.subject.load import ModelConfig, load_model
 from harness.subject.local import LocalSubject
@@ -111,9 +112,10 @@ def test_nothing_is_kept_where_little_would_be_saved(subject: LocalSubject, monk
     assert subject.keep(PROMPTS, REPLIES, Intervention()) is None
     assert subject.keep(PROMPTS, REPLIES, added(subject, vectors, Site(0, "block_input"), Site(3))) is None
     assert subject.keep(PROMPTS, REPLIES, added(subject, vectors, Site(3))) is not None
-    monkeypatch.setattr(kept_states, "_MOST_BYTES", {"cpu": 1000, "other": 1000})
+    fed = subject.tally.forward_tokens
+    monkeypatch.setattr(kept_states, "_MOST_BYTES", 1000)
     assert subject.keep(PROMPTS, REPLIES, added(subject, vectors, Site(3))) is None
-    assert subject.tally.forward_tokens > 0
+    assert subject.tally.forward_tokens == fed > 0, "what is too large must be known before it is computed"
 
 
 def test_padding_holds_no_zeros_that_an_edits_gradient_would_trip_over(subject: LocalSubject) -> None:
@@ -127,9 +129,14 @@ def test_padding_holds_no_zeros_that_an_edits_gradient_would_trip_over(subject: 
     assert bool((padding.norm(dim=-1) > 0.1).all())
 
 
-@pytest.mark.parametrize("method", ["reft_r1", "ssv", "loreft", "reps", "cdas"])
+def longer(method: Any, epochs: int) -> Any:
+    return dataclasses.replace(method, training=dataclasses.replace(method.training, epochs=epochs))
+
+
+@pytest.mark.parametrize("method", ["reft_r1", "ssv", "loreft", "reps", "cdas", "lm_steer", "flas", "hypersteer"])
 def test_what_is_learnt_is_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = lab_for(method)
+    job = dataclasses.replace(lab.job, method=longer(lab.job.method, 3))
     served: list[bool] = []
     serve = TextStates.serve
 
@@ -138,11 +145,34 @@ def test_what_is_learnt_is_the_same(method: str, monkeypatch: pytest.MonkeyPatch
         return served[-1]
 
     monkeypatch.setattr(TextStates, "serve", noted)
-    with_kept = workbench_of(lab.job).fit()
+    with_kept = workbench_of(job).fit()
     assert served, "nothing was kept, so nothing is tested"
     assert all(served), "a pass read other texts than the learner says"
 
     monkeypatch.setattr(LocalSubject, "keep", lambda *_args, **_options: None)
-    without = workbench_of(lab.job).fit()
+    without = workbench_of(job).fit()
     for name, value in without.items():
-        torch.testing.assert_close(with_kept[name], value, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(with_kept[name], value, rtol=1e-5, atol=1e-8)
+
+
+def test_a_single_epoch_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = lab_for("ssv")
+    asked: list[int] = []
+    monkeypatch.setattr(LocalSubject, "keep", lambda *_args, **_options: asked.append(1))
+    workbench_of(dataclasses.replace(lab.job, method=longer(lab.job.method, 1))).fit()
+    assert not asked
+    workbench_of(dataclasses.replace(lab.job, method=longer(lab.job.method, 2))).fit()
+    assert asked == [1]
+
+
+def test_a_block_gets_the_forward_back_that_it_had(subject: LocalSubject) -> None:
+    """Offloaded blocks have one of their own."""
+    block, _ = subject.network.blocks.module(Site(0))
+    other, _ = subject.network.blocks.module(Site(1))
+    own = block.forward
+    block.forward = own
+    with skipped([block, other], torch.zeros(1), in_tuple=True):
+        assert block(3) == (torch.zeros(1),)
+        assert block.forward != own
+    assert vars(block)["forward"] == own
+    assert "forward" not in vars(other)
