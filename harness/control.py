@@ -40,6 +40,8 @@ class Control:
     """Temperature at which trials are drawn; 0 is the task's own."""
     detects: ClassVar[bool] = True
     """False: it leaves what was fitted alone, so that latents would be those of the method itself."""
+    may_do_nothing: ClassVar[bool] = False
+    """True: a method that decides by what it learnt whether to act may find nothing to do under this control."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a temperature below 0."""
@@ -75,6 +77,8 @@ class Shuffled(Control):
     """
 
     version: ClassVar[int] = 2
+
+    may_do_nothing: ClassVar[bool] = True
 
     def fit_data(self, data: FitData, seed: int) -> FitData:
         """Shuffle whatever tells the two sides apart."""

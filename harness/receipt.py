@@ -76,7 +76,7 @@ def prove(
 
     Raises:
         NotSteeredError: an edit was never reached, no hidden state changed although the parameters are not the
-            method's null, or the change is not a number.
+            method's null and no control may have left it with nothing to do, or the change is not a number.
     """
     is_null = all(_is_null(bench, request.parameters) for request in requests)
     requests, completions = requests[:MEASURED_ROWS], completions[:MEASURED_ROWS]
@@ -89,7 +89,10 @@ def prove(
     sites = meter.summary()
     steered, plain = _prompt_end_logprobs(bench, requests)
     kl = _divergence(steered, plain)
-    _demand_effect(sites, missed, kl, is_null, method)
+    changed = any(site.relative_change > 0 for site in sites.values())
+    # A gate that learnt from shuffled labels may never open. The method itself is held to its own proof.
+    is_idle = not changed and not is_null and bench.control.may_do_nothing
+    _demand_effect(sites, missed, kl, is_null or is_idle, method)
     return Receipt(
         rows=len(requests),
         sites_hit=sum(site.relative_change > 0 for site in sites.values()),
@@ -100,6 +103,7 @@ def prove(
         branching=float(_branching(steered).mean()),
         branching_unsteered=float(_branching(plain).mean()),
         null=is_null,
+        idle=is_idle,
     )
 
 
@@ -158,7 +162,7 @@ def _measure_sites(
 
 
 def _demand_effect(
-    sites: Mapping[str, SiteChange], missed: Sequence[str], kl: Tensor, is_null: bool, method: str
+    sites: Mapping[str, SiteChange], missed: Sequence[str], kl: Tensor, may_do_nothing: bool, method: str
 ) -> None:
     if missed:
         raise NotSteeredError(
@@ -169,7 +173,7 @@ def _demand_effect(
     changes = [site.relative_change for site in sites.values()]
     if not all(math.isfinite(change) for change in changes) or not bool(kl.isfinite().all()):
         raise NotSteeredError(f"method {method} made hidden states that are not numbers; lower its strength")
-    if not is_null and not any(change > 0 for change in changes):
+    if not may_do_nothing and not any(change > 0 for change in changes):
         raise NotSteeredError(
             f"method {method} did not change any hidden state ({len(changes)} sites were watched, 0 changed): "
             "its vectors are zero or its hooks do not reach the model; no result was recorded"

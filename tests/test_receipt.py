@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.control import Control
+from harness.control import Control, RandomDirection, Shuffled
 from harness.receipt import NotSteeredError, prove
 from harness.records.run import Receipt
 from harness.subject.load import Loaded
@@ -55,10 +55,14 @@ def subject(load_tiny: Callable[..., Loaded]) -> LocalSubject:
 
 
 def receipt_of(
-    subject: LocalSubject, strength: float = 0.5, tokens: Tokens = "all", can_be_off: bool = False
+    subject: LocalSubject,
+    strength: float = 0.5,
+    tokens: Tokens = "all",
+    can_be_off: bool = False,
+    control: Control | None = None,
 ) -> Receipt:
     task = Facts(limit=3, max_new_tokens=4)
-    bench = Workbench(subject, task, Push(tokens=tokens, can_be_off=can_be_off), Control(), 0)
+    bench = Workbench(subject, task, Push(tokens=tokens, can_be_off=can_be_off), control or Control(), 0)
     requests = [Request(example, {"strength": strength}) for example in task.examples("test")]
     return prove(bench, requests, [(70, 71, 72)] * 3, "push")
 
@@ -110,6 +114,14 @@ def test_the_relative_change_is_the_mean_over_edited_tokens(subject: LocalSubjec
 def test_a_zero_vector_is_an_error(subject: LocalSubject) -> None:
     with pytest.raises(NotSteeredError, match="method push did not change any hidden state"):
         receipt_of(subject, strength=0.0)
+
+
+def test_a_shuffled_control_may_find_nothing_to_do(subject: LocalSubject) -> None:
+    """As a gate that learnt from shuffled labels never to open; one that does something is as any other."""
+    assert receipt_of(subject, strength=0.0, control=Shuffled()).idle
+    assert not receipt_of(subject, strength=0.5, control=Shuffled()).idle
+    with pytest.raises(NotSteeredError, match="did not change any hidden state"):
+        receipt_of(subject, strength=0.0, control=RandomDirection())
 
 
 def test_the_point_at_which_a_method_is_off_needs_no_proof(subject: LocalSubject) -> None:

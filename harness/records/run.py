@@ -161,6 +161,7 @@ class Receipt(_Part):
             steered and not; None in records that are older.
         of_unselected_trials: the un-steered text was selected everywhere, so what was tried instead was measured.
         null: the parameters are those at which the method changes nothing, so nothing was to be proved.
+        idle: no state changed, since the control left a method that decides by itself with nothing to do.
     """
 
     rows: int
@@ -173,6 +174,7 @@ class Receipt(_Part):
     branching_unsteered: float | None = None
     of_unselected_trials: bool = False
     null: bool = False
+    idle: bool = False
 
 
 class SearchNote(_Part):

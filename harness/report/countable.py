@@ -89,7 +89,7 @@ def missing_steering(run: StoredRun) -> str | None:
         searched = any(item.record.generation.parameters for item in run.selected.values())
         should_steer = searched and run.record.labels.control not in UNSTEERED_CONTROLS
         return "no receipt: nothing proves that the model was steered" if should_steer else None
-    if receipt.null:
+    if receipt.null or (receipt.idle and run.record.labels.shown("control")):
         return None
     if receipt.sites_hit == 0 or not any(site.relative_change > 0 for site in receipt.sites.values()):
         return f"not steered: hidden states did not change at any of {len(receipt.sites)} sites"

@@ -26,6 +26,7 @@ def notices_of(entries: Sequence[Entry], contrasts: Sequence[Contrast], primary:
         _best_of_trials(entries),
         *_unequal_budgets(contrasts),
         *_optimised(entries),
+        _idle_controls(entries),
     ]
     return tuple(notice for notice in notices if notice is not None)
 
@@ -98,3 +99,15 @@ def _optimised(entries: Sequence[Entry]) -> list[Notice]:
         )
         notices.append(Notice(f"{metric} optimised against the gold", text))
     return notices
+
+
+def _idle_controls(entries: Sequence[Entry]) -> Notice | None:
+    receipts = {entry.name: [run.record.receipt for run in entry.runs] for entry in entries}
+    idle = [name for name, own in receipts.items() if any(receipt is not None and receipt.idle for receipt in own)]
+    if not idle:
+        return None
+    return Notice(
+        "controls that found nothing to do",
+        f"{', '.join(idle)}: no hidden state changed, because what decides whether the method acts learnt from "
+        "shuffled data never to. Such a control is the un-steered model once more.",
+    )

@@ -258,6 +258,7 @@ def test_failed_and_running_runs_are_listed(pair: list[Path], tmp_path: Path) ->
         (None, "no receipt"),
         ({"sites_hit": 0, "sites": {}}, "did not change at any of 0 sites"),
         ({"sites_hit": 2, "sites": {"0.block": UNMOVED}}, "did not change at any of 1 sites"),
+        ({"sites_hit": 0, "sites": {"0.block": UNMOVED}, "idle": True}, "did not change at any of 1 sites"),
     ],
 )
 def test_a_method_without_proof_of_steering_is_not_a_result(
@@ -267,6 +268,20 @@ def test_a_method_without_proof_of_steering_is_not_a_result(
     comparison = compare(pair)
     assert [entry.name for entry in comparison.entries] == ["baseline"]
     assert reason in comparison.failures[0].reason
+
+
+def test_a_control_that_found_nothing_to_do_counts_and_is_named(pair: list[Path], tmp_path: Path) -> None:
+    shuffled = write_run(tmp_path, "caa", control="shuffled", strength=1.0)
+    idle = {"rows": 8, "sites_missed": [], "kl_mean": 0.0, "kl_max": 0.0, "sites_hit": 0, "sites": {"0.block": UNMOVED}}
+    rewrite(shuffled, receipt=idle)
+    assert "did not change" in compare([*pair, shuffled]).failures[0].reason
+    rewrite(shuffled, receipt=idle | {"idle": True})
+    comparison = compare([*pair, shuffled])
+    assert not comparison.failures
+    assert [notice.text for notice in comparison.notices if notice.label == "controls that found nothing to do"] == [
+        "caa · shuffled: no hidden state changed, because what decides whether the method acts learnt from "
+        "shuffled data never to. Such a control is the un-steered model once more."
+    ]
 
 
 def test_seeds_are_combined_by_example(tmp_path: Path) -> None:
