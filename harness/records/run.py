@@ -161,7 +161,7 @@ class Receipt(_Part):
             steered and not; None in records that are older.
         of_unselected_trials: the un-steered text was selected everywhere, so what was tried instead was measured.
         null: the parameters are those at which the method changes nothing, so nothing was to be proved.
-        idle: no state changed, since the control left a method that decides by itself with nothing to do.
+        idle: no state changed in these rows, since the control left a method that decides by itself nothing to do.
     """
 
     rows: int

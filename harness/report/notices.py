@@ -108,6 +108,6 @@ def _idle_controls(entries: Sequence[Entry]) -> Notice | None:
         return None
     return Notice(
         "controls that found nothing to do",
-        f"{', '.join(idle)}: no hidden state changed, because what decides whether the method acts learnt from "
-        "shuffled data never to. Such a control is the un-steered model once more.",
+        f"{', '.join(idle)}: no hidden state changed in the rows that were looked at, because what decides whether the "
+        "method acts learnt from shuffled data. Such a control is little else than the un-steered model.",
     )

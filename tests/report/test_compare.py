@@ -279,8 +279,8 @@ def test_a_control_that_found_nothing_to_do_counts_and_is_named(pair: list[Path]
     comparison = compare([*pair, shuffled])
     assert not comparison.failures
     assert [notice.text for notice in comparison.notices if notice.label == "controls that found nothing to do"] == [
-        "caa · shuffled: no hidden state changed, because what decides whether the method acts learnt from "
-        "shuffled data never to. Such a control is the un-steered model once more."
+        "caa · shuffled: no hidden state changed in the rows that were looked at, because what decides whether the "
+        "method acts learnt from shuffled data. Such a control is little else than the un-steered model."
     ]
 
 
