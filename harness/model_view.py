@@ -274,6 +274,9 @@ class Subject(Protocol):
     def keep(
         self, prompts: Sequence[str], completions: Sequence[str], intervention: Intervention, *, raw: bool = False
     ) -> KeptStates | None:
-        """States of texts in front of the first site at which the intervention acts, for a training that reads them
-        again and again; None where that would save little or take too much memory."""  # noqa: D205, D209
+        """States of texts in front of the first site at which the intervention acts.
+
+        For a training that reads the texts again and again: `forward` begins there. None where the intervention does
+        nothing, where few blocks lie before it, or where the states would take too much memory.
+        """
         ...

@@ -32,12 +32,12 @@ def forward(
     def keep(site: Site, h: Tensor, _where: Where) -> None:
         states[site] = h
 
-    read_on = partial(run_pass, network, texts, intervention, tally, sites, keep, stop=not logits)
+    run = partial(run_pass, network, texts, intervention, tally, sites, keep, stop=not logits)
     blocks = network.blocks.modules
     if kept is not None and kept.serve(texts, intervention, sites, len(blocks)):
         with kept.skipping(blocks, texts, network.device):
-            passed = read_on(share=1 - kept.depth / len(blocks))
+            passed = run(share=1 - kept.depth / len(blocks))
     else:
-        passed = read_on()
+        passed = run()
     logprobs_of = partial(token_logprobs, network.logits, logit_rows(network.device))
     return Forward(passed.ids, passed.where, states, passed.carry, passed.final, logprobs_of, network.logits)
