@@ -1,8 +1,8 @@
 """States captured once: fits that read the same texts at the same sites share one pass over them.
 
-Concepts of one genre share their plain texts, a control that shuffles labels reads the very texts of its method (one that
-swaps the sides of pairs does not), and many methods of a comparison differ only in what they make of the same states.
-The un-steered model's next tokens, which every method's proof is held against, are kept in the same way.
+Concepts of one genre share their plain texts, a control that shuffles labels reads the very texts of its method (one
+that swaps the sides of pairs does not), and many methods of a comparison differ only in what they make of the same
+states. The un-steered model's next tokens, which every method's proof is held against, are kept in the same way.
 """
 
 from __future__ import annotations
